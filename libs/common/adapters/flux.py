@@ -1,0 +1,131 @@
+"""Black Forest Labs' own API for the Flux models: asynchronous, polled.
+
+Source: the API reference at docs.bfl.ai. Result URLs live ten minutes, so they are fetched at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from libs.common.adapters.base import Adapter, ProviderOutput, Submitted, SubmitRequest, Task, TaskStatus
+from libs.common.adapters.http import Reply
+from libs.common.adapters.registry import adapter
+from libs.common.database.states import TaskState
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.validation.common import Parameters
+from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_for_ratio
+
+# Sides that flux-dev and flux-pro-1.1 take, in pixels.
+_MULTIPLE, _LEAST, _MOST = 32, 256, 1_440
+# Models that take a ratio and no size.
+_BY_RATIO = ("ultra", "kontext")
+# A task just made may not be known yet on the host that is asked.
+_UNKNOWN_TASK_GRACE_SECONDS = 10.0
+
+
+class FluxParameters(Parameters):
+    """Source: the request schemas of the `/v1/{model}` routes."""
+
+    size_or_ratio: SizeOrRatio = "1024x1024"
+    seed: Seed | None = None
+    prompt_upsampling: bool = Field(default=False, description="Let the vendor elaborate the prompt.")
+    safety_tolerance: int = Field(default=2, ge=0, le=6, description="0 is the strictest moderation.")
+    output_format: Literal["jpeg", "png"] = "jpeg"
+
+    @field_validator("size_or_ratio")
+    @classmethod
+    def _within_bounds(cls, value: str) -> str:
+        size = explicit_size(value)
+        if size and not all(_LEAST <= side <= _MOST and side % _MULTIPLE == 0 for side in size):
+            raise ValueError(f"sides must be multiples of {_MULTIPLE} from {_LEAST} to {_MOST} pixels")
+        return value
+
+
+class _Accepted(BaseModel):
+    id: str = Field(min_length=1, max_length=200)
+    polling_url: str | None = None
+
+
+class _Sample(BaseModel):
+    sample: str
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(strict=False)
+
+    status: str
+    result: _Sample | None = None
+    progress: float | None = None
+    details: dict[str, Any] | None = None
+
+
+@adapter("flux")
+class Flux(Adapter):
+    """Flux through api.bfl.ai. A submit has no id of ours and cannot be repeated safely; tasks cannot be cancelled."""
+
+    parameters = FluxParameters
+    states = {
+        "Pending": TaskState.PENDING,
+        "Queued": TaskState.PENDING,
+        "Processing": TaskState.PROCESSING,
+        "Ready": TaskState.SUCCESS,
+        "Request Moderated": TaskState.FAILED,
+        "Content Moderated": TaskState.FAILED,
+        "Error": TaskState.FAILED,
+        "Failed": TaskState.FAILED,
+        "Task not found": TaskState.FAILED,
+    }
+
+    @staticmethod
+    def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """Source: docs.bfl.ai, authentication."""
+        return {"x-key": credentials["api_key"]}
+
+    async def submit(self, request: SubmitRequest) -> Submitted:
+        """POST /v1/{model}."""
+        reply = await self.http.post(f"/v1/{request.upstream_model}", json=_payload(request))
+        accepted = reply.parse(_Accepted)
+        return Submitted(task_id=accepted.id, check_url=accepted.polling_url)
+
+    async def check_task(self, task: Task) -> TaskStatus:
+        """GET the polling URL that the submit named."""
+        reply = await self.http.get(task.check_url or f"/v1/get_result?id={task.task_id}")
+        found = reply.parse(_Result)
+        if found.status == "Task not found" and task.age_seconds < _UNKNOWN_TASK_GRACE_SECONDS:
+            return TaskStatus(TaskState.PENDING)
+        state, unknown = self.status_of(found.status)
+        if state is TaskState.FAILED:
+            return TaskStatus(state, error=_failure(found, reply))
+        if state is TaskState.SUCCESS and found.result is None:
+            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task is Ready and has no sample.", reply.facts())
+        outputs = (ProviderOutput(url=found.result.sample),) if state is TaskState.SUCCESS and found.result else ()
+        progress = None if found.progress is None else round(min(1.0, max(0.0, found.progress)) * 100)
+        return TaskStatus(state, outputs=outputs, progress=progress, unknown_state=unknown)
+
+
+def _payload(request: SubmitRequest) -> dict[str, Any]:
+    assert isinstance(request.parameters, FluxParameters)
+    payload = request.parameters.model_dump(exclude={"size_or_ratio"}, exclude_none=True) | {"prompt": request.prompt}
+    chosen = request.parameters.size_or_ratio
+    size = explicit_size(chosen)
+    if any(word in request.upstream_model for word in _BY_RATIO):
+        payload["aspect_ratio"] = f"{size.width}:{size.height}" if size else chosen
+    else:
+        size = size or size_for_ratio(chosen, pixels=1024**2, multiple=_MULTIPLE, least=_LEAST, most=_MOST)
+        payload |= {"width": size.width, "height": size.height}
+    if request.input_images:
+        field = "input_image" if "kontext" in request.upstream_model else "image_prompt"
+        payload[field] = request.input_images[0].partition(";base64,")[2] or request.input_images[0]
+    return payload
+
+
+def _failure(found: _Result, reply: Reply) -> GenerationError:
+    rejected = "Moderated" in found.status
+    return GenerationError(
+        ErrorCode.CONTENT_REJECTED if rejected else ErrorCode.TASK_FAILED,
+        f"The provider reports: {found.status}.",
+        reply.facts() | {"provider_details": found.details or {}},
+    )

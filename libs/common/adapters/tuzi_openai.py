@@ -1,0 +1,119 @@
+"""OpenAI-compatible image endpoints (api.openai.com and relays such as api.tu-zi.com): synchronous.
+
+Source: the Images section of OpenAI's API reference; what relays do beyond it was seen of them.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from libs.common.adapters.base import Adapter, Completed, ProviderOutput, SubmitRequest
+from libs.common.adapters.http import Reply
+from libs.common.adapters.registry import adapter
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.validation.common import Parameters
+from libs.common.validation.image import SizeOrRatio, explicit_size
+
+_CODES = {
+    "content_policy_violation": ErrorCode.CONTENT_REJECTED,
+    "moderation_blocked": ErrorCode.CONTENT_REJECTED,
+    "invalid_api_key": ErrorCode.AUTHENTICATION_FAILED,
+    "insufficient_quota": ErrorCode.QUOTA_EXCEEDED,
+    "billing_hard_limit_reached": ErrorCode.QUOTA_EXCEEDED,
+    "rate_limit_exceeded": ErrorCode.RATE_LIMITED,
+}
+# How relays say in words that the balance is spent.
+_OUT_OF_CREDIT = ("额度", "余额", "insufficient balance", "quota is not enough")
+
+
+class TuziOpenAIParameters(Parameters):
+    """Source: POST /v1/images/generations. What a model does not know, the endpoint refuses itself."""
+
+    size_or_ratio: SizeOrRatio = "1024x1024"
+    quality: Literal["standard", "hd", "low", "medium", "high", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    background: Literal["transparent", "opaque", "auto"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    response_format: Literal["url", "b64_json"] | None = Field(
+        default=None, description="How the endpoint hands over the images; gpt-image models only know b64_json."
+    )
+
+
+class _Image(BaseModel):
+    url: str | None = None
+    b64_json: str | None = None
+
+
+class _Images(BaseModel):
+    data: list[_Image] = Field(min_length=1, max_length=100)
+
+
+@adapter("tuzi_openai")
+class TuziOpenAI(Adapter):
+    """Images in the reply itself, as URLs that live an hour or as base64. Nothing deduplicates a repeated submit."""
+
+    parameters = TuziOpenAIParameters
+    reply_limit_bytes = 256 * 1024**2
+
+    @staticmethod
+    def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """Source: OpenAI's API reference, authentication."""
+        return {"authorization": f"Bearer {credentials['api_key']}"}
+
+    @staticmethod
+    def refine(reply: Reply) -> ErrorCode | None:
+        """The vendor's own code, also in a reply with status 200; failing that, its words about the balance."""
+        error = reply.body.get("error") if isinstance(reply.body, dict) else None
+        if reply.status < 400 and not error:
+            return None
+        words = {str(error.get(key)) for key in ("code", "type")} if isinstance(error, dict) else set()
+        for word, code in _CODES.items():
+            if word in words:
+                return code
+        if any(phrase in reply.text for phrase in _OUT_OF_CREDIT):
+            return ErrorCode.QUOTA_EXCEEDED
+        return ErrorCode.PROVIDER_ERROR if reply.status < 400 else None
+
+    async def submit(self, request: SubmitRequest) -> Completed:
+        """POST /v1/images/generations."""
+        reply = await self.http.post("/v1/images/generations", json=_payload(request))
+        return Completed(outputs=tuple(_output(image) for image in reply.parse(_Images).data))
+
+
+def _payload(request: SubmitRequest) -> dict[str, Any]:
+    assert isinstance(request.parameters, TuziOpenAIParameters)
+    payload = request.parameters.model_dump(exclude={"size_or_ratio"}, exclude_none=True)
+    payload |= {
+        "model": request.upstream_model,
+        "prompt": request.prompt,
+        "n": request.number_of_outputs,
+        "size": _size(request.upstream_model, request.parameters.size_or_ratio),
+    }
+    return payload | ({"user": request.user_id} if request.user_id else {})
+
+
+def _size(model: str, size_or_ratio: str) -> str:
+    """A size as it is; for a ratio the model's square, landscape or portrait size."""
+    if explicit_size(size_or_ratio):
+        return size_or_ratio
+    across, down = (int(part) for part in size_or_ratio.split(":"))
+    long_side = 1_792 if model.startswith("dall-e") else 1_536
+    if across == down:
+        return "1024x1024"
+    return f"{long_side}x1024" if across > down else f"1024x{long_side}"
+
+
+def _output(image: _Image) -> ProviderOutput:
+    if image.b64_json:
+        try:
+            return ProviderOutput(content=b64decode(image.b64_json, validate=True))
+        except binascii.Error as error:
+            raise GenerationError(ErrorCode.PROVIDER_ERROR, "An image in the reply is not base64.") from error
+    if image.url:
+        return ProviderOutput(url=image.url)
+    raise GenerationError(ErrorCode.PROVIDER_ERROR, "An image in the reply has neither url nor b64_json.")

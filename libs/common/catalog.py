@@ -1,0 +1,275 @@
+"""The catalog: which providers and models there are, and what each costs, takes and may.
+
+One YAML file is the one place for prices, limits, defaults and model names. It is checked as a whole at the start and
+at each reload; every fault is listed at once with its path, and a catalog with a fault is never used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
+
+from libs.common.adapters.base import Adapter
+from libs.common.adapters.registry import adapters
+from libs.common.database.records import MediaType, Strategy, UncertainPolicy
+from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.validation.common import Parameters, violations
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+Host = Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$")]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
+CATALOG_LIMIT_BYTES = 4 * 1024**2
+
+
+class CatalogFault(ValueError):
+    """The catalog cannot be used. `faults` names each path with what is wrong there."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("the catalog has faults:\n" + "\n".join(f"  {fault}" for fault in faults))
+        self.faults = faults
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Entry):
+    """What a provider account stands. None: no bound."""
+
+    concurrent_tasks: int | None = Field(default=None, ge=1, le=1_000_000)
+    concurrent_submits: int = Field(default=50, ge=1, le=10_000)
+    concurrent_checks: int = Field(default=20, ge=1, le=10_000)
+    submit_timeout_seconds: float = Field(default=60.0, gt=0, le=3_600)
+    check_timeout_seconds: float = Field(default=20.0, gt=0, le=600)
+
+
+class Retry(_Entry):
+    """How a submit is repeated that the provider did not take: the first wait doubles, with ±25 % of chance."""
+
+    attempts: int = Field(default=3, ge=1, le=20)
+    first_wait_seconds: float = Field(default=1.0, gt=0, le=600)
+    longest_wait_seconds: float = Field(default=30.0, gt=0, le=3_600)
+
+
+class StoragePolicy(_Entry):
+    """Where a provider's results come from and go to."""
+
+    upload_to_s3: bool = True
+    s3_path_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "generations"
+    result_hosts: tuple[Host, ...] = ()
+    """Hosts that results may come from though their addresses are not public. A leading dot stands for all below."""
+    result_seconds: float = Field(default=600.0, gt=0)
+    """How long a result can be fetched after the provider said it was ready."""
+
+
+class Provider(_Entry):
+    """A provider account."""
+
+    id: str
+    adapter: str
+    base_url: HttpUrl
+    api_hosts: tuple[Host, ...] = ()
+    """Further hosts that may be sent the credentials when a reply names them. A leading dot stands for all below."""
+    credentials: dict[str, EnvironmentName] = {}
+    """By the adapter's name for each, the environment variable that holds it."""
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    storage: StoragePolicy = StoragePolicy()
+
+    def secrets(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The credentials themselves. GenerationError AUTHENTICATION_FAILED names the variables that are not set."""
+        missing = sorted(name for name in self.credentials.values() if not environment.get(name))
+        if missing:
+            raise GenerationError(
+                ErrorCode.AUTHENTICATION_FAILED,
+                f"Provider {self.id} has no credentials: set {', '.join(missing)} where the dispatcher and poller run.",
+                {"environment": missing},
+            )
+        return {key: environment[name] for key, name in self.credentials.items()}
+
+
+class Polling(_Entry):
+    """How a model's tasks are followed. `max_duration_seconds` None: 600 for images, 1,200 for videos."""
+
+    strategy: Strategy = "exponential"
+    interval_seconds: float = Field(default=2.0, ge=0.1, le=300)
+    max_duration_seconds: int | None = Field(default=None, ge=1, le=86_400)
+
+
+class Model(_Entry):
+    """A model that can be asked for."""
+
+    identifier: str
+    provider: str
+    upstream_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/:-]{1,200}$")]
+    media_type: MediaType
+    description: str = ""
+    price_per_output_usd: float | None = Field(default=None, ge=0)
+    price_per_second_usd: float | None = Field(default=None, ge=0)
+    max_outputs: int = Field(default=1, ge=1, le=10)
+    max_input_images: int = Field(default=0, ge=0, le=20)
+    polling: Polling = Polling()
+    defaults: dict[str, Any] = {}
+    when_uncertain: UncertainPolicy = "fail"
+
+    @property
+    def max_duration_seconds(self) -> int:
+        """How long the provider may take before the task counts as lost."""
+        by_media: dict[MediaType, int] = {"image": 600, "video": 1_200}
+        return self.polling.max_duration_seconds or by_media[self.media_type]
+
+    def cost_usd(self, outputs: int, parameters: Mapping[str, Any]) -> float:
+        """The price of `outputs` outputs by the catalog, in US dollars."""
+        if self.price_per_second_usd is not None:
+            return self.price_per_second_usd * float(parameters.get("duration", 0)) * outputs
+        return (self.price_per_output_usd or 0.0) * outputs
+
+
+class _File(_Entry):
+    providers: dict[Name, Any]
+    models: dict[Name, Any]
+
+
+class Catalog:
+    """Providers and models that fit together. Made by `parse` and `load` alone."""
+
+    def __init__(self, providers: dict[str, Provider], models: dict[str, Model]) -> None:
+        self.providers = providers
+        self.models = models
+
+    def model(self, identifier: str) -> Model:
+        """The model of that name. NotFound where there is none."""
+        found = self.models.get(identifier)
+        if found is None:
+            raise NotFound("model_identifier", f"There is no model {identifier[:100]!r}; ListModels names those there are.")
+        return found
+
+    def provider_of(self, model: Model) -> Provider:
+        """The provider account behind a model."""
+        return self.providers[model.provider]
+
+    def adapter_of(self, model: Model) -> type[Adapter]:
+        """The adapter that speaks to a model's provider."""
+        return adapters()[self.provider_of(model).adapter]
+
+    def parameters(self, model: Model, given: Mapping[str, Any]) -> Parameters:
+        """The model's parameters, defaults applied. pydantic's ValidationError where `given` breaks its schema."""
+        return self.adapter_of(model).parameters.model_validate({**model.defaults, **given})
+
+
+def _checked(kind: type[Provider] | type[Model], path: str, name: str, entry: object, faults: list[str]) -> Any:
+    key = "id" if kind is Provider else "identifier"
+    content = {key: name, **entry} if isinstance(entry, dict) else entry
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        known = [field for field in kind.model_fields if field != key]
+        found = violations(error, prefix=f"{path}.{name}", known=known)
+        faults += [f"{violation.field}: {violation.description}" for violation in found]
+        return None
+
+
+def _provider_faults(provider: Provider) -> list[str]:
+    path = f"providers.{provider.id}"
+    found = adapters().get(provider.adapter)
+    if found is None:
+        return [f"{path}.adapter: there is no adapter {provider.adapter!r}; there are {', '.join(sorted(adapters()))}"]
+    wanted, named = set(found.credentials), set(provider.credentials)
+    missing = [f"{path}.credentials.{name}: adapter {found.name} needs it" for name in sorted(wanted - named)]
+    return missing + [f"{path}.credentials.{name}: adapter {found.name} knows none such" for name in sorted(named - wanted)]
+
+
+def _model_faults(model: Model, declared: set[str], catalog: Catalog) -> list[str]:
+    path = f"models.{model.identifier}"
+    faults = []
+    if (model.price_per_output_usd is None) == (model.price_per_second_usd is None):
+        faults.append(f"{path}: exactly one of price_per_output_usd and price_per_second_usd is needed")
+    if model.provider not in declared:
+        faults.append(f"{path}.provider: there is no provider {model.provider!r}; there are {', '.join(sorted(declared))}")
+    elif model.provider in catalog.providers and catalog.providers[model.provider].adapter in adapters():
+        try:
+            catalog.parameters(model, {})
+        except ValidationError as error:
+            known = catalog.adapter_of(model).parameters.model_fields
+            found = violations(error, prefix=f"{path}.defaults", known=known)
+            faults += [f"{violation.field}: {violation.description}" for violation in found]
+    return faults
+
+
+def parse(text: str) -> Catalog:
+    """The catalog that a YAML text holds. CatalogFault with every fault where it holds none."""
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise CatalogFault([f"not YAML: {error}"]) from error
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as error:
+        found = violations(error, known=_File.model_fields)
+        raise CatalogFault([f"{violation.field or 'the file'}: {violation.description}" for violation in found]) from error
+    faults: list[str] = []
+    providers = {name: _checked(Provider, "providers", name, entry, faults) for name, entry in file.providers.items()}
+    models = {name: _checked(Model, "models", name, entry, faults) for name, entry in file.models.items()}
+    catalog = Catalog(
+        {name: provider for name, provider in providers.items() if provider},
+        {name: model for name, model in models.items() if model},
+    )
+    for provider in catalog.providers.values():
+        faults += _provider_faults(provider)
+    for model in catalog.models.values():
+        faults += _model_faults(model, set(file.providers), catalog)
+    if faults:
+        raise CatalogFault(faults)
+    return catalog
+
+
+def load(path: Path) -> Catalog:
+    """The catalog in a file. CatalogFault where it cannot be read or holds a fault."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(CATALOG_LIMIT_BYTES + 1)
+        if len(content) > CATALOG_LIMIT_BYTES:
+            raise CatalogFault([f"{path} is larger than {CATALOG_LIMIT_BYTES} bytes"])
+        return parse(content.decode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogFault([f"{path} cannot be read: {error}"]) from error
+
+
+CatalogReload = Literal["unchanged", "replaced", "refused"]
+
+
+class CatalogHolder:
+    """The catalog in force. A file that changes for the better replaces it; a bad one is refused and the old one stays."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._stamp()
+        self.current = load(path)
+        self.last_fault: CatalogFault | None = None
+
+    def reload(self, *, force: bool = False) -> CatalogReload:
+        """Read the file anew if it has changed since the last look, or in any case with `force`."""
+        stamp = self._stamp()
+        if stamp == self._seen and not force:
+            return "unchanged"
+        self._seen = stamp
+        try:
+            self.current = load(self._path)
+        except CatalogFault as fault:
+            self.last_fault = fault
+            return "refused"
+        self.last_fault = None
+        return "replaced"
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            # Following links: Kubernetes swaps a link when a ConfigMap changes.
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,120 @@
+"""Writers that coalesce: what many callers hand in within a moment shares one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from libs.common import metrics
+from libs.common.errors import GenerationError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Group = list[tuple[Item, "asyncio.Future[Answer]"]]
+
+
+class Closed(RuntimeError):
+    """The writer takes nothing any more: the service is stopping."""
+
+
+class GroupWriter(Generic[Item, Answer]):
+    """Hands items to `flush` in groups and each caller the answer to its own.
+
+    While a group is being flushed the next one gathers, so groups grow with the load and a lone item waits for
+    nothing but `linger_seconds`. At most `concurrency` groups are flushed at once.
+
+    Args:
+        name: for metrics.
+        flush: writes a group; answers in the same order and number, or raises for all of the group.
+        limit: items of a group at most.
+        linger_seconds: how long the first item of a group waits for company.
+        concurrency: groups under way at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        limit: int = 500,
+        linger_seconds: float = 0.0,
+        concurrency: int = 1,
+    ) -> None:
+        self._name = name
+        self._flush = flush
+        self._limit = limit
+        self._linger_seconds = linger_seconds
+        self._places = asyncio.Semaphore(concurrency)
+        self._waiting: Group[Item, Answer] = []
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._groups: set[asyncio.Task[None]] = set()
+        self._runner = asyncio.create_task(self._run(), name=f"writer:{name}")
+
+    async def write(self, item: Item) -> Answer:
+        """Write one item. Answers once its group is committed; raises what `flush` raised, or Closed.
+
+        A caller that is cancelled stops waiting; its item is written all the same.
+        """
+        if self._closed:
+            raise Closed(self._name)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._arrived.set()
+        return await future
+
+    async def close(self) -> None:
+        """Take nothing more, and answer once all that was handed in is written."""
+        self._closed = True
+        self._arrived.set()
+        await self._runner
+        while self._groups:
+            await asyncio.gather(*self._groups)
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            if self._linger_seconds and not self._closed:
+                await asyncio.sleep(self._linger_seconds)
+            await self._places.acquire()
+            group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+            if not self._waiting and not self._closed:
+                self._arrived.clear()
+            if group:
+                task = asyncio.create_task(self._write_group(group))
+                self._groups.add(task)
+                task.add_done_callback(self._groups.discard)
+            else:
+                self._places.release()
+                if self._closed:
+                    return
+
+    async def _write_group(self, group: Group[Item, Answer]) -> None:
+        metrics.WRITER_GROUP_SIZE.labels(self._name).observe(len(group))
+        try:
+            answers = await self._flush([item for item, _ in group])
+            for (_, future), answer in zip(group, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        except Exception as error:
+            if len(group) > 1 and not isinstance(error, GenerationError):
+                await self._write_singly(group)
+            else:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+        finally:
+            self._places.release()
+
+    async def _write_singly(self, group: Group[Item, Answer]) -> None:
+        """One item that the database refuses must not harm its neighbours: each gets a transaction of its own."""
+        for item, future in group:
+            try:
+                answers = await self._flush([item])
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(answers[0])

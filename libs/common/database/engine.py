@@ -1,0 +1,114 @@
+"""The connection to Postgres: one pool of connections and threads, behind which psycopg2 may block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from libs.common import metrics
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.settings import Settings
+
+T = TypeVar("T")
+
+# A dead peer is noticed in seconds, also when no reset arrives.
+_KEEPALIVE = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+class Database:
+    """A pool of `size` connections, each used by one thread at a time.
+
+    Args:
+        url: a SQLAlchemy URL of Postgres.
+        size: connections, and threads that use them.
+        statement_timeout_seconds: a statement that takes longer is ended by the server.
+        application_name: what pg_stat_activity shows.
+    """
+
+    def __init__(self, url: str, *, size: int, statement_timeout_seconds: float, application_name: str) -> None:
+        self._size = size
+        self.engine = sa.create_engine(
+            url,
+            pool_size=size,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args={
+                **_KEEPALIVE,
+                "application_name": application_name,
+                "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC",
+            },
+        )
+        self._threads = ThreadPoolExecutor(max_workers=size, thread_name_prefix="database")
+        sa.event.listen(self.engine, "before_cursor_execute", _count_statement)
+        metrics.DATABASE_CONNECTIONS.set_function(self._open_connections)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, application_name: str) -> Database:
+        """The database that the settings name."""
+        return cls(
+            settings.database_url.get_secret_value(),
+            size=settings.database_pool_size,
+            statement_timeout_seconds=settings.database_statement_timeout_seconds,
+            application_name=application_name,
+        )
+
+    def _open_connections(self) -> float:
+        pool = self.engine.pool
+        return float(pool.checkedin() + pool.checkedout()) if isinstance(pool, sa.QueuePool) else 0.0
+
+    async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction on one of the pool's threads and answer what it returns.
+
+        Raises GenerationError SERVICE_UNAVAILABLE where the database cannot be reached or gives up; other faults
+        (a broken constraint, wrong SQL) come through as they are.
+        """
+
+        def run() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        started = perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        except PoolTimeoutError as error:
+            raise _unavailable(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+                raise _unavailable(error) from error
+            raise
+        finally:
+            metrics.DATABASE_TRANSACTION_SECONDS.labels(name).observe(perf_counter() - started)
+
+    async def ping(self) -> None:
+        """Ask for one row. Raises as `transaction` does."""
+        await self.transaction("ping", lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
+
+    async def close(self) -> None:
+        """End the threads and the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.engine.dispose()
+
+
+def _unavailable(error: Exception) -> GenerationError:
+    return GenerationError(
+        ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", {"cause": type(error).__name__}
+    )
+
+
+def _count_statement(*_: Any) -> None:
+    metrics.DATABASE_STATEMENTS.inc()

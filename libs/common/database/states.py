@@ -1,0 +1,94 @@
+"""The states of a generation, a task and a submission, and the one table of transitions between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class State(StrEnum):
+    """Where a generation stands, as its row says."""
+
+    HELD = "HELD"
+    PENDING = "PENDING"
+    DISPATCHING = "DISPATCHING"
+    PROCESSING = "PROCESSING"
+    STORING = "STORING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.HELD: frozenset({State.PENDING, State.CANCELLED, State.FAILED}),
+        State.PENDING: frozenset({State.DISPATCHING, State.CANCELLED, State.FAILED}),
+        State.DISPATCHING: frozenset(
+            {State.PENDING, State.PROCESSING, State.STORING, State.SUCCESS, State.FAILED, State.CANCELLED}
+        ),
+        State.PROCESSING: frozenset({State.STORING, State.SUCCESS, State.FAILED, State.CANCELLED}),
+        State.STORING: frozenset({State.SUCCESS, State.FAILED, State.CANCELLED}),
+        State.SUCCESS: frozenset(),
+        State.FAILED: frozenset(),
+        State.CANCELLED: frozenset(),
+    }
+)
+
+TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+INITIAL = frozenset({State.HELD, State.PENDING, State.PROCESSING})
+"""A new row is HELD in a batch, PENDING alone, and PROCESSING for a task that another backend submitted itself."""
+
+AT_PROVIDER = frozenset({State.DISPATCHING, State.PROCESSING})
+"""States that take one of the provider account's concurrent tasks."""
+
+
+class IllegalTransition(ValueError):
+    """Nothing leads from the one state to the other: a fault of ours, never of a caller."""
+
+
+def sources(target: State) -> list[str]:
+    """The states from which `target` may be reached, for a write's guard.
+
+    IllegalTransition where there is none, so that no statement is built that could never apply.
+    """
+    found = sorted(state.value for state, following in TRANSITIONS.items() if target in following)
+    if not found:
+        raise IllegalTransition(f"nothing leads to {target}")
+    return found
+
+
+def check(source: State, target: State) -> None:
+    """Raise IllegalTransition unless `target` may follow `source`."""
+    if target not in TRANSITIONS[source]:
+        raise IllegalTransition(f"{source} → {target}")
+
+
+class TaskState(StrEnum):
+    """Where a task stands at its provider. Adapters map each vendor's words to these."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the provider will not change it any more."""
+        return self in {TaskState.SUCCESS, TaskState.FAILED, TaskState.CANCELLED}
+
+
+class SubmissionState(StrEnum):
+    """What became of one attempt to submit."""
+
+    STARTED = "STARTED"
+    """Committed before the request left; if it stays so, the outcome is uncertain."""
+    ACCEPTED = "ACCEPTED"
+    """The provider took it and named a task."""
+    COMPLETED = "COMPLETED"
+    """The provider answered with the outputs themselves."""
+    NOT_ACCEPTED = "NOT_ACCEPTED"
+    """It failed, and the provider provably took nothing."""
+    UNCERTAIN = "UNCERTAIN"
+    """It left, and nobody knows what became of it."""

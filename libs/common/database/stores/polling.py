@@ -1,0 +1,216 @@
+"""Claims and outcomes of the poller's checks. Every write is guarded by the claim's lease and token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from libs.common.database import states
+from libs.common.database.engine import Database
+from libs.common.database.records import ClaimedTask, NewGeneration, NewTask, PollOutcome, PollTaskRecord
+from libs.common.database.states import State
+from libs.common.database.stores.sets import records, rows_as_json, statement
+
+_CLAIM = statement("""
+WITH free AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:slots AS jsonb)) AS row(provider_id text, slots int)
+), due AS (
+    SELECT ready.* FROM free CROSS JOIN LATERAL (
+        SELECT t.provider_id, t.task_id FROM poll_tasks t
+        WHERE t.provider_id = free.provider_id AND t.ended_at IS NULL AND t.next_poll_at <= now()
+            AND (t.lease_until IS NULL OR t.lease_until < now())
+        ORDER BY t.next_poll_at LIMIT free.slots FOR UPDATE SKIP LOCKED) ready
+)
+UPDATE poll_tasks t
+SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds), lease_token = t.lease_token + 1
+FROM due JOIN poll_tasks task USING (provider_id, task_id)
+    JOIN generation_requests g ON g.id = task.generation_id
+WHERE t.provider_id = due.provider_id AND t.task_id = due.task_id
+RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, t.adapter_name, t.check_url,
+    t.strategy, t.poll_interval_ms, t.attempts, t.retry_count, g.parameters, g.media_type, t.lease_token,
+    CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
+    CAST(EXTRACT(EPOCH FROM now() - t.next_poll_at) AS float) AS lateness_seconds,
+    CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left""")
+
+_RENEW = statement("""
+UPDATE poll_tasks SET lease_until = now() + make_interval(secs => :lease_seconds)
+WHERE lease_owner = :owner AND ended_at IS NULL""")
+
+_GIVE_BACK = statement("""
+UPDATE poll_tasks SET lease_owner = NULL, lease_until = NULL WHERE lease_owner = :owner AND ended_at IS NULL""")
+
+_END = statement("""
+WITH item AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
+        provider_id text, task_id text, lease_token bigint, state text, progress smallint, has_failed bool,
+        delay_seconds float, error jsonb, generation_state text, sources jsonb, outputs jsonb, cost_usd float)
+), polled AS (
+    UPDATE poll_tasks t
+    SET state = COALESCE(item.state, t.state), progress = GREATEST(t.progress, item.progress), attempts = t.attempts + 1,
+        retry_count = CASE WHEN item.has_failed THEN t.retry_count + 1 ELSE 0 END,
+        last_error = COALESCE(item.error, t.last_error),
+        next_poll_at = now() + make_interval(secs => item.delay_seconds),
+        lease_owner = NULL, lease_until = NULL,
+        ended_at = CASE WHEN item.generation_state IS NOT NULL THEN now() END
+    FROM item
+    WHERE t.provider_id = item.provider_id AND t.task_id = item.task_id
+        AND t.lease_owner = :owner AND t.lease_token = item.lease_token AND t.ended_at IS NULL
+    RETURNING t.provider_id, t.task_id, t.generation_id
+), moved AS (
+    UPDATE generation_requests g
+    SET state = item.generation_state, sources = item.sources, outputs = item.outputs,
+        error = item.error, cost_usd = item.cost_usd, next_attempt_at = now(), updated_at = now(),
+        ended_at = CASE WHEN item.generation_state = ANY(:terminal) THEN now() END
+    FROM polled JOIN item USING (provider_id, task_id)
+    WHERE g.id = polled.generation_id AND g.state = 'PROCESSING' AND item.generation_state IS NOT NULL
+)
+SELECT provider_id, task_id FROM polled""")
+
+_TASK_COLUMNS = """
+SELECT t.provider_id, t.task_id, t.generation_id, t.adapter_name, t.state, t.attempts, t.retry_count, t.progress,
+    t.last_error, t.next_poll_at, t.deadline_at, t.ended_at, g.outputs
+FROM poll_tasks t JOIN generation_requests g ON g.id = t.generation_id"""
+_GET = statement(f"{_TASK_COLUMNS} WHERE t.provider_id = :provider_id AND t.task_id = :task_id")
+_LIST = statement(f"""{_TASK_COLUMNS}
+WHERE (CAST(:provider_id AS text) IS NULL OR t.provider_id = :provider_id)
+    AND (:include_ended OR t.ended_at IS NULL)
+    AND (CAST(:after_time AS timestamptz) IS NULL
+        OR (t.next_poll_at, t.provider_id, t.task_id) > (:after_time, :after_provider, :after_task))
+ORDER BY t.next_poll_at, t.provider_id, t.task_id LIMIT :limit""")
+
+_WAKE = statement("""
+UPDATE poll_tasks SET next_poll_at = LEAST(next_poll_at, now())
+WHERE provider_id = :provider_id AND task_id = :task_id AND ended_at IS NULL""")
+
+_ADOPT_GENERATION = statement("""
+INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, number_of_outputs,
+    when_uncertain, request_id, provider_task_id, submitted_at)
+VALUES (:id, 'PROCESSING', :model_identifier, :provider_id, :media_type, :prompt, :number_of_outputs,
+    :when_uncertain, :request_id, :task_id, now())""")
+
+_ADOPT_TASK = statement("""
+INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, check_url, strategy, poll_interval_ms,
+    next_poll_at, deadline_at)
+VALUES (:provider_id, :task_id, :generation_id, :adapter_name, :check_url, :strategy, :poll_interval_ms,
+    now() + make_interval(secs => :poll_interval_ms / 1000.0), now() + make_interval(secs => :max_duration_seconds))""")
+
+# Two calls for the same task queue here, so that it gets one generation.
+_ADOPT_LOCK = statement("SELECT pg_advisory_xact_lock(hashtextextended(:provider_id || ' ' || :task_id, 0))")
+
+_OWNER_OF_TASK = statement("""
+SELECT generation_id FROM poll_tasks WHERE provider_id = :provider_id AND task_id = :task_id""")
+
+_REMOVE = statement("""
+WITH removed AS (
+    UPDATE poll_tasks SET state = 'CANCELLED', ended_at = now(), lease_owner = NULL, lease_until = NULL,
+        lease_token = lease_token + 1
+    WHERE provider_id = :provider_id AND task_id = :task_id AND ended_at IS NULL
+    RETURNING generation_id
+), ended AS (
+    UPDATE generation_requests g SET state = 'CANCELLED', error = CAST(:error AS jsonb), ended_at = now(), updated_at = now()
+    FROM removed WHERE g.id = removed.generation_id AND g.state = ANY(:sources)
+)
+SELECT generation_id FROM removed""")
+
+
+class PollStore:
+    """Reads and writes of one poller process. Arguments as for `DispatchStore`."""
+
+    def __init__(self, database: Database, *, owner: str, lease_seconds: float) -> None:
+        self._database = database
+        self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
+
+    async def claim(self, slots: Mapping[str, int]) -> list[ClaimedTask]:
+        """Lease due tasks, the longest due first, at most `slots[provider_id]` of each provider."""
+        asked = rows_as_json({"provider_id": provider_id, "slots": count} for provider_id, count in slots.items())
+        return await self._database.transaction(
+            "claim_tasks", lambda c: records(ClaimedTask, c.execute(_CLAIM, {**self._lease, "slots": asked}))
+        )
+
+    async def renew(self) -> None:
+        """Prolong all leases of this process."""
+        await self._database.transaction("renew_tasks", lambda c: c.execute(_RENEW, self._lease))
+
+    async def give_back(self) -> None:
+        """End all leases of this process: others may check the tasks at once."""
+        owner = {"owner": self._lease["owner"]}
+        await self._database.transaction("give_back_tasks", lambda c: c.execute(_GIVE_BACK, owner))
+
+    async def end(self, outcomes: Sequence[PollOutcome]) -> list[bool]:
+        """Write outcomes; in the order given, whether each still held its lease. One statement for all."""
+        for outcome in outcomes:
+            if outcome.generation_state is not None:
+                states.check(State.PROCESSING, outcome.generation_state)
+
+        def work(connection: Connection) -> set[tuple[str, str]]:
+            parameters = {
+                "owner": self._lease["owner"],
+                "terminal": sorted(states.TERMINAL),
+                "rows": rows_as_json(asdict(outcome) for outcome in outcomes),
+            }
+            return {(row.provider_id, row.task_id) for row in connection.execute(_END, parameters)}
+
+        written = await self._database.transaction("end_polls", work)
+        return [(outcome.provider_id, outcome.task_id) in written for outcome in outcomes]
+
+    async def get(self, provider_id: str, task_id: str) -> PollTaskRecord | None:
+        """The task, or None."""
+        key = {"provider_id": provider_id, "task_id": task_id}
+        found = await self._database.transaction("get_task", lambda c: records(PollTaskRecord, c.execute(_GET, key)))
+        return found[0] if found else None
+
+    async def list_page(
+        self, limit: int, *, provider_id: str | None, include_ended: bool, after: tuple[str, str, str] | None
+    ) -> list[PollTaskRecord]:
+        """At most `limit` tasks by due time, after the (time, provider, task) of the page before."""
+        after_time, after_provider, after_task = after or (None, None, None)
+        parameters = {
+            "limit": limit,
+            "provider_id": provider_id,
+            "include_ended": include_ended,
+            "after_time": after_time,
+            "after_provider": after_provider,
+            "after_task": after_task,
+        }
+        return await self._database.transaction(
+            "list_tasks", lambda c: records(PollTaskRecord, c.execute(_LIST, parameters))
+        )
+
+    async def wake(self, provider_id: str, task_id: str) -> None:
+        """Make a task due now."""
+        key = {"provider_id": provider_id, "task_id": task_id}
+        await self._database.transaction("wake_task", lambda c: c.execute(_WAKE, key))
+
+    async def adopt(self, generation: NewGeneration, task: NewTask) -> tuple[str, bool]:
+        """Take in a task that another backend submitted, with a generation made for it.
+
+        Answers the generation's id, and whether the task was new; a known one keeps the generation it has.
+        """
+
+        def work(connection: Connection) -> tuple[str, bool]:
+            key = {"provider_id": generation.provider_id, "task_id": task.task_id}
+            connection.execute(_ADOPT_LOCK, key)
+            known = connection.execute(_OWNER_OF_TASK, key).scalar_one_or_none()
+            if known is not None:
+                return known, False
+            connection.execute(_ADOPT_GENERATION, {**asdict(generation), "task_id": task.task_id})
+            row = {**asdict(task), "provider_id": generation.provider_id, "generation_id": generation.id}
+            connection.execute(_ADOPT_TASK, row)
+            return generation.id, True
+
+        return await self._database.transaction("adopt_task", work)
+
+    async def remove(self, provider_id: str, task_id: str, error_json: str) -> bool:
+        """End a task and its generation as CANCELLED. False where it had ended already."""
+        parameters = {
+            "provider_id": provider_id,
+            "task_id": task_id,
+            "error": error_json,
+            "sources": states.sources(State.CANCELLED),
+        }
+        return await self._database.transaction(
+            "remove_task", lambda c: c.execute(_REMOVE, parameters).scalar_one_or_none() is not None
+        )

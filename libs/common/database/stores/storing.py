@@ -1,0 +1,109 @@
+"""Claims and outcomes of storing results: work of its own, apart from polling. Guarded by lease and token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from libs.common.database import states
+from libs.common.database.engine import Database
+from libs.common.database.records import ClaimedResult, StoreOutcome
+from libs.common.database.states import State
+from libs.common.database.stores.sets import records, rows_as_json, statement
+
+_CLAIM = statement("""
+WITH due AS (
+    SELECT id FROM generation_requests
+    WHERE state = 'STORING' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now())
+    ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE generation_requests g
+SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
+    lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
+FROM due WHERE g.id = due.id
+RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.sources, g.store_attempts,
+    g.cost_usd, g.lease_token, g.created_at,
+    CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds""")
+
+_RENEW = statement("""
+UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
+WHERE lease_owner = :owner AND state = 'STORING'""")
+
+_GIVE_BACK = statement("""
+UPDATE generation_requests SET lease_owner = NULL, lease_until = NULL
+WHERE lease_owner = :owner AND state = 'STORING'""")
+
+_END = statement("""
+WITH item AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
+        generation_id text, lease_token bigint, state text, outputs jsonb, error jsonb, delay_seconds float)
+), ended AS (
+    UPDATE generation_requests g
+    SET state = item.state, outputs = item.outputs, error = item.error,
+        next_attempt_at = now() + make_interval(secs => item.delay_seconds), lease_owner = NULL, lease_until = NULL,
+        sources = CASE WHEN item.state = 'STORING' THEN g.sources END,
+        updated_at = CASE WHEN item.state = 'STORING' THEN g.updated_at ELSE now() END,
+        ended_at = CASE WHEN item.state = ANY(:terminal) THEN now() END
+    FROM item
+    WHERE g.id = item.generation_id AND g.state = 'STORING'
+        AND g.lease_owner = :owner AND g.lease_token = item.lease_token
+    RETURNING g.id, item.state
+), emptied AS (
+    DELETE FROM output_spool s USING ended WHERE s.generation_id = ended.id AND ended.state <> 'STORING'
+)
+SELECT id FROM ended""")
+
+_SPOOLED = statement("""
+SELECT content FROM output_spool WHERE generation_id = :generation_id AND output_index = :output_index""")
+
+
+class ResultStore:
+    """Reads and writes of one process that stores results. Arguments as for `DispatchStore`."""
+
+    def __init__(self, database: Database, *, owner: str, lease_seconds: float) -> None:
+        self._database = database
+        self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
+
+    async def claim(self, limit: int) -> list[ClaimedResult]:
+        """Lease generations whose results wait to be stored, the longest due first."""
+        parameters = {**self._lease, "limit": limit}
+        return await self._database.transaction(
+            "claim_results", lambda c: records(ClaimedResult, c.execute(_CLAIM, parameters))
+        )
+
+    async def renew(self) -> None:
+        """Prolong all leases of this process."""
+        await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, self._lease))
+
+    async def give_back(self) -> None:
+        """End all leases of this process: others may store the results at once."""
+        owner = {"owner": self._lease["owner"]}
+        await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, owner))
+
+    async def spooled(self, generation_id: str, output_index: int) -> bytes | None:
+        """An output that waited in the database for object storage, or None."""
+        key = {"generation_id": generation_id, "output_index": output_index}
+        content = await self._database.transaction(
+            "read_spool", lambda c: c.execute(_SPOOLED, key).scalar_one_or_none()
+        )
+        return None if content is None else bytes(content)
+
+    async def end(self, outcomes: Sequence[StoreOutcome]) -> list[bool]:
+        """Write outcomes; in the order given, whether each still held its lease. One statement for all."""
+        for outcome in outcomes:
+            if outcome.state is not State.STORING:
+                states.check(State.STORING, outcome.state)
+
+        def work(connection: Connection) -> set[str]:
+            parameters = {
+                "owner": self._lease["owner"],
+                "terminal": sorted(states.TERMINAL),
+                "rows": rows_as_json(asdict(outcome) for outcome in outcomes),
+            }
+            return set(connection.execute(_END, parameters).scalars())
+
+        written = await self._database.transaction("end_results", work)
+        return [outcome.generation_id in written for outcome in outcomes]

@@ -1,0 +1,210 @@
+"""The tables. Every column carries its comment into the database itself, where analysts read it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from libs.common.database.states import State, SubmissionState, TaskState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, words: type[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(word.value) for word in words)})"
+
+
+def _time(name: str, comment: str, *, required: bool = False, now: bool = False) -> Column[object]:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=not required,
+        server_default=func.now() if now else None,
+        comment=comment,
+    )
+
+
+generation_requests = Table(
+    "generation_requests",
+    metadata,
+    Column("id", Text, primary_key=True, comment="gen_ and a ULID; sorts by the time it was made."),
+    Column("state", Text, nullable=False, comment="Where it stands; see the transition table."),
+    Column("model_identifier", Text, nullable=False, comment="The model, as the catalog names it."),
+    Column("provider_id", Text, nullable=False, comment="The provider account that carries it, as the catalog names it."),
+    Column("media_type", Text, nullable=False, comment="image or video."),
+    Column("prompt", Text, nullable=False, comment="What to make, as handed in."),
+    Column("input_images", JSONB, nullable=False, server_default="[]", comment="http(s) or data URLs, as handed in."),
+    Column("number_of_outputs", SmallInteger, nullable=False, comment="How many outputs were asked for, 1 to 10."),
+    Column("parameters", JSONB, nullable=False, server_default="{}", comment="The model's parameters, defaults applied."),
+    Column("priority", SmallInteger, nullable=False, server_default="5", comment="0 (last) to 9 (first)."),
+    Column("when_uncertain", Text, nullable=False, comment="fail or resubmit: what to do when a submit's reply is lost."),
+    Column("user_id", Text, comment="The caller's own id of the person behind the request."),
+    Column("labels", JSONB, nullable=False, server_default="{}", comment="The caller's key-value pairs."),
+    Column("request_id", Text, nullable=False, comment="The id that all log lines about it carry."),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="How often a submit was sent."),
+    Column("store_attempts", Integer, nullable=False, server_default="0", comment="How often storing its results was tried."),
+    _time("next_attempt_at", "Not to be claimed before: after a retryable failure.", required=True, now=True),
+    Column("lease_owner", Text, comment="The process that works on it, while it is claimed."),
+    _time("lease_until", "When the claim ends unless it is renewed."),
+    Column(
+        "lease_token",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="Fencing token: grows with each claim; a write with an older one is dropped.",
+    ),
+    Column("provider_task_id", Text, comment="The provider's own id of the task, once accepted."),
+    Column("sources", JSONB, comment="While STORING: where the outputs are to be fetched from."),
+    Column("outputs", JSONB, comment="The files made: type, object_key or url, content_type, size_bytes, sha256."),
+    Column("error", JSONB, comment="Why it failed, or what its last attempt said: code, message, details, is_retryable."),
+    Column("cost_usd", Float, comment="What it cost by the catalog or the provider's bill, in US dollars."),
+    _time("created_at", "When it was accepted.", required=True, now=True),
+    _time("updated_at", "When it last changed its state.", required=True, now=True),
+    _time("submitted_at", "When a submit was first recorded."),
+    _time("ended_at", "When it reached a terminal state."),
+    CheckConstraint(_one_of("state", State), name="state"),
+    CheckConstraint("media_type IN ('image', 'video')", name="media_type"),
+    CheckConstraint("number_of_outputs BETWEEN 1 AND 10", name="number_of_outputs"),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+    CheckConstraint("when_uncertain IN ('fail', 'resubmit')", name="when_uncertain"),
+    CheckConstraint("(ended_at IS NOT NULL) = (state IN ('SUCCESS', 'FAILED', 'CANCELLED'))", name="ended"),
+    CheckConstraint("state <> 'FAILED' OR error IS NOT NULL", name="failed_with_reason"),
+    CheckConstraint("state <> 'SUCCESS' OR outputs IS NOT NULL", name="success_with_outputs"),
+    CheckConstraint("state <> 'PROCESSING' OR provider_task_id IS NOT NULL", name="processing_with_task"),
+    comment="One row for each generation that was accepted: the truth about it.",
+)
+# What a dispatcher claims, in the order in which it claims.
+Index(
+    "ix_generation_requests_pending",
+    generation_requests.c.provider_id,
+    generation_requests.c.priority.desc(),
+    generation_requests.c.next_attempt_at,
+    postgresql_where=text("state = 'PENDING'"),
+)
+# What takes a place at the provider, and what a dead dispatcher left behind.
+Index(
+    "ix_generation_requests_at_provider",
+    generation_requests.c.provider_id,
+    generation_requests.c.state,
+    generation_requests.c.lease_until,
+    postgresql_where=text("state IN ('DISPATCHING', 'PROCESSING')"),
+)
+Index(
+    "ix_generation_requests_storing",
+    generation_requests.c.next_attempt_at,
+    postgresql_where=text("state = 'STORING'"),
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", Text, primary_key=True, comment="sub_ and a ULID; sent to vendors that take an id of ours."),
+    Column("generation_id", Text, ForeignKey("generation_requests.id"), nullable=False, comment="What was submitted."),
+    Column("attempt", Integer, nullable=False, comment="1 for the first attempt."),
+    Column("provider_id", Text, nullable=False, comment="Where it was submitted to."),
+    Column("state", Text, nullable=False, comment="What became of it; STARTED was committed before the request left."),
+    Column("provider_task_id", Text, comment="The task that the provider named."),
+    Column("provider_request_id", Text, comment="The provider's own id of the call, for its support."),
+    Column("http_status", SmallInteger, comment="The HTTP status of the reply, if there was one."),
+    Column("error", JSONB, comment="Why it failed: code, message, details, is_retryable."),
+    Column("latency_ms", Integer, comment="From sending to the reply, in milliseconds."),
+    _time("started_at", "When it was recorded, just before it left.", required=True, now=True),
+    _time("ended_at", "When its outcome was recorded."),
+    UniqueConstraint("generation_id", "attempt"),
+    CheckConstraint(_one_of("state", SubmissionState), name="state"),
+    CheckConstraint("(ended_at IS NULL) = (state = 'STARTED')", name="ended"),
+    comment="One row for each attempt to submit a generation to a provider.",
+)
+
+poll_tasks = Table(
+    "poll_tasks",
+    metadata,
+    Column("provider_id", Text, primary_key=True, comment="The provider account that works on it."),
+    Column("task_id", Text, primary_key=True, comment="The provider's own id of the task."),
+    Column(
+        "generation_id", Text, ForeignKey("generation_requests.id"), nullable=False, unique=True, comment="What it is for."
+    ),
+    Column("adapter_name", Text, nullable=False, comment="The adapter that speaks the provider's wire format."),
+    Column("check_url", Text, comment="Where to ask, for vendors that name a URL in their reply."),
+    Column("state", Text, nullable=False, server_default="PENDING", comment="Where it stands, as of the last poll."),
+    Column("strategy", Text, nullable=False, comment="fixed or exponential: how the waits between polls grow."),
+    Column("poll_interval_ms", Integer, nullable=False, comment="The first wait, in milliseconds."),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="How often it was polled."),
+    Column("retry_count", Integer, nullable=False, server_default="0", comment="How many polls in a row have failed."),
+    Column("progress", SmallInteger, nullable=False, server_default="0", comment="In percent, 0 to 100."),
+    Column("last_error", JSONB, comment="What the last failed poll said, or why the task failed."),
+    _time("next_poll_at", "When it is due.", required=True),
+    _time("deadline_at", "When it counts as lost.", required=True),
+    Column("lease_owner", Text, comment="The poller that checks it, while it is claimed."),
+    _time("lease_until", "When the claim ends unless it is renewed."),
+    Column("lease_token", BigInteger, nullable=False, server_default="0", comment="Fencing token: grows with each claim."),
+    _time("created_at", "When it was handed over.", required=True, now=True),
+    _time("ended_at", "When the provider had ended it, or it was given up."),
+    CheckConstraint(_one_of("state", TaskState), name="state"),
+    CheckConstraint("strategy IN ('fixed', 'exponential')", name="strategy"),
+    CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    CheckConstraint("(ended_at IS NOT NULL) = (state IN ('SUCCESS', 'FAILED', 'CANCELLED'))", name="ended"),
+    comment="One row for each task that a provider works on.",
+)
+# What a poller claims, by provider, so that a slow provider's tasks stand in nobody's way.
+Index(
+    "ix_poll_tasks_due",
+    poll_tasks.c.provider_id,
+    poll_tasks.c.next_poll_at,
+    postgresql_where=text("ended_at IS NULL"),
+)
+
+output_spool = Table(
+    "output_spool",
+    metadata,
+    Column(
+        "generation_id", Text, ForeignKey("generation_requests.id"), primary_key=True, comment="What it was made for."
+    ),
+    Column("output_index", SmallInteger, primary_key=True, comment="0 for the first output."),
+    Column("content", LargeBinary, nullable=False, comment="The bytes as the provider sent them."),
+    _time("created_at", "When it was put here.", required=True, now=True),
+    comment="Outputs that came as bytes while object storage was away. Emptied as they are stored.",
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True, comment="key_ and a ULID."),
+    Column("prefix", Text, nullable=False, unique=True, comment="The visible beginning of the key."),
+    Column("key_hash", LargeBinary, nullable=False, comment="Keyed hash (HMAC-SHA-256) of the key; the key is nowhere."),
+    Column("role", Text, nullable=False, comment="client or admin."),
+    Column("owner", Text, nullable=False, comment="Who uses it."),
+    _time("expires_at", "Not valid from then on."),
+    _time("revoked_at", "Not valid since then."),
+    _time("last_used_at", "When it was last seen, to the minute."),
+    _time("created_at", "When it was made.", required=True, now=True),
+    CheckConstraint("role IN ('client', 'admin')", name="role"),
+    comment="Who may come in.",
+)

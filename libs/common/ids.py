@@ -1,0 +1,14 @@
+"""Ids: a prefix that says what it is, and a ULID that sorts by the time it was made (https://github.com/ulid/spec)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ulid import ULID
+
+Prefix = Literal["gen", "batch", "exp", "var", "alert", "err", "sub", "key", "req"]
+
+
+def new_id(prefix: Prefix) -> str:
+    """A new id such as `gen_01jdq2v8x4...`: the prefix, an underscore and 26 lower-case characters."""
+    return f"{prefix}_{str(ULID()).lower()}"

@@ -1,0 +1,54 @@
+"""Every metric of every service, in one place, so that names, units and labels are decided once.
+
+Labels are bounded: providers, models, codes and method names come from the catalog and the protos, never from callers.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800)
+
+BUILD = Gauge("darkroom_build_info", "Constant 1; the labels say which service and version runs.", ["service", "version"])
+
+RPC_SECONDS = Histogram("darkroom_rpc_seconds", "Time to answer an RPC, in seconds.", ["method", "status"], buckets=_SECONDS)
+RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
+
+READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
+LOOP_ITERATIONS = Counter("darkroom_loop_iterations_total", "Turns of a background loop.", ["loop", "outcome"])
+LOOP_LAST_SUCCESS = Gauge("darkroom_loop_last_success_timestamp_seconds", "When a loop last got through.", ["loop"])
+
+DATABASE_STATEMENTS = Counter("darkroom_database_statements_total", "SQL statements sent.")
+DATABASE_TRANSACTION_SECONDS = Histogram(
+    "darkroom_database_transaction_seconds", "Time of a transaction with its wait for a thread.", ["name"], buckets=_SECONDS
+)
+DATABASE_CONNECTIONS = Gauge("darkroom_database_connections", "Open connections of the pool.")
+WRITER_GROUP_SIZE = Histogram(
+    "darkroom_writer_group_size", "Rows that share a transaction.", ["writer"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+)
+
+GENERATIONS_CREATED = Counter("darkroom_generations_created_total", "Generations accepted.", ["model"])
+GENERATIONS_ENDED = Counter(
+    "darkroom_generations_ended_total", "Generations ended by this process.", ["model", "provider", "state", "code"]
+)
+GENERATION_SECONDS = Histogram(
+    "darkroom_generation_seconds", "From acceptance to the end, in seconds.", ["model", "state"], buckets=_SECONDS
+)
+
+ADAPTER_CALL_SECONDS = Histogram(
+    "darkroom_adapter_call_seconds", "Time of a call to a provider, in seconds.", ["provider", "call", "outcome"], buckets=_SECONDS
+)
+ADAPTER_UNKNOWN_STATES = Counter(
+    "darkroom_adapter_unknown_states_total", "Replies with a state that the adapter does not know.", ["provider"]
+)
+SUBMITS_UNDER_WAY = Gauge("darkroom_dispatcher_submits_under_way", "Submits sent and not answered.", ["provider"])
+CLAIMED = Counter("darkroom_claimed_total", "Rows claimed.", ["kind"])
+FENCED_WRITES = Counter("darkroom_fenced_writes_total", "Outcomes dropped because the lease had passed on.", ["kind"])
+POLLS = Counter("darkroom_poller_polls_total", "Tasks checked.", ["provider", "outcome"])
+POLL_LATENESS_SECONDS = Histogram(
+    "darkroom_poller_lateness_seconds", "From a task's due time to its claim, in seconds.", buckets=_SECONDS
+)
+
+STORED_BYTES = Counter("darkroom_storage_stored_bytes_total", "Bytes put into object storage.", ["provider"])
+STORAGE_ERRORS = Counter("darkroom_storage_errors_total", "Failed downloads and uploads.", ["operation"])
+CATALOG_RELOADS = Counter("darkroom_catalog_reloads_total", "Times the catalog was read anew.", ["outcome"])

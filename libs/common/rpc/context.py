@@ -1,0 +1,27 @@
+"""The request id: from the client or made at the edge, it goes through every RPC, log line and row of a generation."""
+
+from __future__ import annotations
+
+import re
+from contextvars import ContextVar
+
+import structlog
+
+from libs.common.ids import new_id
+
+REQUEST_ID_KEY = "x-request-id"
+_ALLOWED = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+_current: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def begin_request(given: str | None) -> str:
+    """Take on the caller's request id if it is a decent one, else a new one; log lines carry it from here on."""
+    request_id = given if given and _ALLOWED.fullmatch(given) else new_id("req")
+    _current.set(request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    return request_id
+
+
+def current_request_id() -> str:
+    """The id of the request being answered; a new one outside of any."""
+    return _current.get() or begin_request(None)

@@ -1,0 +1,101 @@
+"""A `GenerationError` crosses gRPC intact: as a status with `google.rpc` details, and back.
+
+Source of the details: google/rpc/error_details.proto (ErrorInfo, RetryInfo, BadRequest).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation, GenerationError
+
+DOMAIN = "darkroom"
+_DETAIL_LIMIT = 1_000
+
+_FALLBACK: dict[grpc.StatusCode, ErrorCode] = {
+    grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED: ErrorCode.UNIMPLEMENTED,
+    grpc.StatusCode.NOT_FOUND: ErrorCode.NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_REQUEST,
+}
+
+
+def to_status(error: GenerationError) -> status_pb2.Status:
+    """The error as a rich status."""
+    info = error_details_pb2.ErrorInfo(
+        reason=error.code.value,
+        domain=DOMAIN,
+        metadata={
+            "is_retryable": "true" if error.is_retryable else "false",
+            **{key: _as_text(value) for key, value in error.details.items()},
+        },
+    )
+    status = status_pb2.Status(code=_number(MAPPINGS[error.code].grpc_status), message=error.message)
+    _add(status, info)
+    if error.retry_after_seconds is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.retry_after_seconds * 1_000))
+        _add(status, retry)
+    if error.violations:
+        bad_request = error_details_pb2.BadRequest()
+        for violation in error.violations:
+            bad_request.field_violations.add(
+                field=violation.field, description=violation.description, reason=violation.rule.upper()
+            )
+        _add(status, bad_request)
+    return status
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
+    """What a peer's status says, as it was raised there; a status without our details becomes the nearest code."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stubs know only the synchronous Call
+    info, retry, bad_request = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.BadRequest(),
+    )
+    for detail in status.details if status else ():
+        for message in (info, retry, bad_request):
+            detail.Unpack(message)
+    if info.domain != DOMAIN or info.reason not in ErrorCode:
+        return GenerationError(_FALLBACK.get(error.code(), ErrorCode.INTERNAL_ERROR), error.details() or "no details")
+    metadata = dict(info.metadata)
+    return GenerationError(
+        ErrorCode(info.reason),
+        error.details() or "",
+        is_retryable=metadata.pop("is_retryable", "false") == "true",
+        details=metadata,
+        retry_after_seconds=retry.retry_delay.ToMilliseconds() / 1_000 if retry.HasField("retry_delay") else None,
+        violations=[
+            FieldViolation(violation.field, violation.reason.lower(), violation.description)
+            for violation in bad_request.field_violations
+        ],
+    )
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: GenerationError) -> NoReturn:
+    """End an RPC with the error."""
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    raise AssertionError("abort_with_status raises")
+
+
+def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest) -> None:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code_pb2.Code.Value(code.name))
+
+
+def _as_text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text[:_DETAIL_LIMIT]

@@ -1,0 +1,165 @@
+"""What happens around every RPC of every service: request id, log line, metrics, error mapping, deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from libs.common import metrics
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc import errors
+from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
+
+log = structlog.get_logger()
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An RPC being answered. `method` is `/package.Service/Method`."""
+
+    method: str
+    context: Context
+    is_stream: bool
+
+
+class Around(grpc.aio.ServerInterceptor):
+    """Base of the interceptors: `around` is entered before the handler runs and left after its last answer."""
+
+    @abstractmethod
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """What happens around a call."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap the handler's behaviour, unary or streaming."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        # None: there is no such method; gRPC answers by itself.
+        if handler is None or handler.request_streaming:
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with self.around(Call(method, context, is_stream=False)):
+                return await behaviour(request, context)
+
+        return wrapped
+
+    def _stream(self, method: str, behaviour: Any) -> Any:
+        async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self.around(Call(method, context, is_stream=True)):
+                async for answer in behaviour(request, context):
+                    yield answer
+
+        return wrapped
+
+
+class RequestId(Around):
+    """Takes the caller's request id or makes one, and sends it back."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        structlog.contextvars.clear_contextvars()
+        given = {key: value for key, value in call.context.invocation_metadata() or ()}.get(REQUEST_ID_KEY)
+        request_id = begin_request(given if isinstance(given, str) else None)
+        await call.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+        yield
+
+
+class Observe(Around):
+    """Counts and times each call, and logs it: a failed one as a warning or an error, the rest for debugging."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        started = perf_counter()
+        active = metrics.RPC_ACTIVE.labels(call.method)
+        active.inc()
+        try:
+            yield
+        finally:
+            active.dec()
+            seconds = perf_counter() - started
+            status = _status(call.context)
+            metrics.RPC_SECONDS.labels(call.method, status.name).observe(seconds)
+            level = "debug" if status is grpc.StatusCode.OK else "info"
+            if status in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}:
+                level = "error"
+            getattr(log, level)("rpc", method=call.method, status=status.name, duration_ms=round(seconds * 1_000, 1))
+
+
+class MapErrors(Around):
+    """Turns what a handler raises into a status: a GenerationError as it is, anything else as an internal error."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        try:
+            yield
+        except GenerationError as error:
+            await errors.abort(call.context, error)
+        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception:
+            log.exception("handler failed", method=call.method)
+            await errors.abort(
+                call.context, GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why.")
+            )
+
+
+class Deadline(Around):
+    """Bounds each unary call by the caller's deadline and by `seconds`, whichever ends first."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        if call.is_stream:
+            yield
+            return
+        given = call.context.time_remaining()
+        seconds = self._seconds if given is None else min(self._seconds, given)
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise GenerationError(
+                ErrorCode.SERVICE_UNAVAILABLE, f"The call did not end within {seconds:.1f} s."
+            ) from error
+
+
+def standard(rpc_timeout_seconds: float) -> list[Around]:
+    """The interceptors of every server, outermost first."""
+    return [RequestId(), Observe(), MapErrors(), Deadline(rpc_timeout_seconds)]
+
+
+def _status(context: Context) -> grpc.StatusCode:
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    # An aio context holds the bare number until the call has ended, and 0 or None for a call that went well.
+    return next((status for status in grpc.StatusCode if status.value[0] == code), grpc.StatusCode.OK)

@@ -1,0 +1,188 @@
+"""The frame of every service: settings, logs, database, catalog, gRPC with health and reflection, metrics, loops, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+
+from libs.common import VERSION, crashpoints, logging, metrics
+from libs.common.catalog import CatalogFault, CatalogHolder
+from libs.common.database.engine import Database
+from libs.common.loops import Loop, Turn
+from libs.common.rpc.health import Readiness
+from libs.common.rpc.interceptors import standard
+from libs.common.settings import ServiceName, Settings
+
+log = structlog.get_logger()
+
+Closer = Callable[[], Awaitable[None]]
+Wire = Callable[["Frame"], Awaitable[None]]
+
+
+class Register(Protocol):
+    """A generated `add_…Servicer_to_server`."""
+
+    def __call__(self, servicer: Any, server: grpc.aio.Server) -> None:
+        """Add the servicer to the server."""
+
+
+class Frame:
+    """What a service is wired into. `run` makes one and hands it to the service's `wire`."""
+
+    def __init__(self, name: ServiceName, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self.owner = f"{name}:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.database = Database.from_settings(settings, f"darkroom-{name}")
+        self.catalog = CatalogHolder(settings.catalog)
+        # The look at the database has a connection of its own: work that fills the pool is not a database that is away.
+        self._probe = Database(
+            settings.database_url.get_secret_value(),
+            size=1,
+            statement_timeout_seconds=5,
+            application_name=f"darkroom-{name}-readiness",
+        )
+        self._service_names: list[str] = []
+        self._registrations: list[Callable[[grpc.aio.Server], None]] = []
+        self._loops: list[Loop] = []
+        self._drains: list[Closer] = []
+        self._closers: list[Closer] = []
+
+    def serve(self, servicer: object, register: Register, full_name: str) -> None:
+        """Serve a gRPC service under its full name."""
+        self._service_names.append(full_name)
+        self._registrations.append(lambda server: register(servicer, server))
+
+    def loop(self, name: str, turn: Turn, *, interval_seconds: float) -> Loop:
+        """Run `turn` in the background from the start to the drain; readiness follows it."""
+        made = Loop(name, turn, interval_seconds=interval_seconds)
+        self._loops.append(made)
+        return made
+
+    def on_drain(self, drain: Closer) -> None:
+        """Called once nothing new comes in: end what is under way or give it back."""
+        self._drains.append(drain)
+
+    def on_close(self, close: Closer) -> None:
+        """Called at the very end, the last registered first."""
+        self._closers.append(close)
+
+    async def run(self) -> None:
+        """Serve until a signal, then drain."""
+        stopping = _on_signals(self._reload_catalog)
+        start_http_server(self.settings.metrics_port(self.name), self.settings.bind_host)
+        metrics.BUILD.labels(self.name, VERSION).set(1)
+        readiness = Readiness(
+            self._service_names, [self._probe.ping, *(loop.fault for loop in self._loops)], timeout_seconds=3
+        )
+        server = self._server(readiness)
+        await readiness.begin()
+        await server.start()
+        for loop in self._loops:
+            loop.start()
+        catalog_watch = Loop("catalog", self._watch_catalog, interval_seconds=self.settings.catalog_check_seconds)
+        looking = Loop("readiness", _turn(readiness.look), interval_seconds=self.settings.readiness_check_seconds)
+        for own in (catalog_watch, looking):
+            own.start()
+        log.info("serving", port=self.settings.grpc_port(self.name), version=VERSION)
+        await stopping.wait()
+        await self._stop(server, readiness, [catalog_watch, looking])
+
+    async def _stop(self, server: grpc.aio.Server, readiness: Readiness, own_loops: list[Loop]) -> None:
+        log.info("draining")
+        await readiness.drain()
+        await asyncio.gather(*(loop.stop() for loop in self._loops))
+        await server.stop(grace=self.settings.drain_seconds)
+        for drain in self._drains:
+            await drain()
+        await asyncio.gather(*(loop.stop() for loop in own_loops))
+        for close in reversed(self._closers):
+            await close()
+        await self._probe.close()
+        await self.database.close()
+        log.info("stopped")
+
+    def _server(self, readiness: Readiness) -> grpc.aio.Server:
+        limit = self.settings.grpc_message_limit_bytes
+        server = grpc.aio.server(
+            interceptors=standard(self.settings.rpc_timeout_seconds),
+            maximum_concurrent_rpcs=self.settings.grpc_concurrent_rpcs,
+            options=(("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)),
+        )
+        for register in self._registrations:
+            register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+        names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        server.add_insecure_port(f"{self.settings.bind_host}:{self.settings.grpc_port(self.name)}")
+        return server
+
+    def _reload_catalog(self) -> None:
+        asyncio.get_running_loop().create_task(self._watch_catalog(force=True))
+
+    async def _watch_catalog(self, *, force: bool = False) -> bool:
+        outcome = await asyncio.to_thread(self.catalog.reload, force=force)
+        if outcome != "unchanged":
+            metrics.CATALOG_RELOADS.labels(outcome).inc()
+        if outcome == "replaced":
+            log.info("catalog replaced", models=len(self.catalog.current.models))
+        elif outcome == "refused" and self.catalog.last_fault is not None:
+            log.error("catalog refused, the old one stays", faults=self.catalog.last_fault.faults)
+        return False
+
+
+def _turn(work: Callable[[], Awaitable[None]]) -> Turn:
+    async def turn() -> bool:
+        await work()
+        return False
+
+    return turn
+
+
+def _on_signals(reload_catalog: Callable[[], None]) -> asyncio.Event:
+    """SIGTERM and SIGINT set the event that is answered; SIGHUP reads the catalog anew."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reload_catalog)
+    return stopping
+
+
+def _settings_faults(error: ValidationError) -> str:
+    faults = error.errors(include_input=False, include_url=False)
+    return "\n".join(f"  DARKROOM_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults)
+
+
+def run(name: ServiceName, wire: Wire) -> None:
+    """Run a service until it is told to stop. Exits 0 after a drain, and 1 with the reason where it cannot start."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
+    logging.configure(settings, name)
+    crashpoints.arm(settings.crash_at)
+
+    async def main() -> None:
+        try:
+            frame = Frame(name, settings)
+        except CatalogFault as fault:
+            log.fatal("cannot start: the catalog has faults", faults=fault.faults)
+            raise SystemExit(1) from fault
+        await wire(frame)
+        await frame.run()
+
+    uvloop.run(main())

@@ -1,0 +1,98 @@
+"""Object storage: any S3-compatible endpoint through boto3, which blocks and so lives on threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from libs.common import metrics
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.settings import Settings
+from libs.common.storage.download import Media
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+
+def object_key(prefix: str, created_at: datetime, generation_id: str, index: int, extension: str) -> str:
+    """Where an output lies: `prefix/yyyy/mm/dd/id/n.ext`. It follows from the generation, so storing twice overwrites."""
+    day = created_at.astimezone(UTC)
+    return f"{prefix}/{day:%Y/%m/%d}/{generation_id}/{index}.{extension}"
+
+
+class ObjectStore:
+    """One bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.s3_bucket
+        self._public_base_url = settings.s3_public_base_url
+        self._url_seconds = settings.s3_presigned_url_seconds
+        self._threads = ThreadPoolExecutor(settings.storage_threads, thread_name_prefix="storage")
+        key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+        self._client: S3Client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region,
+            aws_access_key_id=key.get_secret_value() if key else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"mode": "standard", "total_max_attempts": 2},
+                max_pool_connections=settings.storage_threads,
+            ),
+        )
+
+    async def put(self, key: str, media: Media) -> None:
+        """Store a file. GenerationError S3_UPLOAD_FAILED (retryable) where that fails."""
+        extra = {"ContentType": media.content_type}
+
+        def work() -> None:
+            media.file.seek(0)
+            self._client.upload_fileobj(media.file, self._bucket, key, ExtraArgs=extra)
+
+        await self._run("upload", work)
+
+    async def make_bucket(self) -> None:
+        """Make the bucket where it is missing."""
+
+        def work() -> None:
+            names = [bucket["Name"] for bucket in self._client.list_buckets()["Buckets"]]
+            if self._bucket not in names:
+                self._client.create_bucket(Bucket=self._bucket)
+
+        await self._run("make_bucket", work)
+
+    def url(self, key: str) -> str:
+        """A URL from which anybody who has it can read the object: presigned, or public where the settings say so."""
+        if self._public_base_url:
+            return f"{self._public_base_url.rstrip('/')}/{key}"
+        return self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._url_seconds
+        )
+
+    async def _run(self, operation: str, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        # boto3 wraps a failed upload into S3UploadFailedError, a Boto3Error that is no BotoCoreError.
+        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
+            metrics.STORAGE_ERRORS.labels(operation).inc()
+            raise GenerationError(
+                ErrorCode.S3_UPLOAD_FAILED, "Object storage does not take the result.", {"cause": type(error).__name__}
+            ) from error
+
+    async def close(self) -> None:
+        """End the threads and the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()

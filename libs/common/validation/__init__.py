@@ -1,0 +1,1 @@
+"""What a request must be like before anything is stored or sent."""

@@ -1,0 +1,103 @@
+"""Rules that hold for every request, and the way in which broken ones are told: all at once, each with its path."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from libs.common.errors import FieldViolation
+
+PROMPT_LIMIT = 2_000
+OUTPUTS_LIMIT = 10
+IMAGE_URL_LIMIT = 14_000_000  # 10 MB of image as base64
+_IMAGE_URL = re.compile(r"https?://\S+|data:image/(png|jpeg|jpg|webp);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+def _storable(text: str) -> str:
+    # Postgres keeps no NUL in text, and a lone surrogate is no Unicode.
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode") from error
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _image_url(text: str) -> str:
+    if not _IMAGE_URL.fullmatch(text):
+        raise ValueError("must be an http(s) URL or data:image/(png|jpeg|jpg|webp);base64,…")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+ShortText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_storable)]
+Prompt = Annotated[
+    str, StringConstraints(min_length=1, max_length=PROMPT_LIMIT), AfterValidator(_not_blank), AfterValidator(_storable)
+]
+ImageUrl = Annotated[str, StringConstraints(max_length=IMAGE_URL_LIMIT), AfterValidator(_image_url)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_storable)]
+
+
+class GenerationInput(BaseModel):
+    """What a caller hands in, apart from `parameters`, whose rules are the model's."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    prompt: Prompt
+    input_images: list[ImageUrl] = []
+    number_of_outputs: int = Field(default=1, ge=1, le=OUTPUTS_LIMIT)
+    priority: int = Field(default=5, ge=0, le=9)
+    user_id: ShortText | None = None
+    labels: dict[LabelKey, ShortText] = Field(default={}, max_length=16)
+
+
+class Parameters(BaseModel):
+    """The base of every adapter's schema of `parameters`: nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _path(prefix: str, parts: Iterable[int | str]) -> str:
+    path = prefix
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def violations(error: ValidationError, *, prefix: str = "", known: Iterable[str] = ()) -> list[FieldViolation]:
+    """Pydantic's faults as ours.
+
+    Args:
+        error: what pydantic raised.
+        prefix: the path of what was validated, for instance `parameters`.
+        known: names that an unknown one may have been meant for; the nearest is suggested.
+    """
+    found = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        description = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            description = "unknown"
+            near = difflib.get_close_matches(str(fault["loc"][-1]), list(known), n=1)
+            if near:
+                description += f"; did you mean {near[0]}?"
+        found.append(FieldViolation(_path(prefix, fault["loc"]), fault["type"], description))
+    return found
+
+
+def json_schema(parameters: type[Parameters], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a model's parameters (JSON Schema draft 2020-12) with the catalog's defaults in it."""
+    schema = parameters.model_json_schema()
+    for name, value in defaults.items():
+        schema["properties"][name]["default"] = value
+    return schema
