@@ -1,0 +1,1 @@
+"""Takes accepted generations to their providers: claims, records the attempt, submits, hands over."""

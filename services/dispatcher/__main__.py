@@ -1,0 +1,53 @@
+"""Starts a dispatcher."""
+
+from __future__ import annotations
+
+from darkroom.dispatcher.v1.dispatcher_pb2_grpc import add_DispatcherServiceServicer_to_server
+from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
+
+from libs.common.adapters.accounts import Accounts
+from libs.common.database.stores.dispatching import DispatchStore
+from libs.common.rpc.channel import open_channel
+from libs.common.rpc.service import Frame, run
+from libs.common.storage.download import Downloader
+from libs.common.storage.objects import ObjectStore
+from libs.common.storage.results import Results
+from services.dispatcher.claims import Claims
+from services.dispatcher.handlers import DispatcherHandlers
+from services.dispatcher.submit import Submitter
+from services.dispatcher.wakeups import Wakeups
+
+
+async def wire(frame: Frame) -> None:
+    """Put a dispatcher together."""
+    settings = frame.settings
+    channel = open_channel(settings.poller_address)
+    wakeups = Wakeups(PollingServiceStub(channel))
+    store = DispatchStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
+    objects = ObjectStore(settings)
+    downloader = Downloader(
+        limit_bytes=settings.download_limit_bytes, timeout_seconds=settings.download_timeout_seconds
+    )
+    accounts = Accounts(frame.catalog)
+    results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
+    submitter = Submitter(store, frame.catalog, accounts, results, wakeups)
+    claims = Claims(store, frame.catalog, submitter, settings)
+    claims.claim_loop = frame.loop("claim", claims.claim, interval_seconds=settings.sweep_seconds)
+    frame.loop("rescue", claims.rescue, interval_seconds=settings.lease_seconds / 6)
+    frame.loop("renew", claims.renew, interval_seconds=settings.lease_seconds / 3)
+    frame.serve(
+        DispatcherHandlers(store, frame.catalog, claims.claim_loop),
+        add_DispatcherServiceServicer_to_server,
+        "darkroom.dispatcher.v1.DispatcherService",
+    )
+    frame.on_drain(claims.drain)
+    frame.on_drain(submitter.close)
+    frame.on_drain(wakeups.close)
+    frame.on_close(channel.close)
+    frame.on_close(objects.close)
+    frame.on_close(downloader.close)
+    frame.on_close(accounts.close)
+
+
+if __name__ == "__main__":
+    run("dispatcher", wire)

@@ -1,0 +1,127 @@
+"""What follows from how a submit went: pure decisions, one value each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libs.common.adapters.base import Adapter, Submitted
+from libs.common.catalog import Model, Provider
+from libs.common.database.records import ClaimedGeneration, DispatchOutcome, NewTask
+from libs.common.database.states import State, SubmissionState
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.retry import wait_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed generation with what the catalog says about it, and the attempt under way if one was recorded."""
+
+    claimed: ClaimedGeneration
+    model: Model
+    provider: Provider
+    adapter: Adapter
+    attempt: int = 0
+    submission_id: str | None = None
+    latency_ms: int | None = None
+
+    def after(self, seconds: float) -> Job:
+        """The job with its attempt's latency."""
+        return replace(self, latency_ms=round(seconds * 1_000))
+
+
+def _outcome(job: Job, state: State, submission_state: SubmissionState, **facts: Any) -> DispatchOutcome:
+    return DispatchOutcome(
+        generation_id=job.claimed.id,
+        lease_token=job.claimed.lease_token,
+        state=state,
+        submission_id=job.submission_id,
+        submission_state=submission_state,
+        latency_ms=job.latency_ms,
+        **facts,
+    )
+
+
+def _reply_facts(error: GenerationError) -> dict[str, Any]:
+    return {
+        "http_status": error.details.get("http_status"),
+        "provider_request_id": error.details.get("provider_request_id"),
+    }
+
+
+def refused(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutcome:
+    """Nothing was sent, and nothing ever will be."""
+    return DispatchOutcome(claimed.id, claimed.lease_token, State.FAILED, error=error.to_json())
+
+
+def accepted(job: Job, answer: Submitted) -> DispatchOutcome:
+    """The provider works on it: hand over to the poller."""
+    polling = job.model.polling
+    task = NewTask(
+        task_id=answer.task_id,
+        adapter_name=job.adapter.name,
+        check_url=answer.check_url,
+        strategy=polling.strategy,
+        poll_interval_ms=round(polling.interval_seconds * 1_000),
+        max_duration_seconds=job.model.max_duration_seconds,
+    )
+    return _outcome(job, State.PROCESSING, SubmissionState.ACCEPTED, task=task)
+
+
+def completed(job: Job, outputs: list[dict[str, Any]], cost_usd: float) -> DispatchOutcome:
+    """The outputs are where clients can read them."""
+    return _outcome(job, State.SUCCESS, SubmissionState.COMPLETED, outputs=outputs, cost_usd=cost_usd)
+
+
+def to_be_stored(
+    job: Job, sources: list[dict[str, Any]], cost_usd: float, spool: tuple[bytes, ...] = ()
+) -> DispatchOutcome:
+    """The outputs are made and wait to be stored."""
+    return _outcome(
+        job, State.STORING, SubmissionState.COMPLETED, sources=sources, cost_usd=cost_usd, spool=spool
+    )
+
+
+def unusable(job: Job, error: GenerationError) -> DispatchOutcome:
+    """The provider answered with outputs that are none."""
+    return _outcome(job, State.FAILED, SubmissionState.COMPLETED, error=error.to_json())
+
+
+def not_accepted(job: Job, error: GenerationError) -> DispatchOutcome:
+    """The provider took nothing: try again later where that may help, else fail with its reason."""
+    facts = _reply_facts(error)
+    if error.is_retryable and job.attempt < job.provider.retry.attempts:
+        delay = wait_seconds(job.provider.retry, job.attempt, at_least_seconds=error.retry_after_seconds)
+        return _outcome(
+            job, State.PENDING, SubmissionState.NOT_ACCEPTED, error=error.to_json(), delay_seconds=delay, **facts
+        )
+    return _outcome(job, State.FAILED, SubmissionState.NOT_ACCEPTED, error=error.to_json(), **facts)
+
+
+def not_sent(job: Job, error: GenerationError) -> DispatchOutcome:
+    """Whether the attempt was recorded is unknown, but nothing was sent: another attempt costs nothing."""
+    return _outcome(job, State.PENDING, SubmissionState.NOT_ACCEPTED, error=error.to_json(), delay_seconds=1.0)
+
+
+def uncertain(job: Job, cause: GenerationError) -> DispatchOutcome:
+    """Nobody can tell whether the provider took it: repeat only where that is free or was asked for, else fail."""
+    facts = _reply_facts(cause)
+    repeat = job.adapter.idempotent_submit or job.claimed.when_uncertain == "resubmit"
+    if repeat and job.attempt < job.provider.retry.attempts:
+        delay = wait_seconds(job.provider.retry, job.attempt, at_least_seconds=cause.retry_after_seconds)
+        return _outcome(
+            job, State.PENDING, SubmissionState.UNCERTAIN, error=cause.to_json(), delay_seconds=delay, **facts
+        )
+    error = GenerationError(
+        ErrorCode.SUBMISSION_UNCERTAIN,
+        f"The request was sent to {job.provider.id} and its reply was lost, so it may have been accepted and billed. "
+        "It was not sent again. Look it up in the provider's own list by the time and the prompt.",
+        {
+            "provider": job.provider.id,
+            "submission_id": job.submission_id,
+            "cause": cause.code.value,
+            "cause_message": cause.message,
+            **{key: value for key, value in facts.items() if value is not None},
+        },
+    )
+    return _outcome(job, State.FAILED, SubmissionState.UNCERTAIN, error=error.to_json(), **facts)

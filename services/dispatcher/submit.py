@@ -1,0 +1,230 @@
+"""Carries one claimed generation: records the attempt, submits it, and writes what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from libs.common import metrics
+from libs.common.adapters.accounts import Accounts
+from libs.common.adapters.base import Completed, Submitted, SubmitRequest
+from libs.common.catalog import CatalogHolder
+from libs.common.coalesce import GroupWriter
+from libs.common.crashpoints import CrashPoint, reach
+from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome
+from libs.common.database.states import TERMINAL, State
+from libs.common.database.stores.dispatching import DispatchStore
+from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, NotAccepted
+from libs.common.ids import new_id
+from libs.common.retry import until_database_answers
+from libs.common.storage.results import Place, Results
+from libs.common.validation.common import violations
+from services.dispatcher import outcomes
+from services.dispatcher.outcomes import Job
+from services.dispatcher.wakeups import Wakeups
+
+log = structlog.get_logger()
+_STORE_AT_ONCE_SECONDS = 30.0
+
+
+class Submitter:
+    """Submits claimed generations; concurrent ones share their commits."""
+
+    def __init__(
+        self, store: DispatchStore, catalog: CatalogHolder, accounts: Accounts, results: Results, wakeups: Wakeups
+    ) -> None:
+        self._catalog = catalog
+        self._accounts = accounts
+        self._results = results
+        self._wakeups = wakeups
+        self._attempts: GroupWriter[Attempt, bool] = GroupWriter("attempts", store.record_attempts, concurrency=2)
+        self._outcomes: GroupWriter[DispatchOutcome, bool] = GroupWriter("dispatch_outcomes", store.end, concurrency=2)
+
+    async def close(self) -> None:
+        """Write what is under way."""
+        await self._attempts.close()
+        await self._outcomes.close()
+
+    async def carry(self, claimed: ClaimedGeneration) -> None:
+        """From the claim to the outcome. Raises nothing but what a fault of our own raises."""
+        structlog.contextvars.bind_contextvars(request_id=claimed.request_id, generation_id=claimed.id)
+        try:
+            job, request = self._prepare(claimed)
+        except GenerationError as error:
+            await self._end(claimed, outcomes.refused(claimed, error))
+            return
+        if claimed.open_submission_id is not None:
+            await self._resolve_left_behind(job)
+            return
+        await self._submit(job, request)
+
+    def _prepare(self, claimed: ClaimedGeneration) -> tuple[Job, SubmitRequest]:
+        catalog = self._catalog.current
+        model = catalog.model(claimed.model_identifier)
+        if model.provider != claimed.provider_id:
+            raise GenerationError(
+                ErrorCode.INVALID_REQUEST,
+                f"The catalog has moved {model.identifier} from {claimed.provider_id} to {model.provider} since this "
+                "was accepted; send it again.",
+            )
+        provider = catalog.provider_of(model)
+        adapter = self._accounts.adapter(provider)
+        try:
+            parameters = adapter.parameters.model_validate(claimed.parameters)
+        except ValidationError as error:
+            raise InvalidRequest(violations(error, prefix="parameters"), ErrorCode.INVALID_PARAMETERS) from error
+        submission_id = claimed.open_submission_id or new_id("sub")
+        job = Job(claimed, model, provider, adapter, claimed.attempts, submission_id)
+        request = SubmitRequest(
+            # A vendor that deduplicates by our id must see the same one at each attempt.
+            client_id=claimed.id if adapter.idempotent_submit else submission_id,
+            upstream_model=model.upstream_model,
+            prompt=claimed.prompt,
+            input_images=tuple(claimed.input_images),
+            number_of_outputs=claimed.number_of_outputs,
+            parameters=parameters,
+            user_id=claimed.user_id,
+        )
+        return job, request
+
+    async def _submit(self, job: Job, request: SubmitRequest) -> None:
+        claimed = job.claimed
+        assert job.submission_id is not None
+        try:
+            may_leave = await self._attempts.write(Attempt(job.submission_id, claimed.id, claimed.lease_token))
+        except GenerationError as error:
+            await self._end(claimed, outcomes.not_sent(job, error))
+            return
+        if not may_leave:
+            metrics.FENCED_WRITES.labels("attempt").inc()
+            log.warning("lease lost before the submit, nothing was sent")
+            return
+        reach(CrashPoint.DISPATCHER_ATTEMPT_RECORDED)
+        outcome = await self._send(replace(job, attempt=claimed.attempts + 1), request)
+        if outcome is not None:
+            await self._end(claimed, outcome)
+
+    async def _send(self, job: Job, request: SubmitRequest) -> DispatchOutcome | None:
+        """Send the request. None: nothing can be said yet, and the row's next holder resolves it."""
+        started = perf_counter()
+        under_way = metrics.SUBMITS_UNDER_WAY.labels(job.provider.id)
+        under_way.inc()
+        outcome_label = "failure"
+        try:
+            answer = await job.adapter.submit(request)
+            outcome_label = "success"
+        except NotAccepted as error:
+            return outcomes.not_accepted(job.after(perf_counter() - started), error)
+        except GenerationError as error:
+            return await self._resolve(job.after(perf_counter() - started), error)
+        except Exception as error:
+            log.exception("adapter failed", adapter=job.adapter.name)
+            fault = GenerationError(ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}.")
+            return await self._resolve(job.after(perf_counter() - started), fault)
+        finally:
+            under_way.dec()
+            seconds = perf_counter() - started
+            metrics.ADAPTER_CALL_SECONDS.labels(job.provider.id, "submit", outcome_label).observe(seconds)
+        reach(CrashPoint.DISPATCHER_REPLY_RECEIVED)
+        job = job.after(seconds)
+        return outcomes.accepted(job, answer) if isinstance(answer, Submitted) else await self._completed(job, answer)
+
+    async def _completed(self, job: Job, answer: Completed) -> DispatchOutcome:
+        """Bytes are stored at once, or wait in the database where storage is away; URLs are left to the poller."""
+        cost_usd = answer.cost_usd
+        if cost_usd is None:
+            cost_usd = job.model.cost_usd(len(answer.outputs), job.claimed.parameters)
+        media_type = job.model.media_type
+        if any(output.content is None for output in answer.outputs):
+            urls = [{"type": media_type, "url": output.url} for output in answer.outputs if output.url]
+            if not job.provider.storage.upload_to_s3:
+                return outcomes.completed(job, urls, cost_usd)
+            return outcomes.to_be_stored(job, urls, cost_usd)
+        contents = tuple(output.content or b"" for output in answer.outputs)
+        try:
+            async with asyncio.timeout(_STORE_AT_ONCE_SECONDS):
+                stored = await self._store(job, contents)
+        except (GenerationError, TimeoutError) as error:
+            if isinstance(error, GenerationError) and error.code is not ErrorCode.S3_UPLOAD_FAILED:
+                return outcomes.unusable(job, error)
+            log.warning("storage is away, the outputs wait in the database", error=error)
+            spooled = [{"type": media_type, "spooled": index} for index in range(len(contents))]
+            return outcomes.to_be_stored(job, spooled, cost_usd, spool=contents)
+        reach(CrashPoint.DISPATCHER_OUTPUT_STORED)
+        return outcomes.completed(job, stored, cost_usd)
+
+    async def _store(self, job: Job, contents: tuple[bytes, ...]) -> list[dict[str, Any]]:
+        claimed = job.claimed
+        return await asyncio.gather(
+            *(
+                self._results.store_bytes(
+                    content, job.model.media_type, job.provider, Place(claimed.id, claimed.created_at, index)
+                )
+                for index, content in enumerate(contents)
+            )
+        )
+
+    async def _resolve_left_behind(self, job: Job) -> None:
+        cause = GenerationError(
+            ErrorCode.INTERNAL_ERROR, "The dispatcher that sent the request ended before it could keep the reply."
+        )
+        outcome = await self._resolve(job, cause)
+        if outcome is not None:
+            await self._end(job.claimed, outcome)
+
+    async def _resolve(self, job: Job, cause: GenerationError) -> DispatchOutcome | None:
+        """The outcome of a submit whose reply is lost: ask the provider for our id where that works."""
+        log.warning("submit is uncertain", error=cause, submission_id=job.submission_id)
+        if not job.adapter.can_find_task:
+            return outcomes.uncertain(job, cause)
+        client_id = job.claimed.id if job.adapter.idempotent_submit else job.submission_id
+        try:
+            task_id = await job.adapter.find_task(client_id or "")
+        except GenerationError as error:
+            # The lease is left to end: whoever claims the row then asks again.
+            log.warning("provider cannot be asked about the submit yet", error=error)
+            return None
+        if task_id is None:
+            return outcomes.not_accepted(job, NotAccepted(cause.code, cause.message, cause.details, is_retryable=True))
+        return outcomes.accepted(job, Submitted(task_id))
+
+    async def _end(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
+        try:
+            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+        except Exception as error:
+            # The row does not take it, for instance a task id that another generation has already.
+            log.exception("outcome cannot be written", state=outcome.state)
+            fault = GenerationError(
+                ErrorCode.INTERNAL_ERROR,
+                "The provider's answer cannot be kept.",
+                {"cause": type(error).__name__, "provider_task_id": outcome.task.task_id if outcome.task else None},
+            )
+            outcome = replace(outcome, state=State.FAILED, task=None, sources=None, outputs=None, error=fault.to_json())
+            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+        if not written:
+            metrics.FENCED_WRITES.labels("dispatch").inc()
+            log.warning("lease lost, the outcome is dropped", state=outcome.state, task=outcome.task)
+            return
+        reach(CrashPoint.DISPATCHER_OUTCOME_WRITTEN)
+        self._tell(claimed, outcome)
+
+    def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
+        code = outcome.error["code"] if outcome.error else ""
+        if outcome.state in TERMINAL:
+            metrics.GENERATIONS_ENDED.labels(claimed.model_identifier, claimed.provider_id, outcome.state, code).inc()
+        if outcome.task is not None:
+            self._wakeups.note(claimed, outcome.task)
+        log.info(
+            "generation submitted" if outcome.state is not State.PENDING else "generation put back",
+            state=outcome.state.value,
+            model=claimed.model_identifier,
+            provider=claimed.provider_id,
+            provider_task_id=outcome.task.task_id if outcome.task else None,
+            code=code or None,
+            delay_seconds=round(outcome.delay_seconds, 2) or None,
+        )

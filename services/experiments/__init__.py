@@ -1,0 +1,1 @@
+"""A/B experiments over models, prompts and parameters."""

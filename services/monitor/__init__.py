@@ -1,0 +1,1 @@
+"""Errors, alerts, health and statistics of the whole."""

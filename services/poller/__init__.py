@@ -1,0 +1,1 @@
+"""Follows tasks at the providers to their end, and brings their results into storage."""

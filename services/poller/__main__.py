@@ -1,0 +1,53 @@
+"""Starts a poller."""
+
+from __future__ import annotations
+
+from darkroom.poller.v1.poller_pb2_grpc import add_PollingServiceServicer_to_server
+
+from libs.common.adapters.accounts import Accounts
+from libs.common.database.stores.polling import PollStore
+from libs.common.database.stores.storing import ResultStore
+from libs.common.rpc.service import Frame, run
+from libs.common.storage.download import Downloader
+from libs.common.storage.objects import ObjectStore
+from libs.common.storage.results import Results
+from services.poller.handlers import PollerHandlers
+from services.poller.polling import Polling
+from services.poller.storing import Storing
+
+# A task is polled well within a second of its due time.
+_TICK_SECONDS = 0.25
+
+
+async def wire(frame: Frame) -> None:
+    """Put a poller together."""
+    settings = frame.settings
+    poll_store = PollStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
+    result_store = ResultStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
+    objects = ObjectStore(settings)
+    downloader = Downloader(
+        limit_bytes=settings.download_limit_bytes, timeout_seconds=settings.download_timeout_seconds
+    )
+    accounts = Accounts(frame.catalog)
+    results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
+    polling = Polling(poll_store, frame.catalog, accounts, settings)
+    storing = Storing(result_store, frame.catalog, results, settings)
+    polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
+    storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
+    polling.storing_loop = storing.window.refill
+    for name, renew in (("renew_tasks", polling.renew), ("renew_results", storing.renew)):
+        frame.loop(name, renew, interval_seconds=settings.lease_seconds / 3)
+    frame.serve(
+        PollerHandlers(poll_store, frame.catalog, polling.window.refill, objects.url),
+        add_PollingServiceServicer_to_server,
+        "darkroom.poller.v1.PollingService",
+    )
+    frame.on_drain(polling.drain)
+    frame.on_drain(storing.drain)
+    frame.on_close(objects.close)
+    frame.on_close(downloader.close)
+    frame.on_close(accounts.close)
+
+
+if __name__ == "__main__":
+    run("poller", wire)

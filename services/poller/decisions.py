@@ -1,0 +1,101 @@
+"""What follows from a check: pure decisions, one value each."""
+
+from __future__ import annotations
+
+from libs.common.adapters.base import TaskStatus
+from libs.common.catalog import Model, Provider
+from libs.common.database.records import ClaimedTask, PollOutcome
+from libs.common.database.states import State, TaskState
+from libs.common.errors import ErrorCode, GenerationError
+from services.poller.strategies import delay_seconds
+
+HOPELESS_CHECKS = 10
+"""So many refused checks in a row end a task: the provider knows nothing of it, or does not let us in."""
+
+
+def after_check(task: ClaimedTask, status: TaskStatus, provider: Provider, model: Model | None) -> PollOutcome:
+    """The provider has said where the task stands. `model` is None where the catalog has dropped it since."""
+    if status.state is TaskState.SUCCESS:
+        return _succeeded(task, status, provider, model)
+    if status.state is TaskState.FAILED:
+        error = status.error or GenerationError(ErrorCode.TASK_FAILED, "The provider reports that the task failed.")
+        return _ended(task, TaskState.FAILED, State.FAILED, error)
+    if status.state is TaskState.CANCELLED:
+        error = status.error or GenerationError(ErrorCode.TASK_CANCELLED, "The task was cancelled at the provider.")
+        return _ended(task, TaskState.CANCELLED, State.CANCELLED, error)
+    if task.seconds_left <= 0:
+        return _timed_out(task, None)
+    return _again(task, state=status.state, progress=status.progress)
+
+
+def after_failed_check(task: ClaimedTask, error: GenerationError) -> PollOutcome:
+    """The provider could not be asked, or its answer could not be read. Asking again is always safe."""
+    if task.seconds_left <= 0:
+        return _timed_out(task, error)
+    if not error.is_retryable and task.retry_count + 1 >= HOPELESS_CHECKS:
+        return _ended(task, TaskState.FAILED, State.FAILED, error)
+    return _again(task, error=error)
+
+
+def _again(
+    task: ClaimedTask,
+    *,
+    state: TaskState | None = None,
+    progress: int | None = None,
+    error: GenerationError | None = None,
+) -> PollOutcome:
+    delay = delay_seconds(task.strategy, task.poll_interval_ms, task.attempts + 1, seconds_left=task.seconds_left)
+    asked_for = (error.retry_after_seconds if error else None) or 0.0
+    return PollOutcome(
+        task.provider_id,
+        task.task_id,
+        task.lease_token,
+        state=state,
+        progress=progress,
+        has_failed=error is not None,
+        delay_seconds=max(delay, min(asked_for, task.seconds_left)),
+        error=error.to_json() if error else None,
+    )
+
+
+def _ended(task: ClaimedTask, task_state: TaskState, state: State, error: GenerationError) -> PollOutcome:
+    return PollOutcome(
+        task.provider_id,
+        task.task_id,
+        task.lease_token,
+        state=task_state,
+        error=error.to_json(),
+        generation_state=state,
+    )
+
+
+def _timed_out(task: ClaimedTask, cause: GenerationError | None) -> PollOutcome:
+    error = GenerationError(
+        ErrorCode.TASK_TIMEOUT,
+        f"The task did not end within {task.age_seconds + task.seconds_left:.0f} s; "
+        f"{task.provider_id} may still finish and bill it.",
+        {"provider_task_id": task.task_id} | ({"last_error": cause.message} if cause else {}),
+    )
+    return _ended(task, TaskState.FAILED, State.FAILED, error)
+
+
+def _succeeded(task: ClaimedTask, status: TaskStatus, provider: Provider, model: Model | None) -> PollOutcome:
+    urls = [{"type": task.media_type, "url": output.url} for output in status.outputs if output.url]
+    if not urls:
+        error = GenerationError(ErrorCode.PROVIDER_ERROR, "The provider reports success and names no output.")
+        return _ended(task, TaskState.FAILED, State.FAILED, error)
+    cost_usd = status.cost_usd
+    if cost_usd is None and model is not None:
+        cost_usd = model.cost_usd(len(urls), task.parameters)
+    stored = provider.storage.upload_to_s3
+    return PollOutcome(
+        task.provider_id,
+        task.task_id,
+        task.lease_token,
+        state=TaskState.SUCCESS,
+        progress=100,
+        generation_state=State.STORING if stored else State.SUCCESS,
+        sources=urls if stored else None,
+        outputs=None if stored else urls,
+        cost_usd=cost_usd,
+    )

@@ -1,0 +1,127 @@
+"""Stores results: work of its own with its own claims and places, so that a slow download never delays a poll."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from libs.common import metrics
+from libs.common.catalog import CatalogHolder, Provider, Retry
+from libs.common.coalesce import GroupWriter
+from libs.common.crashpoints import CrashPoint, reach
+from libs.common.database.records import ClaimedResult, StoreOutcome
+from libs.common.database.states import State
+from libs.common.database.stores.storing import ResultStore
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.retry import until_database_answers, wait_seconds
+from libs.common.settings import Settings
+from libs.common.storage.results import Place, Results
+from services.poller.window import Window
+
+log = structlog.get_logger()
+_LANE = "storing"
+_BACKOFF = Retry(first_wait_seconds=1.0, longest_wait_seconds=30.0)
+_LINGER_SECONDS = 0.02
+
+
+def after_failure(result: ClaimedResult, error: GenerationError, provider: Provider | None) -> StoreOutcome:
+    """Try again while there is something to be stored: for as long as the provider keeps it, or it waits in our database."""
+    spooled = any("spooled" in source for source in result.sources)
+    alive = spooled or provider is None or result.waiting_seconds < provider.storage.result_seconds
+    if error.is_retryable and alive:
+        delay = wait_seconds(_BACKOFF, result.store_attempts, at_least_seconds=error.retry_after_seconds)
+        return StoreOutcome(
+            result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay
+        )
+    return StoreOutcome(result.id, result.lease_token, State.FAILED, error=error.to_json())
+
+
+class Storing:
+    """The results that this process holds."""
+
+    def __init__(self, store: ResultStore, catalog: CatalogHolder, results: Results, settings: Settings) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._results = results
+        self._settings = settings
+        self._outcomes: GroupWriter[StoreOutcome, bool] = GroupWriter(
+            "store_outcomes", store.end, linger_seconds=_LINGER_SECONDS
+        )
+        self.window = Window()
+
+    async def claim(self) -> bool:
+        """Claim as many results as there is room for."""
+        room = self.window.room(_LANE, self._settings.store_concurrency)
+        if not room:
+            return False
+        claimed = await self._store.claim(room)
+        if claimed:
+            reach(CrashPoint.POLLER_RESULT_CLAIMED)
+        metrics.CLAIMED.labels("result").inc(len(claimed))
+        self.window.claimed(_LANE, len(claimed), room)
+        for result in claimed:
+            self.window.begin(_LANE, lambda result=result: self._carry(result))  # type: ignore[misc]
+        return False
+
+    async def renew(self) -> bool:
+        """Prolong the leases of all that is held."""
+        if len(self.window):
+            await self._store.renew()
+        return False
+
+    async def drain(self) -> None:
+        """Let what is under way end, and give back the rest."""
+        await self.window.drain(self._settings.drain_seconds)
+        await self._outcomes.close()
+        await self._store.give_back()
+
+    async def _carry(self, result: ClaimedResult) -> None:
+        structlog.contextvars.bind_contextvars(request_id=result.request_id, generation_id=result.id)
+        provider = self._catalog.current.providers.get(result.provider_id)
+        try:
+            if provider is None:
+                raise GenerationError(
+                    ErrorCode.INTERNAL_ERROR, "The catalog has dropped the provider.", is_retryable=True
+                )
+            outputs = await asyncio.gather(
+                *(self._store_one(result, provider, index, source) for index, source in enumerate(result.sources))
+            )
+            outcome = StoreOutcome(result.id, result.lease_token, State.SUCCESS, outputs=outputs)
+        except GenerationError as error:
+            log.warning("result not stored", error=error, attempt=result.store_attempts)
+            outcome = after_failure(result, error, provider)
+        reach(CrashPoint.POLLER_RESULT_STORED)
+        if not await until_database_answers(lambda: self._outcomes.write(outcome)):
+            metrics.FENCED_WRITES.labels("store").inc()
+            return
+        reach(CrashPoint.POLLER_GENERATION_ENDED)
+        self._tell(result, outcome)
+
+    async def _store_one(
+        self, result: ClaimedResult, provider: Provider, index: int, source: dict[str, Any]
+    ) -> dict[str, Any]:
+        place = Place(result.id, result.created_at, index)
+        if "url" in source:
+            return await self._results.store_url(source["url"], result.media_type, provider, place)
+        content = await self._store.spooled(result.id, source["spooled"])
+        if content is None:
+            raise GenerationError(ErrorCode.INTERNAL_ERROR, "The output is not in the database any more.")
+        return await self._results.store_bytes(content, result.media_type, provider, place)
+
+    def _tell(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
+        if outcome.state is State.STORING:
+            return
+        code = outcome.error["code"] if outcome.error else ""
+        seconds = (datetime.now(UTC) - result.created_at).total_seconds()
+        metrics.GENERATIONS_ENDED.labels(result.model_identifier, result.provider_id, outcome.state, code).inc()
+        metrics.GENERATION_SECONDS.labels(result.model_identifier, outcome.state).observe(max(0.0, seconds))
+        log.info(
+            "generation ended",
+            state=outcome.state.value,
+            model=result.model_identifier,
+            code=code or None,
+            duration_seconds=round(seconds, 2),
+        )
