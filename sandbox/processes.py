@@ -1,0 +1,93 @@
+"""Child processes of the sandbox: started in a group of their own, remembered on disk, stopped without fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on that port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+class PidFile:
+    """Remembers the processes of a run, so that the next run can stop what a crash left behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, pid: int) -> None:
+        """Remember a process by its id and start time, so that a reused id is never taken for it."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(pid).create_time()
+            with self._path.open("a") as file:
+                file.write(f"{pid} {started}\n")
+
+    def stop_leftovers(self) -> int:
+        """Kill what is still alive of the remembered processes and their children. Answers how many there were."""
+        found: list[psutil.Process] = []
+        for line in self._path.read_text().splitlines() if self._path.exists() else []:
+            pid, started = line.split()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(int(pid))
+                if abs(process.create_time() - float(started)) < 1:
+                    found += [process, *process.children(recursive=True)]
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=10)
+        self._path.unlink(missing_ok=True)
+        return len(found)
+
+
+def start(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    output: int | None = subprocess.PIPE,
+    user: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own: a Ctrl-C at the terminal reaches the launcher alone, which stops the rest."""
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env=dict(environment) if environment is not None else None,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        start_new_session=True,
+        user=user,
+        group=user,
+        extra_groups=[] if user is not None else None,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], *, timeout_seconds: float, by: int = signal.SIGTERM) -> int:
+    """Ask a process to end, kill its group if it does not, and answer its exit code."""
+    if process.poll() is None:
+        process.send_signal(by)
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+    return process.returncode

@@ -1,0 +1,88 @@
+"""How the simulator behaves: latencies and faults, set for all requests, or for one by a directive in its prompt."""
+
+from __future__ import annotations
+
+import random
+import re
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+# For instance `a red apple [sim {"task_seconds": 30}]`.
+_DIRECTIVE = re.compile(r"\[sim (\{.*\})\]")
+
+Operation = Literal["submit", "check", "result"]
+
+
+class FaultKind(StrEnum):
+    """What goes wrong."""
+
+    BAD_REQUEST = "400"
+    TOO_MANY_REQUESTS = "429"
+    SERVER_ERROR = "500"
+    UNAVAILABLE = "503"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    HTML = "html"
+    TRUNCATED = "truncated"
+    ERROR_IN_OK = "error_in_ok"
+    MODERATED = "moderated"
+    FAILED = "failed"
+    GONE = "gone"
+    GARBAGE = "garbage"
+
+
+class Fault(BaseModel):
+    """One thing that goes wrong.
+
+    `after` says whether a submit is accepted and billed first. `times` bounds how often it happens; None: always.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    operation: Operation
+    kind: FaultKind
+    after: bool = False
+    times: int | None = Field(default=None, ge=0)
+    probability: float = Field(default=1.0, ge=0, le=1)
+    retry_after_seconds: float | None = None
+
+
+class Behaviour(BaseModel):
+    """Latencies in seconds, and faults."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_seconds: float = Field(default=1.5, ge=0)
+    """How long an asynchronous task takes, or a synchronous one to be answered."""
+    submit_seconds: float = Field(default=0.0, ge=0)
+    """How long the answer to a submit takes beyond that."""
+    active_tasks_limit: int = 24
+    """Flux: more tasks at once are refused with 429."""
+    result_seconds: float = 600.0
+    """How long a Flux result can be fetched."""
+    faults: list[Fault] = []
+
+    def of_prompt(self, prompt: str) -> Behaviour:
+        """What holds for a request with that prompt: its directive's words, and mine for the rest."""
+        match = _DIRECTIVE.search(prompt)
+        if match is None:
+            return self
+        try:
+            own = Behaviour.model_validate_json(match[1])
+        except ValidationError:
+            return self
+        return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+    def fault(self, operation: Operation, *, after: bool = False) -> Fault | None:
+        """The fault that strikes now, if any; its count goes down."""
+        for fault in self.faults:
+            if fault.operation != operation or fault.after != after or fault.times == 0:
+                continue
+            if random.random() >= fault.probability:
+                continue
+            if fault.times is not None:
+                fault.times -= 1
+            return fault
+        return None

@@ -1,0 +1,149 @@
+"""The wire format of OpenAI's image endpoint. Source: the Images section of OpenAI's API reference."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+import uuid
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sandbox.simulators import faults, pictures
+from sandbox.simulators.behaviour import FaultKind
+from sandbox.simulators.world import World
+
+VENDOR = "openai"
+URL_LIFE_SECONDS = 3_600
+_SIZES: dict[str, set[str]] = {
+    "dall-e-3": {"1024x1024", "1792x1024", "1024x1792"},
+    "gpt-image-1": {"1024x1024", "1536x1024", "1024x1536", "auto"},
+    "gpt-image-1-mini": {"1024x1024", "1536x1024", "1024x1536", "auto"},
+    "flux-pro": set(),
+    "flux-dev": set(),
+}
+_PRICES_USD = {"dall-e-3": 0.04, "gpt-image-1": 0.042, "gpt-image-1-mini": 0.011, "flux-pro": 0.04, "flux-dev": 0.025}
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    prompt: str = Field(min_length=1, max_length=32_000)
+    n: int = Field(default=1, ge=1, le=10)
+    size: str = "1024x1024"
+    quality: str | None = None
+    style: Literal["vivid", "natural"] | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    background: str | None = None
+    moderation: str | None = None
+    user: str | None = None
+
+
+def _error(
+    status: int, text: str, code: str | None = None, kind: str = "invalid_request_error", param: str | None = None
+) -> web.Response:
+    if code is None and status == 429:
+        kind, code = "requests", "rate_limit_exceeded"
+    body = {"error": {"message": text, "type": kind if status < 500 else "server_error", "param": param, "code": code}}
+    return web.json_response(body, status=status, headers={"x-request-id": f"req_{uuid.uuid4().hex}"})
+
+
+class OpenAIImages:
+    """The vendor's routes. Arguments as for `Bfl`."""
+
+    def __init__(self, world: World, key: str) -> None:
+        self._world = world
+        self._key = key
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the vendor serves."""
+        return [
+            web.post("/v1/images/generations", self._generate),
+            web.get("/files/{task_id}/{index}.{kind}", self._file),
+        ]
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("authorization") != f"Bearer {self._key}":
+            return _error(401, "Incorrect API key provided.", code="invalid_api_key")
+        try:
+            asked = _Request.model_validate(await request.json())
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            return _error(400, f"{fault['msg']}", code="invalid_value", param=".".join(map(str, fault["loc"])))
+        except ValueError:
+            return _error(400, "We could not parse the JSON body of your request.")
+        refusal = _refusal(asked)
+        if refusal is not None:
+            return refusal
+        return await self._answer(request, asked)
+
+    async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
+        behaviour = self._world.behaviour.of_prompt(asked.prompt)
+        struck = await faults.strike(request, behaviour, "submit", _error)
+        if struck is not None:
+            return struck
+        if any(fault.kind is FaultKind.MODERATED for fault in behaviour.faults):
+            return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
+        task_id = uuid.uuid4().hex
+        self._world.add_task(VENDOR, task_id, asked.model, asked.prompt, asked.model_dump(), behaviour)
+        self._world.bill(VENDOR, task_id, asked.model, asked.prompt, asked.n, _PRICES_USD[asked.model] * asked.n)
+        await asyncio.sleep(behaviour.task_seconds + behaviour.submit_seconds)
+        struck = await faults.strike(request, behaviour, "submit", _error, after=True)
+        if struck is not None:
+            return struck
+        data = [await self._item(request, task_id, asked, index) for index in range(asked.n)]
+        body: dict[str, Any] = {"created": int(time.time()), "data": data}
+        if asked.model.startswith("gpt-image"):
+            body["usage"] = {"input_tokens": 50, "output_tokens": 1_056 * asked.n, "total_tokens": 50 + 1_056 * asked.n}
+        return web.json_response(body, headers={"x-request-id": f"req_{task_id}"})
+
+    async def _item(self, request: web.Request, task_id: str, asked: _Request, index: int) -> dict[str, str]:
+        extra = {"revised_prompt": asked.prompt} if asked.model == "dall-e-3" else {}
+        wants_base64 = asked.model.startswith("gpt-image") or asked.response_format == "b64_json"
+        if wants_base64:
+            return {"b64_json": base64.b64encode(await _draw(asked, index)).decode(), **extra}
+        expires = int(time.time()) + URL_LIFE_SECONDS
+        signature = hashlib.sha256(f"{task_id}/{expires}/{self._key}".encode()).hexdigest()[:32]
+        path = f"/{VENDOR}/files/{task_id}/{index}.{asked.output_format}"
+        return {"url": f"{request.scheme}://{request.host}{path}?se={expires}&sig={signature}", **extra}
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        task = self._world.task(VENDOR, request.match_info["task_id"])
+        expires = request.query.get("se", "0")
+        if task is None or int(expires) < time.time():
+            return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>")
+        signature = hashlib.sha256(f"{task.task_id}/{expires}/{self._key}".encode()).hexdigest()[:32]
+        if request.query.get("sig") != signature:
+            return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>")
+        struck = await faults.strike(request, task.behaviour, "result", _error)
+        self._world.save_behaviour(task)
+        if struck is not None:
+            return struck
+        asked = _Request.model_validate(task.request)
+        content = await _draw(asked, int(request.match_info["index"]))
+        return web.Response(body=content, content_type=f"image/{asked.output_format}")
+
+
+async def _draw(asked: _Request, index: int) -> bytes:
+    width, height = (int(side) for side in ("1024x1024" if asked.size == "auto" else asked.size).split("x"))
+    return await asyncio.to_thread(pictures.draw, asked.prompt, index, width, height, asked.output_format)
+
+
+def _refusal(asked: _Request) -> web.Response | None:
+    if asked.model not in _SIZES:
+        return _error(400, f"The model '{asked.model}' does not exist.", code="model_not_found", param="model")
+    sizes = _SIZES[asked.model]
+    if sizes and asked.size not in sizes:
+        return _error(400, f"The size '{asked.size}' is not supported by this model.", code="invalid_value", param="size")
+    if asked.model == "dall-e-3" and asked.n != 1:
+        return _error(400, "You must provide n=1 for this model.", code="invalid_value", param="n")
+    if asked.model.startswith("gpt-image") and asked.response_format is not None:
+        return _error(400, "Unknown parameter: 'response_format'.", code="unknown_parameter", param="response_format")
+    if asked.model.startswith("gpt-image") and asked.style is not None:
+        return _error(400, "Unknown parameter: 'style'.", code="unknown_parameter", param="style")
+    return None

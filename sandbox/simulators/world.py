@@ -1,0 +1,115 @@
+"""What the simulated vendors remember, on disk, so that they survive a restart: tasks, and the ledger of bills."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.simulators.behaviour import Behaviour
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS bills (
+    vendor TEXT NOT NULL, task_id TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+    outputs INTEGER NOT NULL, price_usd REAL NOT NULL, billed_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    task_id TEXT PRIMARY KEY, vendor TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+    request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL, checks INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (vendor, ready_at);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """One accepted submit, as the vendor would bill it. `billed_at` in Unix seconds."""
+
+    vendor: str
+    task_id: str
+    model: str
+    prompt: str
+    outputs: int
+    price_usd: float
+    billed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedTask:
+    """An asynchronous task. Times in Unix seconds."""
+
+    task_id: str
+    vendor: str
+    model: str
+    prompt: str
+    request: dict[str, Any]
+    behaviour: Behaviour
+    created_at: float
+    ready_at: float
+    checks: int
+
+
+class World:
+    """The vendors' memory.
+
+    Args:
+        path: of the SQLite file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {_SCHEMA}")
+        self.behaviour = Behaviour()
+
+    def bill(self, vendor: str, task_id: str, model: str, prompt: str, outputs: int, price_usd: float) -> None:
+        """An accepted submit is written into the ledger."""
+        row = (vendor, task_id, model, prompt, outputs, price_usd, time.time())
+        self._connection.execute("INSERT INTO bills VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def bills(self) -> list[dict[str, Any]]:
+        """The ledger in its order."""
+        rows = self._connection.execute("SELECT * FROM bills ORDER BY rowid")
+        return [asdict(Bill(**dict(row))) for row in rows]
+
+    def add_task(
+        self, vendor: str, task_id: str, model: str, prompt: str, request: dict[str, Any], behaviour: Behaviour
+    ) -> None:
+        """A task begins to run."""
+        now = time.time()
+        row = (task_id, vendor, model, prompt, json.dumps(request), behaviour.model_dump_json(), now,
+               now + behaviour.task_seconds, 0)  # fmt: skip
+        self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def task(self, vendor: str, task_id: str) -> SimulatedTask | None:
+        """The task, or None."""
+        row = self._connection.execute(
+            "SELECT * FROM tasks WHERE vendor = ? AND task_id = ?", (vendor, task_id)
+        ).fetchone()
+        if row is None:
+            return None
+        fields = dict(row)
+        fields["request"] = json.loads(fields["request"])
+        fields["behaviour"] = Behaviour.model_validate_json(fields["behaviour"])
+        return SimulatedTask(**fields)
+
+    def save_behaviour(self, task: SimulatedTask) -> None:
+        """Keep a task's faults with their counts gone down, and that it was checked once more."""
+        self._connection.execute(
+            "UPDATE tasks SET behaviour = ?, checks = checks + 1 WHERE task_id = ?",
+            (task.behaviour.model_dump_json(), task.task_id),
+        )
+
+    def checks(self) -> int:
+        """How often tasks were checked, all together."""
+        return int(self._connection.execute("SELECT COALESCE(SUM(checks), 0) FROM tasks").fetchone()[0])
+
+    def active(self, vendor: str) -> int:
+        """How many tasks run now."""
+        query = "SELECT COUNT(*) FROM tasks WHERE vendor = ? AND ready_at > ?"
+        return int(self._connection.execute(query, (vendor, time.time())).fetchone()[0])
+
+    def forget(self) -> None:
+        """An empty ledger and no tasks."""
+        self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")
