@@ -72,9 +72,26 @@ class Postgres:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         with self._log.open("ab") as log:
             self._process = processes.start(
-                [self._bin / "postgres", "-D", self._data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
-                 "-c", "unix_socket_directories=", "-c", "max_connections=200", "-c", "log_min_messages=fatal",
-                 *([] if self._durable else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"])],
+                [
+                    self._bin / "postgres",
+                    "-D",
+                    self._data,
+                    "-p",
+                    str(self.port),
+                    "-c",
+                    "listen_addresses=127.0.0.1",
+                    "-c",
+                    "unix_socket_directories=",
+                    "-c",
+                    "max_connections=200",
+                    "-c",
+                    "log_min_messages=fatal",
+                    *(
+                        []
+                        if self._durable
+                        else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
+                    ),
+                ],
                 output=log.fileno(),
                 user=self._user_id(),
             )
@@ -123,10 +140,26 @@ class Postgres:
         self._password()
         shutil.rmtree(self._data, ignore_errors=True)
         made = subprocess.run(
-            [str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "--pwfile", str(self._folder / "password"),
-             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"],
-            capture_output=True, text=True, user=self._user_id(), group=self._user_id(),
-            extra_groups=None if self._user_id() is None else [], cwd=self._folder, check=False,
+            [
+                str(self._bin / "initdb"),
+                "-D",
+                str(self._data),
+                "-U",
+                USER,
+                "--pwfile",
+                str(self._folder / "password"),
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ],
+            capture_output=True,
+            text=True,
+            user=self._user_id(),
+            group=self._user_id(),
+            extra_groups=None if self._user_id() is None else [],
+            cwd=self._folder,
+            check=False,
         )
         if made.returncode:
             shutil.rmtree(self._data, ignore_errors=True)
@@ -160,5 +193,7 @@ class Postgres:
         for place in {*self._folder.parents, *self._bin.resolve().parents}:
             mode = place.stat().st_mode
             if not mode & stat.S_IXOTH:
-                print(f"Postgres runs as '{UNPRIVILEGED}', since it refuses root: letting it pass through {place} (o+x).")
+                print(
+                    f"Postgres runs as '{UNPRIVILEGED}', since it refuses root: letting it pass through {place} (o+x)."
+                )
                 place.chmod(mode | stat.S_IXOTH)

@@ -65,7 +65,7 @@ def start(
     output: int | None = subprocess.PIPE,
     user: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own: a Ctrl-C at the terminal reaches the launcher alone, which stops the rest."""
+    """Start a process in a group of its own: a Ctrl-C reaches the launcher alone, which stops the rest."""
     return subprocess.Popen(
         [str(part) for part in command],
         env=dict(environment) if environment is not None else None,

@@ -1,0 +1,1 @@
+"""One package a service. None imports another."""

@@ -146,7 +146,9 @@ class Catalog:
         """The model of that name. NotFound where there is none."""
         found = self.models.get(identifier)
         if found is None:
-            raise NotFound("model_identifier", f"There is no model {identifier[:100]!r}; ListModels names those there are.")
+            raise NotFound(
+                "model_identifier", f"There is no model {identifier[:100]!r}; ListModels names those there are."
+            )
         return found
 
     def provider_of(self, model: Model) -> Provider:
@@ -162,7 +164,7 @@ class Catalog:
         return self.adapter_of(model).parameters.model_validate({**model.defaults, **given})
 
 
-def _checked(kind: type[Provider] | type[Model], path: str, name: str, entry: object, faults: list[str]) -> Any:
+def _checked(kind: type[Provider | Model], path: str, name: str, entry: object, faults: list[str]) -> Any:
     key = "id" if kind is Provider else "identifier"
     content = {key: name, **entry} if isinstance(entry, dict) else entry
     try:
@@ -181,7 +183,9 @@ def _provider_faults(provider: Provider) -> list[str]:
         return [f"{path}.adapter: there is no adapter {provider.adapter!r}; there are {', '.join(sorted(adapters()))}"]
     wanted, named = set(found.credentials), set(provider.credentials)
     missing = [f"{path}.credentials.{name}: adapter {found.name} needs it" for name in sorted(wanted - named)]
-    return missing + [f"{path}.credentials.{name}: adapter {found.name} knows none such" for name in sorted(named - wanted)]
+    return missing + [
+        f"{path}.credentials.{name}: adapter {found.name} knows none such" for name in sorted(named - wanted)
+    ]
 
 
 def _model_faults(model: Model, declared: set[str], catalog: Catalog) -> list[str]:
@@ -190,7 +194,9 @@ def _model_faults(model: Model, declared: set[str], catalog: Catalog) -> list[st
     if (model.price_per_output_usd is None) == (model.price_per_second_usd is None):
         faults.append(f"{path}: exactly one of price_per_output_usd and price_per_second_usd is needed")
     if model.provider not in declared:
-        faults.append(f"{path}.provider: there is no provider {model.provider!r}; there are {', '.join(sorted(declared))}")
+        faults.append(
+            f"{path}.provider: there is no provider {model.provider!r}; there are {', '.join(sorted(declared))}"
+        )
     elif model.provider in catalog.providers and catalog.providers[model.provider].adapter in adapters():
         try:
             catalog.parameters(model, {})
@@ -211,7 +217,9 @@ def parse(text: str) -> Catalog:
         file = _File.model_validate(content)
     except ValidationError as error:
         found = violations(error, known=_File.model_fields)
-        raise CatalogFault([f"{violation.field or 'the file'}: {violation.description}" for violation in found]) from error
+        raise CatalogFault(
+            [f"{violation.field or 'the file'}: {violation.description}" for violation in found]
+        ) from error
     faults: list[str] = []
     providers = {name: _checked(Provider, "providers", name, entry, faults) for name, entry in file.providers.items()}
     models = {name: _checked(Model, "models", name, entry, faults) for name, entry in file.models.items()}
@@ -244,7 +252,7 @@ CatalogReload = Literal["unchanged", "replaced", "refused"]
 
 
 class CatalogHolder:
-    """The catalog in force. A file that changes for the better replaces it; a bad one is refused and the old one stays."""
+    """The catalog in force. A file that changes replaces it; a bad one is refused and the old one stays."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -22,7 +22,8 @@ class GroupWriter(Generic[Item, Answer]):
     """Hands items to `flush` in groups and each caller the answer to its own.
 
     While a group is being flushed the next one gathers, so groups grow with the load and a lone item waits for
-    nothing but `linger_seconds`. At most `concurrency` groups are flushed at once.
+    nothing but `linger_seconds`. At most `concurrency` groups are flushed at once. A group that the database refuses
+    for what one of its items holds is written item by item, so that a bad one harms nobody else.
 
     Args:
         name: for metrics.

@@ -159,7 +159,3 @@ class Unimplemented(GenerationError):
 
 class NotAccepted(GenerationError):
     """A call to a provider failed and the provider provably took nothing: it may be repeated without a second bill."""
-
-
-class Uncertain(GenerationError):
-    """A submit left and its reply is lost: the provider may or may not have accepted it."""

@@ -9,9 +9,13 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800)
 
-BUILD = Gauge("darkroom_build_info", "Constant 1; the labels say which service and version runs.", ["service", "version"])
+BUILD = Gauge(
+    "darkroom_build_info", "Constant 1; the labels say which service and version runs.", ["service", "version"]
+)
 
-RPC_SECONDS = Histogram("darkroom_rpc_seconds", "Time to answer an RPC, in seconds.", ["method", "status"], buckets=_SECONDS)
+RPC_SECONDS = Histogram(
+    "darkroom_rpc_seconds", "Time to answer an RPC, in seconds.", ["method", "status"], buckets=_SECONDS
+)
 RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
 
 READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
@@ -20,11 +24,17 @@ LOOP_LAST_SUCCESS = Gauge("darkroom_loop_last_success_timestamp_seconds", "When 
 
 DATABASE_STATEMENTS = Counter("darkroom_database_statements_total", "SQL statements sent.")
 DATABASE_TRANSACTION_SECONDS = Histogram(
-    "darkroom_database_transaction_seconds", "Time of a transaction with its wait for a thread.", ["name"], buckets=_SECONDS
+    "darkroom_database_transaction_seconds",
+    "Time of a transaction with its wait for a thread.",
+    ["name"],
+    buckets=_SECONDS,
 )
 DATABASE_CONNECTIONS = Gauge("darkroom_database_connections", "Open connections of the pool.")
 WRITER_GROUP_SIZE = Histogram(
-    "darkroom_writer_group_size", "Rows that share a transaction.", ["writer"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+    "darkroom_writer_group_size",
+    "Rows that share a transaction.",
+    ["writer"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000),
 )
 
 GENERATIONS_CREATED = Counter("darkroom_generations_created_total", "Generations accepted.", ["model"])
@@ -36,7 +46,10 @@ GENERATION_SECONDS = Histogram(
 )
 
 ADAPTER_CALL_SECONDS = Histogram(
-    "darkroom_adapter_call_seconds", "Time of a call to a provider, in seconds.", ["provider", "call", "outcome"], buckets=_SECONDS
+    "darkroom_adapter_call_seconds",
+    "Time of a call to a provider, in seconds.",
+    ["provider", "call", "outcome"],
+    buckets=_SECONDS,
 )
 ADAPTER_UNKNOWN_STATES = Counter(
     "darkroom_adapter_unknown_states_total", "Replies with a state that the adapter does not know.", ["provider"]

@@ -1,1 +1,1 @@
-"""Stand-ins for the vendors: one process that speaks their wire formats, draws real images and keeps a ledger of bills."""
+"""Stand-ins for the vendors: one process that speaks their wire formats, draws images and keeps a ledger of bills."""

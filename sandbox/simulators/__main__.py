@@ -40,7 +40,6 @@ def _control(world: World) -> list[web.RouteDef]:
 
     async def forget(_: web.Request) -> web.Response:
         world.forget()
-        world.behaviour = Behaviour()
         return web.json_response({})
 
     return [

@@ -74,15 +74,22 @@ class Bfl:
             return web.json_response({"detail": error.errors(include_url=False, include_context=False)}, status=422)
         except ValueError:
             return _error(422, "The body is not JSON")
-        behaviour = self._world.behaviour.of_prompt(asked.prompt)
+        return await self._accept(request, model, asked)
+
+    async def _accept(self, request: web.Request, model: str, asked: _Request) -> web.StreamResponse:
+        behaviour = self._world.behaviour_for(asked.prompt)
         if self._world.active(VENDOR) >= behaviour.active_tasks_limit:
             return _error(429, "Too many active tasks")
         struck = await faults.strike(request, behaviour, "submit", _error)
         if struck is not None:
             return struck
         task_id = str(uuid.uuid4())
-        self._world.add_task(VENDOR, task_id, model, asked.prompt, asked.model_dump(), behaviour)
-        self._world.bill(VENDOR, task_id, model, asked.prompt, 1, _PRICES_USD[model])
+        self._world.add_task(
+            VENDOR, task_id=task_id, model=model, prompt=asked.prompt, request=asked.model_dump(), behaviour=behaviour
+        )
+        self._world.bill(
+            VENDOR, task_id=task_id, model=model, prompt=asked.prompt, outputs=1, price_usd=_PRICES_USD[model]
+        )
         await asyncio.sleep(behaviour.submit_seconds)
         struck = await faults.strike(request, behaviour, "submit", _error, after=True)
         if struck is not None:
@@ -99,7 +106,7 @@ class Bfl:
             return web.json_response(_body(task_id, "Task not found"), status=404)
         struck = await faults.strike(request, task.behaviour, "check", _error)
         self._world.save_behaviour(task)
-        if struck is not None and task.behaviour.faults:
+        if struck is not None:
             return struck
         return web.json_response(self._state(request, task))
 
@@ -133,7 +140,9 @@ class Bfl:
         task = self._world.task(VENDOR, task_id)
         signed = hmac.compare_digest(request.query.get("sig", ""), _signature(path, int(expires or 0)))
         if task is None or not signed or int(expires) < time.time():
-            return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>", content_type="text/xml")
+            return web.Response(
+                status=403, text="<Error><Code>AuthenticationFailed</Code></Error>", content_type="text/xml"
+            )
         struck = await faults.strike(request, task.behaviour, "result", _error)
         self._world.save_behaviour(task)
         if struck is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -13,11 +14,27 @@ ErrorReply = Callable[[int, str], web.Response]
 """From an HTTP status and a text to the vendor's error reply."""
 
 _FOR_EVER_SECONDS = 3_600
-_TEXTS = {
+_REFUSALS: Mapping[FaultKind, str] = {
     FaultKind.BAD_REQUEST: "The request is malformed.",
     FaultKind.TOO_MANY_REQUESTS: "Too many requests.",
     FaultKind.SERVER_ERROR: "Internal server error.",
     FaultKind.UNAVAILABLE: "The service is overloaded.",
+}
+
+
+class _Raw(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+
+
+_OUT_OF_CREDIT = '{"error": {"message": "用户额度不足", "type": "new_api_error", "code": "quota"}}'
+_RAW: Mapping[FaultKind, _Raw] = {
+    FaultKind.HTML: _Raw(200, "text/html", b"<html><body>502 Bad Gateway</body></html>"),
+    FaultKind.TRUNCATED: _Raw(200, "application/json", b'{"id": "trunc'),
+    FaultKind.ERROR_IN_OK: _Raw(200, "application/json", _OUT_OF_CREDIT.encode()),
+    FaultKind.GONE: _Raw(404, "text/plain", b"gone"),
+    FaultKind.GARBAGE: _Raw(200, "image/png", b"this is no image"),
 }
 
 
@@ -30,25 +47,16 @@ async def strike(
 
 
 async def _reply(request: web.Request, fault: Fault, error_reply: ErrorReply) -> web.StreamResponse:
-    if fault.kind in _TEXTS:
-        reply = error_reply(int(fault.kind), _TEXTS[fault.kind])
+    if fault.kind in _REFUSALS:
+        reply = error_reply(int(fault.kind), _REFUSALS[fault.kind])
         if fault.retry_after_seconds is not None:
             reply.headers["retry-after"] = f"{fault.retry_after_seconds:g}"
         return reply
-    match fault.kind:
-        case FaultKind.TIMEOUT:
-            await asyncio.sleep(_FOR_EVER_SECONDS)
-        case FaultKind.RESET:
-            if request.transport is not None:
-                request.transport.abort()
-        case FaultKind.HTML:
-            return web.Response(text="<html><body>502 Bad Gateway</body></html>", content_type="text/html")
-        case FaultKind.TRUNCATED:
-            return web.Response(body=b'{"id": "trunc', content_type="application/json")
-        case FaultKind.ERROR_IN_OK:
-            return web.json_response({"error": {"message": "用户额度不足", "type": "new_api_error", "code": "quota"}})
-        case FaultKind.GONE:
-            return web.Response(status=404, text="gone")
-        case FaultKind.GARBAGE:
-            return web.Response(body=b"this is no image", content_type="image/png")
+    if fault.kind in _RAW:
+        raw = _RAW[fault.kind]
+        return web.Response(status=raw.status, content_type=raw.content_type, body=raw.body)
+    if fault.kind is FaultKind.TIMEOUT:
+        await asyncio.sleep(_FOR_EVER_SECONDS)
+    if fault.kind is FaultKind.RESET and request.transport is not None:
+        request.transport.abort()
     return error_reply(500, "Internal server error.")

@@ -83,15 +83,16 @@ class OpenAIImages:
         return await self._answer(request, asked)
 
     async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
-        behaviour = self._world.behaviour.of_prompt(asked.prompt)
+        behaviour = self._world.behaviour_for(asked.prompt)
         struck = await faults.strike(request, behaviour, "submit", _error)
         if struck is not None:
             return struck
         if any(fault.kind is FaultKind.MODERATED for fault in behaviour.faults):
             return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
         task_id = uuid.uuid4().hex
-        self._world.add_task(VENDOR, task_id, asked.model, asked.prompt, asked.model_dump(), behaviour)
-        self._world.bill(VENDOR, task_id, asked.model, asked.prompt, asked.n, _PRICES_USD[asked.model] * asked.n)
+        facts = {"task_id": task_id, "model": asked.model, "prompt": asked.prompt}
+        self._world.add_task(VENDOR, **facts, request=asked.model_dump(), behaviour=behaviour)
+        self._world.bill(VENDOR, **facts, outputs=asked.n, price_usd=_PRICES_USD[asked.model] * asked.n)
         await asyncio.sleep(behaviour.task_seconds + behaviour.submit_seconds)
         struck = await faults.strike(request, behaviour, "submit", _error, after=True)
         if struck is not None:
@@ -139,7 +140,9 @@ def _refusal(asked: _Request) -> web.Response | None:
         return _error(400, f"The model '{asked.model}' does not exist.", code="model_not_found", param="model")
     sizes = _SIZES[asked.model]
     if sizes and asked.size not in sizes:
-        return _error(400, f"The size '{asked.size}' is not supported by this model.", code="invalid_value", param="size")
+        return _error(
+            400, f"The size '{asked.size}' is not supported by this model.", code="invalid_value", param="size"
+        )
     if asked.model == "dall-e-3" and asked.n != 1:
         return _error(400, "You must provide n=1 for this model.", code="invalid_value", param="n")
     if asked.model.startswith("gpt-image") and asked.response_format is not None:

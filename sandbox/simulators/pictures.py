@@ -1,4 +1,4 @@
-"""Draws a picture from a prompt: the same prompt, seed and size give the same picture, as a real PNG, JPEG or WebP file."""
+"""Draws a picture from a prompt: same prompt, seed and size, same picture, as a real PNG, JPEG or WebP file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Format = Literal["png", "jpeg", "webp"]
 
 @lru_cache(maxsize=256)
 def draw(prompt: str, seed: int, width: int, height: int, kind: Format) -> bytes:
-    """A picture of `width` × `height` pixels with the prompt written on it."""
+    """A picture of `width` by `height` pixels with the prompt written on it."""
     digest = hashlib.sha256(f"{prompt}/{seed}".encode()).digest()
     dark, light = (digest[0] // 3, digest[1] // 3, digest[2] // 3), tuple(128 + value // 2 for value in digest[3:6])
     field = Image.radial_gradient("L") if digest[6] % 2 else Image.linear_gradient("L")

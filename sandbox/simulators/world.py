@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS bills (
     outputs INTEGER NOT NULL, price_usd REAL NOT NULL, billed_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY, vendor TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
-    request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL, checks INTEGER NOT NULL);
+    request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL,
+    checks INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (vendor, ready_at);
 """
 
@@ -62,8 +63,18 @@ class World:
         self._connection.row_factory = sqlite3.Row
         self._connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {_SCHEMA}")
         self.behaviour = Behaviour()
+        self._of_prompts: dict[str, Behaviour] = {}
 
-    def bill(self, vendor: str, task_id: str, model: str, prompt: str, outputs: int, price_usd: float) -> None:
+    def behaviour_for(self, prompt: str) -> Behaviour:
+        """What holds for a request with that prompt. A prompt with a directive has counts of faults of its own."""
+        if prompt not in self._of_prompts:
+            own = self.behaviour.of_prompt(prompt)
+            if own is self.behaviour:
+                return own
+            self._of_prompts[prompt] = own
+        return self._of_prompts[prompt]
+
+    def bill(self, vendor: str, *, task_id: str, model: str, prompt: str, outputs: int, price_usd: float) -> None:
         """An accepted submit is written into the ledger."""
         row = (vendor, task_id, model, prompt, outputs, price_usd, time.time())
         self._connection.execute("INSERT INTO bills VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -74,7 +85,7 @@ class World:
         return [asdict(Bill(**dict(row))) for row in rows]
 
     def add_task(
-        self, vendor: str, task_id: str, model: str, prompt: str, request: dict[str, Any], behaviour: Behaviour
+        self, vendor: str, *, task_id: str, model: str, prompt: str, request: dict[str, Any], behaviour: Behaviour
     ) -> None:
         """A task begins to run."""
         now = time.time()
@@ -111,5 +122,7 @@ class World:
         return int(self._connection.execute(query, (vendor, time.time())).fetchone()[0])
 
     def forget(self) -> None:
-        """An empty ledger and no tasks."""
+        """An empty ledger, no tasks, and everybody behaves."""
+        self.behaviour = Behaviour()
+        self._of_prompts.clear()
         self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")

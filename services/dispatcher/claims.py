@@ -1,4 +1,4 @@
-"""Claims what waits, as much as there is room for, keeps the leases while it is under way, and gives back what was not sent."""
+"""Claims what waits as far as there is room, keeps the leases while it is under way, gives back what was not sent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Claims:
             raise
         metrics.CLAIMED.labels("rescue").inc(len(found))
         for generation in found:
-            log.warning("generation taken over", generation_id=generation.id, uncertain=bool(generation.open_submission_id))
+            log.warning(
+                "generation taken over", generation_id=generation.id, uncertain=bool(generation.open_submission_id)
+            )
             self._hold(generation)
         return len(found) == self._settings.claim_batch
 

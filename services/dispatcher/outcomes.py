@@ -77,9 +77,7 @@ def to_be_stored(
     job: Job, sources: list[dict[str, Any]], cost_usd: float, spool: tuple[bytes, ...] = ()
 ) -> DispatchOutcome:
     """The outputs are made and wait to be stored."""
-    return _outcome(
-        job, State.STORING, SubmissionState.COMPLETED, sources=sources, cost_usd=cost_usd, spool=spool
-    )
+    return _outcome(job, State.STORING, SubmissionState.COMPLETED, sources=sources, cost_usd=cost_usd, spool=spool)
 
 
 def unusable(job: Job, error: GenerationError) -> DispatchOutcome:

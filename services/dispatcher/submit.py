@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from libs.common import metrics
 from libs.common.adapters.accounts import Accounts
-from libs.common.adapters.base import Completed, Submitted, SubmitRequest
+from libs.common.adapters.base import Completed, SubmitRequest, Submitted
 from libs.common.catalog import CatalogHolder
 from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach

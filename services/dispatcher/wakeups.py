@@ -1,4 +1,4 @@
-"""Tells the poller that tasks were handed over. Their rows are committed: losing a call costs latency and nothing else."""
+"""Tells the poller that tasks were handed over. Their rows are committed: a lost call costs latency, nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_SECONDS = 2.0
 
 
 class Wakeups:
-    """Sends one call at a time: what is handed over meanwhile is covered by the next, for the poller looks at all rows."""
+    """Sends one call at a time: the next one covers what is handed over meanwhile, for the poller looks at all rows."""
 
     def __init__(self, poller: PollingServiceStub) -> None:
         self._poller = poller

@@ -10,7 +10,9 @@ from services.experiments.handlers import ExperimentHandlers
 
 async def wire(frame: Frame) -> None:
     """Put the service together."""
-    frame.serve(ExperimentHandlers(), add_ExperimentServiceServicer_to_server, "darkroom.experiments.v1.ExperimentService")
+    frame.serve(
+        ExperimentHandlers(), add_ExperimentServiceServicer_to_server, "darkroom.experiments.v1.ExperimentService"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from libs.common.rpc.messages import UrlOf, error_message, output_messages, time
 from libs.common.rpc.structs import to_struct
 from libs.common.validation.common import json_schema
 
-STATUS_OF_STATE: dict[State, gateway_pb2.GenerationStatus] = {
+STATUS_OF_STATE: dict[State, gateway_pb2.GenerationStatus.ValueType] = {
     State.HELD: gateway_pb2.GENERATION_STATUS_PENDING,
     State.PENDING: gateway_pb2.GENERATION_STATUS_PENDING,
     State.DISPATCHING: gateway_pb2.GENERATION_STATUS_PENDING,

@@ -24,11 +24,15 @@ class MonitorHandlers(MonitorServiceServicer):
         """See the proto."""
         raise Unimplemented("The error log is not served by this version; errors are in the services' logs.")
 
-    async def ResolveError(self, request: messages.ResolveErrorRequest, context: Context) -> messages.ResolveErrorResponse:
+    async def ResolveError(
+        self, request: messages.ResolveErrorRequest, context: Context
+    ) -> messages.ResolveErrorResponse:
         """See the proto."""
         raise Unimplemented("The error log is not served by this version; errors are in the services' logs.")
 
-    async def GetErrorStats(self, request: messages.GetErrorStatsRequest, context: Context) -> messages.GetErrorStatsResponse:
+    async def GetErrorStats(
+        self, request: messages.GetErrorStatsRequest, context: Context
+    ) -> messages.GetErrorStatsResponse:
         """See the proto."""
         raise Unimplemented("The error log is not served by this version; errors are in the services' logs.")
 
@@ -40,17 +44,23 @@ class MonitorHandlers(MonitorServiceServicer):
         """See the proto."""
         raise Unimplemented("Alerting is not served by this version.")
 
-    async def AcknowledgeAlert(self, request: messages.AcknowledgeAlertRequest, context: Context) -> messages.AcknowledgeAlertResponse:
+    async def AcknowledgeAlert(
+        self, request: messages.AcknowledgeAlertRequest, context: Context
+    ) -> messages.AcknowledgeAlertResponse:
         """See the proto."""
         raise Unimplemented("Alerting is not served by this version.")
 
-    async def SilenceAlerts(self, request: messages.SilenceAlertsRequest, context: Context) -> messages.SilenceAlertsResponse:
+    async def SilenceAlerts(
+        self, request: messages.SilenceAlertsRequest, context: Context
+    ) -> messages.SilenceAlertsResponse:
         """See the proto."""
         raise Unimplemented("Alerting is not served by this version.")
 
     async def GetHealth(self, request: messages.GetHealthRequest, context: Context) -> messages.GetHealthResponse:
         """See the proto."""
-        raise Unimplemented("The health of the whole is not served by this version; ask each service for grpc.health.v1.")
+        raise Unimplemented(
+            "The health of the whole is not served by this version; ask each service for grpc.health.v1."
+        )
 
     async def GetStats(self, request: messages.GetStatsRequest, context: Context) -> messages.GetStatsResponse:
         """See the proto."""

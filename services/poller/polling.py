@@ -106,9 +106,7 @@ class Polling:
             raise
         except Exception as error:
             log.exception("adapter failed", adapter=task.adapter_name)
-            raise GenerationError(
-                ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}."
-            ) from error
+            raise GenerationError(ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}.") from error
         finally:
             metrics.POLLS.labels(provider.id, label).inc()
             metrics.ADAPTER_CALL_SECONDS.labels(provider.id, "check", label).observe(perf_counter() - started)

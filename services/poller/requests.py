@@ -58,9 +58,7 @@ def page_token(last: PollTaskRecord) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 
 
-def adopted(
-    request: poller_pb2.AddTaskRequest, catalog: Catalog, request_id: str
-) -> tuple[NewGeneration, NewTask]:
+def adopted(request: poller_pb2.AddTaskRequest, catalog: Catalog, request_id: str) -> tuple[NewGeneration, NewTask]:
     """A generation and its task for what another backend submitted itself.
 
     Raises NotFound for an unknown model, and InvalidRequest with every violation at once.

@@ -28,14 +28,12 @@ _LINGER_SECONDS = 0.02
 
 
 def after_failure(result: ClaimedResult, error: GenerationError, provider: Provider | None) -> StoreOutcome:
-    """Try again while there is something to be stored: for as long as the provider keeps it, or it waits in our database."""
+    """Try again while there is something to store: as long as the provider keeps it, or it waits in our database."""
     spooled = any("spooled" in source for source in result.sources)
     alive = spooled or provider is None or result.waiting_seconds < provider.storage.result_seconds
     if error.is_retryable and alive:
         delay = wait_seconds(_BACKOFF, result.store_attempts, at_least_seconds=error.retry_after_seconds)
-        return StoreOutcome(
-            result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay
-        )
+        return StoreOutcome(result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay)
     return StoreOutcome(result.id, result.lease_token, State.FAILED, error=error.to_json())
 
 

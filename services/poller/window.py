@@ -27,7 +27,7 @@ class Window:
         self.refill: Loop | None = None
 
     def room(self, lane: str, concurrency: int) -> int:
-        """How many rows may be claimed for a lane that works on `concurrency` at once; 0 until half of them are done."""
+        """How many rows may be claimed for a lane with `concurrency` places; 0 until half of the last are done."""
         if self._sizes.get(lane) != concurrency:
             self._sizes[lane] = concurrency
             self._places[lane] = asyncio.Semaphore(concurrency)

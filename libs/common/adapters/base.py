@@ -127,6 +127,6 @@ class Adapter(ABC):
         raise GenerationError(ErrorCode.INTERNAL_ERROR, f"{self.name} cannot find a task by our id.")
 
     def status_of(self, word: str) -> tuple[TaskState, str | None]:
-        """The state for a vendor's word; one that we do not know counts as processing and is named in the second place."""
+        """The state for a vendor's word; an unknown one counts as processing and is named in the second place."""
         known = self.states.get(word)
         return (known, None) if known else (TaskState.PROCESSING, word[:100])

@@ -6,11 +6,11 @@ Source: the API reference at docs.bfl.ai. Result URLs live ten minutes, so they 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from libs.common.adapters.base import Adapter, ProviderOutput, Submitted, SubmitRequest, Task, TaskStatus
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus
 from libs.common.adapters.http import Reply
 from libs.common.adapters.registry import adapter
 from libs.common.database.states import TaskState
@@ -67,7 +67,7 @@ class Flux(Adapter):
     """Flux through api.bfl.ai. A submit has no id of ours and cannot be repeated safely; tasks cannot be cancelled."""
 
     parameters = FluxParameters
-    states = {
+    states: ClassVar[Mapping[str, TaskState]] = {
         "Pending": TaskState.PENDING,
         "Queued": TaskState.PENDING,
         "Processing": TaskState.PROCESSING,

@@ -1,4 +1,4 @@
-"""The HTTP client of the adapters: base URL, credentials, deadlines, size limits, and every failure as a GenerationError.
+"""The HTTP client of the adapters: base URL, credentials, deadlines, size limits, each failure as a GenerationError.
 
 What decides about a second bill is whether a request may have reached the provider: `NotAccepted` says surely not.
 """
@@ -29,7 +29,7 @@ ReplyModel = TypeVar("ReplyModel", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A provider's reply. `body` is the JSON it holds, or None where it is not JSON; `text` its beginning for people."""
+    """A provider's reply. `body` is the JSON in it, None where it is not JSON; `text` its beginning for people."""
 
     status: int
     body: Any
@@ -129,7 +129,7 @@ class ProviderHttp:
         self._timeouts = {"POST": submit_timeout_seconds, "GET": check_timeout_seconds}
         self._reply_limit_bytes = reply_limit_bytes
         self._refine = refine
-        trace = aiohttp.TraceConfig(trace_config_ctx_factory=_trace_context)
+        trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
         # A kept connection that the provider has just closed would lose a submit whose fate nobody knows: none is kept.
         self._submitting = aiohttp.ClientSession(
@@ -261,12 +261,8 @@ def _not_accepted(error: GenerationError) -> NotAccepted:
     )
 
 
-def _trace_context(trace_request_ctx: SimpleNamespace | None = None) -> SimpleNamespace:
-    return trace_request_ctx or SimpleNamespace()
-
-
 async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    context.sent = True
+    context.trace_request_ctx.sent = True
 
 
 async def _json_of(content: bytes) -> Any:

@@ -57,19 +57,31 @@ generation_requests = Table(
     Column("id", Text, primary_key=True, comment="gen_ and a ULID; sorts by the time it was made."),
     Column("state", Text, nullable=False, comment="Where it stands; see the transition table."),
     Column("model_identifier", Text, nullable=False, comment="The model, as the catalog names it."),
-    Column("provider_id", Text, nullable=False, comment="The provider account that carries it, as the catalog names it."),
+    Column(
+        "provider_id", Text, nullable=False, comment="The provider account that carries it, as the catalog names it."
+    ),
     Column("media_type", Text, nullable=False, comment="image or video."),
     Column("prompt", Text, nullable=False, comment="What to make, as handed in."),
     Column("input_images", JSONB, nullable=False, server_default="[]", comment="http(s) or data URLs, as handed in."),
     Column("number_of_outputs", SmallInteger, nullable=False, comment="How many outputs were asked for, 1 to 10."),
-    Column("parameters", JSONB, nullable=False, server_default="{}", comment="The model's parameters, defaults applied."),
+    Column(
+        "parameters", JSONB, nullable=False, server_default="{}", comment="The model's parameters, defaults applied."
+    ),
     Column("priority", SmallInteger, nullable=False, server_default="5", comment="0 (last) to 9 (first)."),
-    Column("when_uncertain", Text, nullable=False, comment="fail or resubmit: what to do when a submit's reply is lost."),
+    Column(
+        "when_uncertain", Text, nullable=False, comment="fail or resubmit: what to do when a submit's reply is lost."
+    ),
     Column("user_id", Text, comment="The caller's own id of the person behind the request."),
     Column("labels", JSONB, nullable=False, server_default="{}", comment="The caller's key-value pairs."),
     Column("request_id", Text, nullable=False, comment="The id that all log lines about it carry."),
     Column("attempts", Integer, nullable=False, server_default="0", comment="How often a submit was sent."),
-    Column("store_attempts", Integer, nullable=False, server_default="0", comment="How often storing its results was tried."),
+    Column(
+        "store_attempts",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="How often storing its results was tried.",
+    ),
     _time("next_attempt_at", "Not to be claimed before: after a retryable failure.", required=True, now=True),
     Column("lease_owner", Text, comment="The process that works on it, while it is claimed."),
     _time("lease_until", "When the claim ends unless it is renewed."),
@@ -83,7 +95,9 @@ generation_requests = Table(
     Column("provider_task_id", Text, comment="The provider's own id of the task, once accepted."),
     Column("sources", JSONB, comment="While STORING: where the outputs are to be fetched from."),
     Column("outputs", JSONB, comment="The files made: type, object_key or url, content_type, size_bytes, sha256."),
-    Column("error", JSONB, comment="Why it failed, or what its last attempt said: code, message, details, is_retryable."),
+    Column(
+        "error", JSONB, comment="Why it failed, or what its last attempt said: code, message, details, is_retryable."
+    ),
     Column("cost_usd", Float, comment="What it cost by the catalog or the provider's bill, in US dollars."),
     _time("created_at", "When it was accepted.", required=True, now=True),
     _time("updated_at", "When it last changed its state.", required=True, now=True),
@@ -149,7 +163,12 @@ poll_tasks = Table(
     Column("provider_id", Text, primary_key=True, comment="The provider account that works on it."),
     Column("task_id", Text, primary_key=True, comment="The provider's own id of the task."),
     Column(
-        "generation_id", Text, ForeignKey("generation_requests.id"), nullable=False, unique=True, comment="What it is for."
+        "generation_id",
+        Text,
+        ForeignKey("generation_requests.id"),
+        nullable=False,
+        unique=True,
+        comment="What it is for.",
     ),
     Column("adapter_name", Text, nullable=False, comment="The adapter that speaks the provider's wire format."),
     Column("check_url", Text, comment="Where to ask, for vendors that name a URL in their reply."),
@@ -164,7 +183,9 @@ poll_tasks = Table(
     _time("deadline_at", "When it counts as lost.", required=True),
     Column("lease_owner", Text, comment="The poller that checks it, while it is claimed."),
     _time("lease_until", "When the claim ends unless it is renewed."),
-    Column("lease_token", BigInteger, nullable=False, server_default="0", comment="Fencing token: grows with each claim."),
+    Column(
+        "lease_token", BigInteger, nullable=False, server_default="0", comment="Fencing token: grows with each claim."
+    ),
     _time("created_at", "When it was handed over.", required=True, now=True),
     _time("ended_at", "When the provider had ended it, or it was given up."),
     CheckConstraint(_one_of("state", TaskState), name="state"),
@@ -198,7 +219,9 @@ api_keys = Table(
     metadata,
     Column("id", Text, primary_key=True, comment="key_ and a ULID."),
     Column("prefix", Text, nullable=False, unique=True, comment="The visible beginning of the key."),
-    Column("key_hash", LargeBinary, nullable=False, comment="Keyed hash (HMAC-SHA-256) of the key; the key is nowhere."),
+    Column(
+        "key_hash", LargeBinary, nullable=False, comment="Keyed hash (HMAC-SHA-256) of the key; the key is nowhere."
+    ),
     Column("role", Text, nullable=False, comment="client or admin."),
     Column("owner", Text, nullable=False, comment="Who uses it."),
     _time("expires_at", "Not valid from then on."),

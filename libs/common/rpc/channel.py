@@ -24,7 +24,14 @@ class _SendRequestId(grpc.aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()))
         metadata.add(REQUEST_ID_KEY, current_request_id())
-        return await continuation(client_call_details._replace(metadata=metadata), request)
+        details = grpc.aio.ClientCallDetails(
+            client_call_details.method,
+            client_call_details.timeout,
+            metadata,
+            client_call_details.credentials,
+            client_call_details.wait_for_ready,
+        )
+        return await continuation(details, request)
 
 
 def open_channel(address: str) -> grpc.aio.Channel:

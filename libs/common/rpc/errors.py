@@ -10,7 +10,9 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation, GenerationError
@@ -27,9 +29,9 @@ _FALLBACK: dict[grpc.StatusCode, ErrorCode] = {
 }
 
 
-def to_status(error: GenerationError) -> status_pb2.Status:
+def to_status(error: GenerationError) -> Status:
     """The error as a rich status."""
-    info = error_details_pb2.ErrorInfo(
+    info = ErrorInfo(
         reason=error.code.value,
         domain=DOMAIN,
         metadata={
@@ -37,14 +39,14 @@ def to_status(error: GenerationError) -> status_pb2.Status:
             **{key: _as_text(value) for key, value in error.details.items()},
         },
     )
-    status = status_pb2.Status(code=_number(MAPPINGS[error.code].grpc_status), message=error.message)
+    status = Status(code=_number(MAPPINGS[error.code].grpc_status), message=error.message)
     _add(status, info)
     if error.retry_after_seconds is not None:
-        retry = error_details_pb2.RetryInfo()
+        retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.retry_after_seconds * 1_000))
         _add(status, retry)
     if error.violations:
-        bad_request = error_details_pb2.BadRequest()
+        bad_request = BadRequest()
         for violation in error.violations:
             bad_request.field_violations.add(
                 field=violation.field, description=violation.description, reason=violation.rule.upper()
@@ -57,9 +59,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
     """What a peer's status says, as it was raised there; a status without our details becomes the nearest code."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stubs know only the synchronous Call
     info, retry, bad_request = (
-        error_details_pb2.ErrorInfo(),
-        error_details_pb2.RetryInfo(),
-        error_details_pb2.BadRequest(),
+        ErrorInfo(),
+        RetryInfo(),
+        BadRequest(),
     )
     for detail in status.details if status else ():
         for message in (info, retry, bad_request):
@@ -86,14 +88,17 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: Genera
     raise AssertionError("abort_with_status raises")
 
 
-def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest) -> None:
+def _add(
+    status: Status,
+    detail: ErrorInfo | RetryInfo | BadRequest,
+) -> None:
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)
 
 
 def _number(code: grpc.StatusCode) -> int:
-    return int(code_pb2.Code.Value(code.name))
+    return int(Code.Value(code.name))
 
 
 def _as_text(value: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, TypeVar, cast
 
 import grpc
 import structlog
@@ -20,7 +20,8 @@ from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
 
 log = structlog.get_logger()
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -42,9 +43,9 @@ class Around(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> grpc.RpcMethodHandler[Request, Response] | None:
         """Wrap the handler's behaviour, unary or streaming."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
@@ -82,7 +83,7 @@ class RequestId(Around):
     async def around(self, call: Call) -> AsyncIterator[None]:
         """See the class."""
         structlog.contextvars.clear_contextvars()
-        given = {key: value for key, value in call.context.invocation_metadata() or ()}.get(REQUEST_ID_KEY)
+        given = dict(call.context.invocation_metadata() or ()).get(REQUEST_ID_KEY)
         request_id = begin_request(given if isinstance(given, str) else None)
         await call.context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
         yield
@@ -141,7 +142,8 @@ class Deadline(Around):
         if call.is_stream:
             yield
             return
-        given = call.context.time_remaining()
+        # None for a caller without a deadline, whatever the stubs say.
+        given = cast("float | None", call.context.time_remaining())
         seconds = self._seconds if given is None else min(self._seconds, given)
         try:
             async with asyncio.timeout(seconds):
@@ -158,7 +160,7 @@ def standard(rpc_timeout_seconds: float) -> list[Around]:
 
 
 def _status(context: Context) -> grpc.StatusCode:
-    code = context.code()
+    code: object = context.code()
     if isinstance(code, grpc.StatusCode):
         return code
     # An aio context holds the bare number until the call has ended, and 0 or None for a call that went well.

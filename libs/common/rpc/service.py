@@ -1,4 +1,4 @@
-"""The frame of every service: settings, logs, database, catalog, gRPC with health and reflection, metrics, loops, drain."""
+"""The frame of every service: settings, logs, database, catalog, gRPC, health, reflection, metrics, loops, drain."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Frame:
         self._loops: list[Loop] = []
         self._drains: list[Closer] = []
         self._closers: list[Closer] = []
+        self._reloading: asyncio.Task[bool] | None = None
 
     def serve(self, servicer: object, register: Register, full_name: str) -> None:
         """Serve a gRPC service under its full name."""
@@ -131,7 +132,7 @@ class Frame:
         return server
 
     def _reload_catalog(self) -> None:
-        asyncio.get_running_loop().create_task(self._watch_catalog(force=True))
+        self._reloading = asyncio.get_running_loop().create_task(self._watch_catalog(force=True))
 
     async def _watch_catalog(self, *, force: bool = False) -> bool:
         outcome = await asyncio.to_thread(self.catalog.reload, force=force)

@@ -1,1 +1,1 @@
-"""Results on their way into object storage: fetched under guard, looked into, and kept under a key that follows from them."""
+"""Results on their way into object storage: fetched under guard, looked into, kept under a key of their own."""

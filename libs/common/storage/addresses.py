@@ -1,4 +1,4 @@
-"""Which hosts may be fetched from: public addresses, and those that the catalog names. The address asked is the one checked."""
+"""Which hosts may be fetched from: public ones, and those the catalog names. The address asked is the one checked."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_url(url: URL, allowed_hosts: Sequence[str]) -> None:
 
 
 def _numeric_address(host: str) -> str | None:
-    """The address that a host in numbers stands for, in whichever notation (`127.1`, `0x7f000001`, `[::1]`), or None."""
+    """The address that a host in numbers stands for, in any notation (`127.1`, `0x7f000001`, `[::1]`), or None."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

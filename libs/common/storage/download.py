@@ -21,7 +21,16 @@ REDIRECTS = 3
 _MEMORY_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 256 * 1024
 _SNIFF_BYTES = 8_192
-_TYPES = {"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "video/mp4", "video/webm", "video/quicktime"}
+_TYPES = {
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "image/gif",
+    "image/avif",
+    "video/mp4",
+    "video/webm",
+    "video/quicktime",
+}
 
 
 @dataclass(frozen=True, slots=True)

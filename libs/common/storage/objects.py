@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def object_key(prefix: str, created_at: datetime, generation_id: str, index: int, extension: str) -> str:
-    """Where an output lies: `prefix/yyyy/mm/dd/id/n.ext`. It follows from the generation, so storing twice overwrites."""
+    """Where an output lies: `prefix/yyyy/mm/dd/id/n.ext`. The generation decides it, so storing twice overwrites."""
     day = created_at.astimezone(UTC)
     return f"{prefix}/{day:%Y/%m/%d}/{generation_id}/{index}.{extension}"
 

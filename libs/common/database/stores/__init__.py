@@ -1,0 +1,1 @@
+"""All SQL lives here, one file a group of tables."""

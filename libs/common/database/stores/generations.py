@@ -55,9 +55,7 @@ _READ = sa.select(
         (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
     ).label("progress"),
     sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
-).select_from(
-    generation_requests.outerjoin(poll_tasks, poll_tasks.c.generation_id == generation_requests.c.id)
-)
+).select_from(generation_requests.outerjoin(poll_tasks, poll_tasks.c.generation_id == generation_requests.c.id))
 
 
 class GenerationStore:

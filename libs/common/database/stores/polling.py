@@ -49,7 +49,8 @@ WITH item AS (
         delay_seconds float, error jsonb, generation_state text, sources jsonb, outputs jsonb, cost_usd float)
 ), polled AS (
     UPDATE poll_tasks t
-    SET state = COALESCE(item.state, t.state), progress = GREATEST(t.progress, item.progress), attempts = t.attempts + 1,
+    SET state = COALESCE(item.state, t.state), progress = GREATEST(t.progress, item.progress),
+        attempts = t.attempts + 1,
         retry_count = CASE WHEN item.has_failed THEN t.retry_count + 1 ELSE 0 END,
         last_error = COALESCE(item.error, t.last_error),
         next_poll_at = now() + make_interval(secs => item.delay_seconds),
@@ -110,7 +111,8 @@ WITH removed AS (
     WHERE provider_id = :provider_id AND task_id = :task_id AND ended_at IS NULL
     RETURNING generation_id
 ), ended AS (
-    UPDATE generation_requests g SET state = 'CANCELLED', error = CAST(:error AS jsonb), ended_at = now(), updated_at = now()
+    UPDATE generation_requests g
+    SET state = 'CANCELLED', error = CAST(:error AS jsonb), ended_at = now(), updated_at = now()
     FROM removed WHERE g.id = removed.generation_id AND g.state = ANY(:sources)
 )
 SELECT generation_id FROM removed""")

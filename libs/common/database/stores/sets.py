@@ -1,4 +1,4 @@
-"""Set-based statements: many rows travel as one JSON document, so that a group costs one statement, whatever its size."""
+"""Set-based statements: many rows travel as one JSON document, so that a group of any size costs one statement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import CursorResult
 
 T = TypeVar("T")
 
@@ -17,9 +17,9 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     return json.dumps(list(rows), separators=(",", ":"), ensure_ascii=False)
 
 
-def records(record: type[T], rows: Iterable[Row[Any]]) -> list[T]:
+def records(record: type[T], result: CursorResult[*tuple[Any, ...]]) -> list[T]:
     """Each row as a `record`, column by name."""
-    return [record(**row._mapping) for row in rows]
+    return [record(**row) for row in result.mappings()]
 
 
 def statement(sql: str) -> sa.TextClause:

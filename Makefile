@@ -1,0 +1,93 @@
+# Everything installs into .venv in this folder; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GENERATED := build/generated
+GOOGLEAPIS := build/googleapis
+PROTOS := $(shell find protos -name '*.proto' | sort)
+CODE := services libs sandbox tests
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+export PATH := $(abspath $(BIN)):$(PATH)
+# One environment for whoever runs it: no bytecode of another Python, no surprises from a user's own packages.
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format protos bench chaos migration lock baseline clean
+
+help:  ## Show what there is.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(GENERATED)/.made  ## Send one request through each adapter on embedded defaults, save the images, stop.
+	@$(BIN)/python -m sandbox demo
+
+up: $(GENERATED)/.made  ## Run the whole stack on this machine until Ctrl-C.
+	@$(BIN)/python -m sandbox up
+
+test: $(VENV)/.development $(GENERATED)/.made  ## Run all tests; they start what they need by themselves.
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.development $(GENERATED)/.made  ## Check style, types, dependency rules and protos.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf build --output build/protos.binpb
+	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb
+
+format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into the common style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write protos
+
+protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
+
+bench:  ## Compare with peers, in one run.
+	@echo "Nothing is measured yet: there is no bench/. Figures follow when they are ratios against peers in one run."
+
+chaos:  ## Break the running stack on purpose.
+	@echo "Not here yet: there is no chaos/. The fault tests in tests/fault kill services at named points; run 'make test'."
+
+migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
+	@$(BIN)/python -m sandbox migration "$(NAME)"
+
+lock:  ## Renew the pinned requirements (needs uv).
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--extra sandbox pyproject.toml --output-file requirements/sandbox.txt
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--extra sandbox --extra development pyproject.toml --output-file requirements/development.txt
+
+baseline: $(VENV)/.development $(GENERATED)/.made  ## Take today's protos as what later ones must not break: at a release.
+	$(BIN)/buf build --output protos/baseline.binpb
+
+clean:  ## Remove the environment, generated code and all data of the sandbox.
+	rm -rf $(VENV) build .darkroom .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit("Darkroom needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.sandbox: requirements/sandbox.txt pyproject.toml | $(VENV)/.made
+	@echo "Installing what the sandbox needs into $(VENV) (half a minute with a fast network) …"
+	@$(PIP) install --require-hashes --requirement requirements/sandbox.txt
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.development: requirements/development.txt $(VENV)/.sandbox
+	@echo "Installing what tests and lint need into $(VENV) …"
+	@$(PIP) install --require-hashes --requirement requirements/development.txt
+	@touch $@
+
+$(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
+	@rm -rf $(GENERATED) $(GOOGLEAPIS)
+	@mkdir -p $(GENERATED) $(GOOGLEAPIS)/google/api
+	@cp $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/annotations.proto \
+		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/http.proto $(GOOGLEAPIS)/google/api/
+	@$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
+		--mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet,only_async:$(GENERATED) $(PROTOS)
+	@find $(GENERATED)/darkroom -type d -exec touch {}/__init__.py \;
+	@touch $@
