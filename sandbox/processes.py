@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,17 +15,19 @@ import psutil
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nobody uses now, below those that outgoing connections get."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def is_free(port: int) -> bool:
-    """Whether nobody listens on that port of the loopback interface."""
+def is_used(port: int) -> bool:
+    """Whether somebody listens on that port of the loopback interface."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class PidFile:
@@ -53,8 +56,12 @@ class PidFile:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(found, timeout=10)
-        self._path.unlink(missing_ok=True)
+        self.forget()
         return len(found)
+
+    def forget(self) -> None:
+        """All have been stopped."""
+        self._path.unlink(missing_ok=True)
 
 
 def start(

@@ -1,4 +1,7 @@
-"""Starts the simulated vendors: `python -m sandbox.simulators --port 9100 --folder .darkroom/simulators`."""
+"""Starts the simulated vendors. They let in the keys that BFL_API_KEY and TUZI_API_KEY hold.
+
+`BFL_API_KEY=… TUZI_API_KEY=… python -m sandbox.simulators --port 9100 --folder .darkroom/simulators`
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,20 @@ from pathlib import Path
 
 from aiohttp import web
 
+from sandbox.simulators import CONTROL, VENDORS
 from sandbox.simulators.behaviour import Behaviour
 from sandbox.simulators.bfl import Bfl
 from sandbox.simulators.openai_images import OpenAIImages
 from sandbox.simulators.world import World
 
-CONTROL = "/_control"
-
 
 def application(world: World, *, bfl_key: str, openai_key: str) -> web.Application:
     """All vendors, each under a prefix of its own, and the control routes."""
     app = web.Application(client_max_size=64 * 1024**2)
-    for prefix, vendor in (("/bfl", Bfl(world, bfl_key)), ("/openai", OpenAIImages(world, openai_key))):
+    for adapter, vendor in (("flux", Bfl(world, bfl_key)), ("tuzi_openai", OpenAIImages(world, openai_key))):
         vendor_app = web.Application(client_max_size=64 * 1024**2)
         vendor_app.add_routes(vendor.routes())
-        app.add_subapp(prefix, vendor_app)
+        app.add_subapp(VENDORS[adapter], vendor_app)
     app.add_routes(_control(world))
     return app
 
@@ -60,8 +62,8 @@ def main() -> None:
     world = World(arguments.folder / "world.sqlite")
     app = application(
         world,
-        bfl_key=os.environ.get("BFL_API_KEY", "simulated-bfl-key"),
-        openai_key=os.environ.get("TUZI_API_KEY", "simulated-tuzi-key"),
+        bfl_key=os.environ["BFL_API_KEY"],
+        openai_key=os.environ["TUZI_API_KEY"],
     )
     web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None)
 

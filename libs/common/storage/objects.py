@@ -68,8 +68,11 @@ class ObjectStore:
         """Make the bucket where it is missing."""
 
         def work() -> None:
-            names = [bucket["Name"] for bucket in self._client.list_buckets()["Buckets"]]
-            if self._bucket not in names:
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in {"404", "NoSuchBucket"}:
+                    raise
                 self._client.create_bucket(Bucket=self._bucket)
 
         await self._run("make_bucket", work)

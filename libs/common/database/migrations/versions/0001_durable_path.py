@@ -1,4 +1,4 @@
-"""The durable path: generations, submissions, tasks, keys."""
+"""durable_path."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -311,7 +311,11 @@ def upgrade() -> None:
         comment="One row for each task that a provider works on.",
     )
     op.create_index(
-        "ix_poll_tasks_due", "poll_tasks", ["next_poll_at"], unique=False, postgresql_where=sa.text("ended_at IS NULL")
+        "ix_poll_tasks_due",
+        "poll_tasks",
+        ["provider_id", "next_poll_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_table(
         "submissions",

@@ -1,0 +1,29 @@
+"""`python -m sandbox up`, `demo` and `migration`; the Makefile calls them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sandbox.demo import demo
+from sandbox.migration import migration
+from sandbox.up import up
+
+
+def main() -> int:
+    """Read the command line, do it, and answer the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Darkroom on one machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="run the whole stack until Ctrl-C")
+    commands.add_parser("demo", help="send one request through each adapter and stop")
+    commands.add_parser("migration", help="write a migration for what changed in tables.py").add_argument("name")
+    arguments = parser.parse_args()
+    if arguments.command == "up":
+        return up()
+    if arguments.command == "demo":
+        return demo()
+    return migration(arguments.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

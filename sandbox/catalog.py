@@ -1,0 +1,43 @@
+"""The shipped catalog with simulated providers in the place of real ones: same models, same prices, other addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from libs.common.catalog import parse
+from sandbox.simulators import VENDORS
+
+Adjust = Callable[[dict[str, Any]], None]
+"""Changes a catalog's content in place, for tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedCatalog:
+    """The catalog's text, and the credentials for the environment of whoever uses it, the simulators too."""
+
+    text: str
+    credentials: Mapping[str, str]
+
+
+def simulated(shipped: str, simulators_url: str, adjust: Adjust | None = None) -> SimulatedCatalog:
+    """The catalog `shipped`, pointed at simulators.
+
+    Raises KeyError for a provider whose adapter has no simulator, and CatalogFault where the outcome has faults.
+    """
+    content = yaml.safe_load(shipped)
+    credentials = {}
+    for provider in content["providers"].values():
+        provider["base_url"] = simulators_url + VENDORS[provider["adapter"]]
+        provider.pop("api_hosts", None)
+        provider.setdefault("storage", {})["result_hosts"] = ["127.0.0.1"]
+        for variable in provider["credentials"].values():
+            credentials[variable] = f"simulated-{variable.lower()}"
+    if adjust is not None:
+        adjust(content)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    parse(text)
+    return SimulatedCatalog(text, credentials)

@@ -1,0 +1,68 @@
+"""`make up`: the whole stack on fixed ports until Ctrl-C, with every service's log before one's eyes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from sandbox.launcher import Stack, StackFailed
+from sandbox.plan import ROOT, Plan, Ports
+
+_COLOURS = {"gateway": 36, "dispatcher": 33, "poller": 32, "monitor": 35, "experiments": 34, "simulators": 90}
+_WIDTH = max(map(len, _COLOURS))
+_CHECK_SECONDS = 0.5
+
+_BANNER = """
+Darkroom is up. Ctrl-C stops it. Data and logs are in {folder}.
+
+  gateway      127.0.0.1:{gateway}     dispatcher 127.0.0.1:{dispatcher}     poller 127.0.0.1:{poller}
+  monitor      127.0.0.1:{monitor}     experiments 127.0.0.1:{experiments}
+  metrics      http://127.0.0.1:{metrics}/metrics and the four after it
+  catalog      {catalog}
+
+  Send a request:
+    .venv/bin/buf curl --protocol grpc --http2-prior-knowledge \\
+      --data '{{"modelIdentifier": "flux-pro", "prompt": "a red apple"}}' \\
+      http://127.0.0.1:{gateway}/darkroom.gateway.v1.GenerationService/CreateGeneration
+"""
+
+
+def _show(name: str, line: str) -> None:
+    prefix = f"{name:<{_WIDTH}} │ "
+    if sys.stdout.isatty():
+        prefix = f"\033[{_COLOURS.get(name, 0)}m{prefix}\033[0m"
+    print(prefix + line, flush=True)
+
+
+def _banner(stack: Stack) -> str:
+    ports = stack.plan.ports
+    return _BANNER.format(
+        folder=stack.plan.folder,
+        metrics=ports.metrics["gateway"],
+        catalog=stack.environment["DARKROOM_CATALOG"],
+        **{str(name): port for name, port in ports.grpc.items()},
+    )
+
+
+def up() -> int:
+    """Run until a signal. Answers the exit code: 0 after a signal, 1 with the reason where a part fails."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    settings = {} if os.environ.get("LOG_FORMAT") else {"DARKROOM_LOG_FORMAT": "pretty"}
+    plan = Plan(folder=ROOT / ".darkroom", ports=Ports.fixed(), settings=settings)
+    stack = Stack(plan, tell=lambda step: print(f"  {step}", flush=True), show=_show)
+    try:
+        stack.start()
+    except StackFailed as error:
+        print(f"Darkroom cannot start: {error}", file=sys.stderr)
+        return 1
+    print(_banner(stack), flush=True)
+    reason = None
+    while reason is None and not stopping.wait(_CHECK_SECONDS):
+        reason = stack.ended()
+    print("stopping" if reason is None else f"Stopping: {reason}", flush=True)
+    stack.stop()
+    return 0 if reason is None else 1
