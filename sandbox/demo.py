@@ -9,6 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import grpc
@@ -84,9 +85,10 @@ def chosen(catalog: Catalog) -> list[Shown]:
 
 
 def _table(requests: list[Shown]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", min_width=100)
     for heading in ("model", "provider", "adapter", "state", "progress", "seconds", "attempts", "polls"):
-        table.add_column(heading, justify="right" if heading in {"seconds", "attempts", "polls"} else "left")
+        justify: Literal["left", "right"] = "right" if heading in {"seconds", "attempts", "polls"} else "left"
+        table.add_column(heading, justify=justify, no_wrap=True)
     colours = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
     for shown in requests:
         generation = shown.generation

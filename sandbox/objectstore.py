@@ -46,9 +46,6 @@ class ObjectServer:
                 "s3",
                 "--addr",
                 f"127.0.0.1:{self.port}",
-                # Files that others put into the folder are seen at once.
-                "--dir-cache-time",
-                "0s",
                 self._folder / "buckets",
             ],
             # Keys go by the environment, for every user of the machine can read command lines. It is read as CSV.

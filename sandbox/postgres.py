@@ -106,9 +106,9 @@ class Postgres:
             processes.stop(self._process, timeout_seconds=20, by=signal.SIGQUIT if immediate else signal.SIGINT)
             self._process = None
 
-    def create_database(self, name: str) -> str:
-        """Make an empty database and answer its URL."""
-        self._execute(f'CREATE DATABASE "{name}"')
+    def create_database(self, name: str, *, template: str = "template1") -> str:
+        """Make a database like `template`, empty by default, and answer its URL."""
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:

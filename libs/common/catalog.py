@@ -60,7 +60,9 @@ class StoragePolicy(_Entry):
     """Where a provider's results come from and go to."""
 
     upload_to_s3: bool = True
-    s3_path_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "generations"
+    s3_path_prefix: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+    ] = "generations"
     result_hosts: tuple[Host, ...] = ()
     """Hosts that results may come from though their addresses are not public. A leading dot stands for all below."""
     result_seconds: float = Field(default=600.0, gt=0)

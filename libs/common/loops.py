@@ -18,6 +18,7 @@ Turn = Callable[[], Awaitable[bool]]
 """One turn; answers whether there is more to do at once."""
 
 _FAILURE_PAUSE_SECONDS = 1.0
+_STALL_SECONDS = 30.0
 
 
 class Loop:
@@ -27,14 +28,15 @@ class Loop:
         name: for logs, metrics and readiness.
         turn: does one turn's work.
         interval_seconds: the pause after a turn that found nothing more to do; `wake` cuts it short.
-        stall_seconds: without a turn that got through for so long, the loop counts as stuck.
+        stall_seconds: without a turn that got through for so long, the loop counts as stuck. None: three pauses, and
+            at least 30 s.
     """
 
-    def __init__(self, name: str, turn: Turn, *, interval_seconds: float, stall_seconds: float = 30.0) -> None:
+    def __init__(self, name: str, turn: Turn, *, interval_seconds: float, stall_seconds: float | None = None) -> None:
         self.name = name
         self._turn = turn
         self._interval_seconds = interval_seconds
-        self._stall_seconds = stall_seconds
+        self._stall_seconds = max(_STALL_SECONDS, 3 * interval_seconds) if stall_seconds is None else stall_seconds
         self._wake = asyncio.Event()
         self._stopping = False
         self._last_success = monotonic()

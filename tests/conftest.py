@@ -1,0 +1,145 @@
+"""Real parts for tests. Shared ones live as long as the worker; what a test changes is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from libs.common.database.engine import Database
+from libs.common.settings import ServiceName, Settings
+from sandbox.catalog import Adjust
+from sandbox.launcher import Stack
+from sandbox.plan import Plan, Ports
+from tests.support.infrastructure import TEMPLATE, Infrastructure, infrastructure
+from tests.support.running import Running, own_environment
+from tests.support.simulator import Simulator
+
+PATH_SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller")
+# Faults are seen, and healed, in the time of a test.
+QUICK = {
+    "DARKROOM_LEASE_SECONDS": "2",
+    "DARKROOM_SWEEP_SECONDS": "0.3",
+    "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
+    "DARKROOM_CATALOG_CHECK_SECONDS": "0.2",
+    "DARKROOM_LOG_LEVEL": "debug",
+}
+_databases = itertools.count()
+
+
+def quick(catalog: dict[str, Any]) -> None:
+    """Providers without long waits: polls every 0.1 s, repeats after 0.1 s."""
+    for provider in catalog["providers"].values():
+        provider["retry"] = {"attempts": 3, "first_wait_seconds": 0.1, "longest_wait_seconds": 0.5}
+    for model in catalog["models"].values():
+        model["polling"] = {"strategy": "fixed", "interval_seconds": 0.1}
+
+
+class StartStack(Protocol):
+    """Starts services over the shared parts, on a database of their own."""
+
+    async def __call__(
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        adjust: Adjust = quick,
+        services: tuple[ServiceName, ...] = PATH_SERVICES,
+    ) -> Running:
+        """Start them, and answer once they are ready."""
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Infrastructure]:
+    with infrastructure(tmp_path_factory.mktemp("shared")) as found:
+        yield found
+
+
+@pytest.fixture
+async def simulator(shared: Infrastructure) -> Simulator:
+    found = Simulator(shared.simulators_url)
+    await found.forget()
+    return found
+
+
+@pytest.fixture
+def database_url(shared: Infrastructure) -> Iterator[str]:
+    name = f"test_{next(_databases)}"
+    yield shared.postgres.create_database(name, template=TEMPLATE)
+    shared.postgres.drop_database(name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    found = Database(database_url, size=4, statement_timeout_seconds=10, application_name="test")
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def settings(shared: Infrastructure, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for key, value in (shared.object_settings() | {"DARKROOM_DATABASE_URL": database_url}).items():
+        monkeypatch.setenv(key, value)
+    return Settings()
+
+
+def _plan(
+    shared: Infrastructure,
+    folder: Path,
+    url: str,
+    *,
+    settings: Mapping[str, str],
+    adjust: Adjust = quick,
+    services: tuple[ServiceName, ...] = PATH_SERVICES,
+) -> Plan:
+    catalog, credentials = shared.catalog(folder, adjust)
+    environment = {
+        **own_environment(),
+        **shared.object_settings(),
+        **credentials,
+        "DARKROOM_DATABASE_URL": url,
+        "DARKROOM_CATALOG": str(catalog),
+    }
+    return Plan(folder, Ports.free(), environment=environment, settings={**QUICK, **settings}, services=services)
+
+
+@pytest.fixture
+async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path) -> AsyncIterator[StartStack]:
+    started: list[Running] = []
+
+    async def start(
+        *,
+        settings: Mapping[str, str] | None = None,
+        adjust: Adjust = quick,
+        services: tuple[ServiceName, ...] = PATH_SERVICES,
+    ) -> Running:
+        folder = tmp_path / f"stack-{len(started)}"
+        folder.mkdir()
+        stack = Stack(_plan(shared, folder, database_url, settings=settings or {}, adjust=adjust, services=services))
+        await asyncio.to_thread(stack.start)
+        started.append(Running(stack))
+        return started[-1]
+
+    yield start
+    for running in started:
+        await running.close()
+        await asyncio.to_thread(running.stack.stop)
+
+
+@pytest.fixture(scope="session")
+def _lasting_stack(shared: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("lasting")
+    url = shared.postgres.create_database("lasting", template=TEMPLATE)
+    with Stack(_plan(shared, folder, url, settings={})) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def running(_lasting_stack: Stack) -> AsyncIterator[Running]:
+    """A stack that tests share which do not harm it."""
+    found = Running(_lasting_stack)
+    yield found
+    await found.close()

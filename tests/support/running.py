@@ -1,0 +1,128 @@
+"""Services as processes, and a client's way of using them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import grpc
+from darkroom.gateway.v1 import gateway_pb2
+from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
+from google.protobuf.struct_pb2 import Struct
+
+from libs.common.settings import ServiceName
+from sandbox.health import health
+from sandbox.launcher import Stack
+from tests.support.waiting import eventually
+
+ENDED = {
+    gateway_pb2.GENERATION_STATUS_SUCCESS,
+    gateway_pb2.GENERATION_STATUS_FAILED,
+    gateway_pb2.GENERATION_STATUS_CANCELLED,
+}
+SUCCESS = gateway_pb2.GENERATION_STATUS_SUCCESS
+FAILED = gateway_pb2.GENERATION_STATUS_FAILED
+_SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+
+class Running:
+    """A running stack with a channel to its gateway."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def channel(self, service: ServiceName) -> grpc.aio.Channel:
+        """A channel to a service."""
+        if service not in self._channels:
+            address = f"127.0.0.1:{self.stack.plan.ports.grpc[service]}"
+            self._channels[service] = grpc.aio.insecure_channel(address)
+        return self._channels[service]
+
+    @property
+    def gateway(self) -> GenerationServiceStub:
+        """The gateway's RPCs."""
+        return GenerationServiceStub(self.channel("gateway"))
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def create(
+        self, model: str, prompt: str, *, parameters: Mapping[str, Any] | None = None, **fields: Any
+    ) -> str:
+        """Create a generation and answer its id."""
+        given = Struct()
+        given.update(dict(parameters or {}))
+        request = gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=prompt, parameters=given, **fields)
+        return (await self.gateway.CreateGeneration(request, timeout=10)).id
+
+    async def get(self, generation_id: str) -> gateway_pb2.Generation:
+        """The generation as a client sees it."""
+        request = gateway_pb2.GetGenerationRequest(id=generation_id)
+        return (await self.gateway.GetGeneration(request, timeout=10)).generation
+
+    async def ended(self, generation_id: str, *, within: float = 20) -> gateway_pb2.Generation:
+        """The generation once it has ended."""
+
+        async def look() -> gateway_pb2.Generation | None:
+            found = await self.get(generation_id)
+            return found if found.status in ENDED else None
+
+        found = await eventually(look, within=within, what=f"{generation_id} has ended")
+        assert found is not None
+        return found
+
+    async def reaches(self, generation_id: str, status: int, *, within: float = 10) -> None:
+        """Wait until a generation has a status."""
+
+        async def look() -> bool:
+            return (await self.get(generation_id)).status == status
+
+        await eventually(look, within=within, what=f"{generation_id} has status {status}")
+
+    async def metric(self, service: ServiceName, name: str, **labels: str) -> float:
+        """The sum of a service's samples of that name with those labels."""
+        url = f"http://127.0.0.1:{self.stack.plan.ports.metrics[service]}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as reply:
+            text = await reply.text()
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(
+            float(value)
+            for found, given, value in _SAMPLE.findall(text)
+            if found == name and all(label in given for label in wanted)
+        )
+
+    def health(self, service: ServiceName, name: str = "") -> str:
+        """What a service's health check answers."""
+        return health(self.stack.plan.ports.grpc[service], name)
+
+    def log(self, service: str) -> str:
+        """All that a service has logged."""
+        return (self.stack.plan.folder / f"logs/{service}.log").read_text(errors="replace")
+
+    async def has_died(self, service: ServiceName, *, within: float = 20) -> None:
+        """Wait until a service has been killed by SIGKILL."""
+        child = self.stack.children[service]
+
+        async def has_ended() -> bool:
+            return child.exit_code is not None
+
+        await eventually(has_ended, within=within, what=f"{service} has died")
+        assert child.exit_code == -signal.SIGKILL, child.tail
+
+    async def restart(self, service: ServiceName, extra: Mapping[str, str] | None = None) -> None:
+        """Start a service again that has ended, and wait until it is ready."""
+        self.stack.start_service(service, extra)
+        await asyncio.to_thread(self.stack.wait_until_ready, service)
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what would change the services under test."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("DARKROOM_", "LOG_"))}

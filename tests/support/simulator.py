@@ -1,0 +1,46 @@
+"""The tests' side of the simulated providers: behaviour, and the ledger of bills."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+
+from sandbox.simulators import CONTROL
+
+
+def simulated(prompt: str, **behaviour: Any) -> str:
+    """A prompt with a directive: the simulator behaves so for this request alone."""
+    return f"{prompt} [sim {json.dumps(behaviour)}]"
+
+
+class Simulator:
+    """The simulators' control routes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def bills(self, prompt: str | None = None) -> list[dict[str, Any]]:
+        """The ledger, or the bills for one prompt."""
+        ledger = await self._call("GET", "ledger")
+        return [bill for bill in ledger["bills"] if prompt in (None, bill["prompt"])]
+
+    async def checks(self) -> int:
+        """How often tasks were checked."""
+        return int((await self._call("GET", "ledger"))["checks"])
+
+    async def behave(self, **behaviour: Any) -> None:
+        """Behave so for all requests without a directive of their own."""
+        await self._call("PUT", "behaviour", behaviour)
+
+    async def forget(self) -> None:
+        """Empty ledger, no tasks, no faults."""
+        await self._call("DELETE", "world")
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"{self.url}{CONTROL}/{path}", json=body, raise_for_status=True) as reply,
+        ):
+            return await reply.json()

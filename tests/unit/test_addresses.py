@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+from yarl import URL
+
+from libs.common.errors import GenerationError
+from libs.common.storage.addresses import GuardedResolver, check_url, is_listed, is_public
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        ("not an address", False),
+        ("", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x",
+        "http://127.1/x",
+        "http://2130706433/x",
+        "http://0x7f000001/x",
+        "http://0177.0.0.1/x",
+        "http://[::1]/x",
+        "http://[::ffff:169.254.169.254]/latest/meta-data",
+        "http://169.254.169.254/latest/meta-data",
+        "file:///etc/passwd",
+        "ftp://example.com/x",
+        "gopher://example.com",
+        "/relative",
+        "http:///x",
+    ],
+)
+def test_urls_that_lead_inside_are_refused(url: str) -> None:
+    with pytest.raises(GenerationError, match="refused"):
+        check_url(URL(url), ())
+
+
+@pytest.mark.parametrize("url", ["https://delivery.example.com/1.png", "http://93.184.216.34/1.png"])
+def test_urls_that_lead_outside_pass(url: str) -> None:
+    check_url(URL(url), ())
+
+
+def test_a_listed_host_may_be_inside() -> None:
+    check_url(URL("http://127.0.0.1:9100/x"), ("127.0.0.1",))
+
+
+@pytest.mark.parametrize(
+    ("host", "listed"),
+    [
+        ("api.bfl.ai", True),
+        ("API.BFL.AI.", True),
+        ("a.b.bfl.ai", True),
+        ("bfl.ai", False),
+        ("evilbfl.ai", False),
+        ("bfl.ai.evil.com", False),
+        ("exact.example.com", True),
+        ("x.exact.example.com", False),
+    ],
+)
+def test_a_leading_dot_stands_for_all_below(host: str, listed: bool) -> None:
+    assert is_listed(host, (".bfl.ai", "exact.example.com")) is listed
+
+
+async def test_a_name_that_leads_inside_is_refused_when_it_is_resolved() -> None:
+    resolver = GuardedResolver(())
+    with pytest.raises(GenerationError, match="not public"):
+        await resolver.resolve("localhost", 80)
+    await resolver.close()
+
+
+async def test_a_listed_name_may_lead_inside() -> None:
+    resolver = GuardedResolver(("localhost",))
+    assert [found["host"] for found in await resolver.resolve("localhost", 80)]
+    await resolver.close()

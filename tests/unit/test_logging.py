@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import logging as standard
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from libs.common import logging
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.settings import Settings
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Logs in JSON into a file; answers its path."""
+    path = tmp_path / "logs" / "darkroom.log"
+    monkeypatch.setenv("DARKROOM_DATABASE_URL", "postgresql://nowhere")
+    monkeypatch.setenv("LOG_FILE_PATH", str(path))
+    root = standard.getLogger()
+    handlers, level = list(root.handlers), root.level
+    logging.configure(Settings(), "gateway")
+    yield path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_is_json_with_its_source_and_fields(configured: Path) -> None:
+    structlog.get_logger("test").info("generation accepted", generation_id="gen_1")
+    (line,) = _lines(configured)
+    assert line["timestamp"].endswith("Z")
+    assert (line["message"], line["level"], line["source"], line["generation_id"]) == (
+        "generation accepted",
+        "info",
+        "gateway",
+        "gen_1",
+    )
+
+
+@pytest.mark.parametrize("field", ["api_key", "authorization", "x-key", "password", "client_secret", "access_token"])
+def test_a_field_that_holds_a_secret_is_redacted(configured: Path, field: str) -> None:
+    structlog.get_logger("test").warning("careless", **{field: "sk-123"})
+    assert "sk-123" not in configured.read_text()
+
+
+def test_long_fields_are_cut(configured: Path) -> None:
+    structlog.get_logger("test").info("long", body="x" * 100_000)
+    assert len(configured.read_text()) < logging.FIELD_LIMIT + 500
+
+
+def test_an_error_is_spread_into_its_facts(configured: Path) -> None:
+    error = GenerationError(ErrorCode.RATE_LIMITED, "slow down", {"http_status": 429})
+    structlog.get_logger("test").warning("check failed", error=error)
+    assert _lines(configured)[0]["error"] == {"name": "RATE_LIMITED", "message": "slow down", "http_status": 429}
+
+
+def test_the_standard_librarys_loggers_go_the_same_way(configured: Path) -> None:
+    standard.getLogger("somebody").warning("else")
+    assert (_lines(configured)[0]["message"], _lines(configured)[0]["source"]) == ("else", "gateway")
+
+
+@pytest.mark.parametrize(("text", "size"), [("10M", 10 * 1024**2), ("512K", 512 * 1024), ("1GB", 1024**3), ("77", 77)])
+def test_sizes(text: str, size: int) -> None:
+    assert logging.size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "10X", "-1M", "1.5M", "M"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="10M"):
+        logging.size_in_bytes(text)
