@@ -65,7 +65,8 @@ def main() -> None:
         bfl_key=os.environ["BFL_API_KEY"],
         openai_key=os.environ["TUZI_API_KEY"],
     )
-    web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None)
+    # A vendor that goes away does not wait for its clients.
+    web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.2)
 
 
 if __name__ == "__main__":

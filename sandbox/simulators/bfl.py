@@ -104,10 +104,10 @@ class Bfl:
         task = self._world.task(VENDOR, task_id)
         if task is None:
             return web.json_response(_body(task_id, "Task not found"), status=404)
-        struck = await faults.strike(request, task.behaviour, "check", _error)
+        fault = task.behaviour.fault("check")
         self._world.save_behaviour(task)
-        if struck is not None:
-            return struck
+        if fault is not None:
+            return await faults.reply_with(fault, request, _error)
         return web.json_response(self._state(request, task))
 
     def _state(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
@@ -143,10 +143,10 @@ class Bfl:
             return web.Response(
                 status=403, text="<Error><Code>AuthenticationFailed</Code></Error>", content_type="text/xml"
             )
-        struck = await faults.strike(request, task.behaviour, "result", _error)
+        fault = task.behaviour.fault("result")
         self._world.save_behaviour(task)
-        if struck is not None:
-            return struck
+        if fault is not None:
+            return await faults.reply_with(fault, request, _error)
         asked = _Request.model_validate(task.request)
         content = await asyncio.to_thread(
             pictures.draw, asked.prompt, asked.seed or 42, *_size(asked), asked.output_format

@@ -43,10 +43,11 @@ async def strike(
 ) -> web.StreamResponse | None:
     """The reply of the fault that strikes, or None if all goes well."""
     fault = behaviour.fault(operation, after=after)
-    return await _reply(request, fault, error_reply) if fault else None
+    return await reply_with(fault, request, error_reply) if fault else None
 
 
-async def _reply(request: web.Request, fault: Fault, error_reply: ErrorReply) -> web.StreamResponse:
+async def reply_with(fault: Fault, request: web.Request, error_reply: ErrorReply) -> web.StreamResponse:
+    """The reply of a fault."""
     if fault.kind in _REFUSALS:
         reply = error_reply(int(fault.kind), _REFUSALS[fault.kind])
         if fault.retry_after_seconds is not None:

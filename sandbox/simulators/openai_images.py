@@ -84,11 +84,11 @@ class OpenAIImages:
 
     async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
         behaviour = self._world.behaviour_for(asked.prompt)
+        if any(fault.kind is FaultKind.MODERATED for fault in behaviour.faults):
+            return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
         struck = await faults.strike(request, behaviour, "submit", _error)
         if struck is not None:
             return struck
-        if any(fault.kind is FaultKind.MODERATED for fault in behaviour.faults):
-            return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
         task_id = uuid.uuid4().hex
         facts = {"task_id": task_id, "model": asked.model, "prompt": asked.prompt}
         self._world.add_task(VENDOR, **facts, request=asked.model_dump(), behaviour=behaviour)
@@ -121,10 +121,10 @@ class OpenAIImages:
         signature = hashlib.sha256(f"{task.task_id}/{expires}/{self._key}".encode()).hexdigest()[:32]
         if request.query.get("sig") != signature:
             return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>")
-        struck = await faults.strike(request, task.behaviour, "result", _error)
+        fault = task.behaviour.fault("result")
         self._world.save_behaviour(task)
-        if struck is not None:
-            return struck
+        if fault is not None:
+            return await faults.reply_with(fault, request, _error)
         asked = _Request.model_validate(task.request)
         content = await _draw(asked, int(request.match_info["index"]))
         return web.Response(body=content, content_type=f"image/{asked.output_format}")

@@ -14,7 +14,7 @@ class Accounts:
     """Gives the adapter of a provider account as the catalog in force describes it."""
 
     def __init__(self, catalog: CatalogHolder) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._made: dict[str, tuple[Provider, Adapter]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 

@@ -1,0 +1,194 @@
+"""Flux against Black Forest Labs' wire format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from libs.common.adapters.accounts import Accounts
+from libs.common.adapters.base import SubmitRequest, Submitted, Task, TaskStatus
+from libs.common.adapters.flux import Flux, FluxParameters
+from libs.common.database.states import TaskState
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from tests.contract.conftest import adapter
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def flux(accounts: Accounts, simulator: Simulator) -> Flux:
+    found = adapter(accounts, "bfl")
+    assert isinstance(found, Flux)
+    return found
+
+
+def _request(
+    prompt: str, *, model: str = "flux-pro-1.1", images: tuple[str, ...] = (), **parameters: Any
+) -> SubmitRequest:
+    return SubmitRequest("sub_1", model, prompt, images, 1, FluxParameters.model_validate(parameters))
+
+
+async def _ended(flux: Flux, submitted: Submitted, model: str = "flux-pro-1.1") -> TaskStatus:
+    async def look() -> TaskStatus | None:
+        status = await flux.check_task(Task(submitted.task_id, model, submitted.check_url, 20.0))
+        return status if status.state.has_ended else None
+
+    found = await eventually(look, within=10, what="the task has ended")
+    assert found is not None
+    return found
+
+
+async def test_a_submit_names_a_task_and_where_to_ask_for_it(flux: Flux, simulator: Simulator) -> None:
+    prompt = simulated("a red apple", task_seconds=0.3)
+    submitted = await flux.submit(_request(prompt))
+    assert submitted.check_url is not None
+    assert submitted.task_id in submitted.check_url
+    assert len(await simulator.bills(prompt)) == 1
+
+    status = await _ended(flux, submitted)
+
+    assert status.state is TaskState.SUCCESS
+    assert status.outputs[0].url is not None
+    assert "sample.jpeg" in status.outputs[0].url
+
+
+async def test_progress_comes_in_percent(flux: Flux) -> None:
+    submitted = await flux.submit(_request(simulated("slow", task_seconds=2)))
+
+    async def look() -> TaskStatus | None:
+        status = await flux.check_task(Task(submitted.task_id, "flux-pro-1.1", submitted.check_url, 1.0))
+        return status if status.state is TaskState.PROCESSING else None
+
+    status = await eventually(look, within=5, what="the task is processed")
+    assert status is not None
+    assert status.progress is not None
+    assert 0 < status.progress < 100
+
+
+async def test_without_a_polling_url_the_task_is_found_by_its_id(flux: Flux) -> None:
+    submitted = await flux.submit(_request(simulated("x", task_seconds=0)))
+    status = await flux.check_task(Task(submitted.task_id, "flux-pro-1.1", None, 1.0))
+    assert status.state is TaskState.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("flux-pro-1.1", {"size_or_ratio": "16:9"}),
+        ("flux-pro-1.1", {"size_or_ratio": "512x256", "seed": 7, "output_format": "png"}),
+        ("flux-pro-1.1-ultra", {"size_or_ratio": "21:9"}),
+        ("flux-kontext-pro", {"size_or_ratio": "1024x1024"}),
+    ],
+)
+async def test_sizes_and_ratios_are_what_the_model_takes(flux: Flux, model: str, parameters: dict[str, Any]) -> None:
+    submitted = await flux.submit(_request(simulated("x", task_seconds=0), model=model, **parameters))
+    assert (await _ended(flux, submitted, model)).state is TaskState.SUCCESS
+
+
+async def test_an_input_image_goes_along(flux: Flux) -> None:
+    image = "data:image/png;base64,aGVsbG8="
+    submitted = await flux.submit(_request(simulated("x", task_seconds=0), model="flux-kontext-pro", images=(image,)))
+    assert submitted.task_id
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        pytest.param({"kind": "400"}, ErrorCode.INVALID_REQUEST, id="400"),
+        pytest.param({"kind": "429", "retry_after_seconds": 7}, ErrorCode.RATE_LIMITED, id="429"),
+    ],
+)
+async def test_a_refusal_proves_that_nothing_was_taken(
+    flux: Flux, simulator: Simulator, fault: dict[str, object], code: ErrorCode
+) -> None:
+    prompt = simulated("x", faults=[{"operation": "submit", **fault}])
+    with pytest.raises(NotAccepted) as caught:
+        await flux.submit(_request(prompt))
+    assert caught.value.code is code
+    assert caught.value.retry_after_seconds == fault.get("retry_after_seconds")
+    assert await simulator.bills(prompt) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("500", ErrorCode.PROVIDER_ERROR),
+        ("503", ErrorCode.PROVIDER_UNAVAILABLE),
+        ("timeout", ErrorCode.PROVIDER_TIMEOUT),
+        ("reset", ErrorCode.PROVIDER_UNAVAILABLE),
+        ("html", ErrorCode.PROVIDER_ERROR),
+        ("truncated", ErrorCode.PROVIDER_ERROR),
+    ],
+)
+async def test_a_reply_that_is_lost_leaves_the_submit_uncertain(
+    flux: Flux, simulator: Simulator, kind: str, code: ErrorCode
+) -> None:
+    prompt = simulated("x", faults=[{"operation": "submit", "kind": kind, "after": True}])
+    with pytest.raises(GenerationError) as caught:
+        await flux.submit(_request(prompt))
+    assert not isinstance(caught.value, NotAccepted)
+    assert caught.value.code is code
+    assert len(await simulator.bills(prompt)) == 1
+
+
+async def test_a_host_that_cannot_be_reached_was_sent_nothing(accounts: Accounts) -> None:
+    provider = accounts.catalog.current.providers["bfl"]
+    nowhere = provider.model_copy(update={"id": "nowhere", "base_url": "http://127.0.0.1:9"})
+    with pytest.raises(NotAccepted) as caught:
+        await accounts.adapter(nowhere).submit(_request("x"))
+    assert (caught.value.code, caught.value.is_retryable) == (ErrorCode.PROVIDER_UNAVAILABLE, True)
+
+
+async def test_a_wrong_key_is_told_without_showing_it(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BFL_API_KEY", "sk-wrong-key")
+    provider = accounts.catalog.current.providers["bfl"].model_copy(update={"id": "other"})
+    with pytest.raises(NotAccepted) as caught:
+        await accounts.adapter(provider).submit(_request("x"))
+    assert caught.value.code is ErrorCode.AUTHENTICATION_FAILED
+    assert "sk-wrong-key" not in f"{caught.value} {caught.value.details}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("moderated", ErrorCode.CONTENT_REJECTED), ("failed", ErrorCode.TASK_FAILED)]
+)
+async def test_a_failed_task_says_why(flux: Flux, kind: str, code: ErrorCode) -> None:
+    prompt = simulated("x", task_seconds=0, faults=[{"operation": "result", "kind": kind}])
+    status = await _ended(flux, await flux.submit(_request(prompt)))
+    assert status.state is TaskState.FAILED
+    assert status.error is not None
+    assert status.error.code is code
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("500", ErrorCode.PROVIDER_ERROR),
+        ("timeout", ErrorCode.PROVIDER_TIMEOUT),
+        ("html", ErrorCode.PROVIDER_ERROR),
+        ("truncated", ErrorCode.PROVIDER_ERROR),
+        ("error_in_ok", ErrorCode.PROVIDER_ERROR),
+    ],
+)
+async def test_a_check_that_fails_is_an_error_and_no_end(flux: Flux, kind: str, code: ErrorCode) -> None:
+    prompt = simulated("x", task_seconds=0, faults=[{"operation": "check", "kind": kind, "times": 1}])
+    submitted = await flux.submit(_request(prompt))
+    task = Task(submitted.task_id, "flux-pro-1.1", submitted.check_url, 1.0)
+    with pytest.raises(GenerationError) as caught:
+        await flux.check_task(task)
+    assert caught.value.code is code
+    assert (await flux.check_task(task)).state is TaskState.SUCCESS
+
+
+async def test_credentials_go_to_no_host_that_the_catalog_does_not_name(flux: Flux) -> None:
+    with pytest.raises(GenerationError, match="does not name"):
+        await flux.check_task(Task("t", "flux-pro-1.1", "https://evil.example.com/v1/get_result?id=t", 1.0))
+
+
+def test_an_unknown_word_counts_as_processing_and_is_named(flux: Flux) -> None:
+    assert flux.status_of("Warming up") == (TaskState.PROCESSING, "Warming up")
+
+
+@pytest.mark.parametrize("word", sorted(Flux.states))
+def test_every_word_of_the_vendor_has_a_state(flux: Flux, word: str) -> None:
+    assert flux.status_of(word) == (Flux.states[word], None)

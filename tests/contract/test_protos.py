@@ -1,0 +1,92 @@
+"""The contracts hold what the design names."""
+
+from __future__ import annotations
+
+import pytest
+from darkroom.dispatcher.v1 import dispatcher_pb2
+from darkroom.experiments.v1 import experiments_pb2
+from darkroom.gateway.v1 import gateway_pb2
+from darkroom.monitor.v1 import monitor_pb2
+from darkroom.poller.v1 import poller_pb2
+from google.api import annotations_pb2
+from google.protobuf.descriptor import EnumDescriptor, FileDescriptor
+
+from libs.common.database.states import TaskState
+
+FILES = {
+    "GenerationService": gateway_pb2.DESCRIPTOR,
+    "DispatcherService": dispatcher_pb2.DESCRIPTOR,
+    "PollingService": poller_pb2.DESCRIPTOR,
+    "MonitorService": monitor_pb2.DESCRIPTOR,
+    "ExperimentService": experiments_pb2.DESCRIPTOR,
+}
+RPCS = {
+    "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
+    "RateGeneration CreateBatch GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost ListModels",
+    "DispatcherService": "Dispatch CancelGeneration GetQueue",
+    "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
+    "MonitorService": "LogError ListErrors ResolveError GetErrorStats SendAlert ListAlerts AcknowledgeAlert "
+    "SilenceAlerts GetHealth GetStats",
+    "ExperimentService": "CreateExperiment GetExperiment ListExperiments StartExperiment PauseExperiment "
+    "CompleteExperiment AllocateVariant GetResults",
+}
+ROUTES = {
+    "post /api/external/generation",
+    "get /api/external/generation/{id}",
+    "get /api/external/generation",
+    "delete /api/external/generation/{id}",
+    "get /api/external/generation/{id}/events",
+    "post /api/external/generation/{id}/rate",
+    "post /api/external/generation/batch",
+    "get /api/external/generation/batch/{batch_id}",
+    "delete /api/external/generation/batch/{batch_id}",
+    "post /api/external/generation/batch/{batch_id}/resume",
+    "post /api/external/generation/estimate",
+    "get /api/external/models",
+    "get /api/admin/monitoring/stats",
+    "get /api/admin/monitoring/errors",
+    "get /api/admin/monitoring/alerts",
+    "post /api/admin/monitoring/errors/{id}/resolve",
+    "post /api/admin/monitoring/alerts/{id}/acknowledge",
+    "post /api/admin/experiments",
+    "get /api/admin/experiments",
+    "get /api/admin/experiments/{id}",
+    "post /api/admin/experiments/{id}/start",
+    "post /api/admin/experiments/{id}/pause",
+    "post /api/admin/experiments/{id}/complete",
+    "get /api/admin/experiments/{id}/results",
+    "get /api/health/detailed",
+}
+
+
+@pytest.mark.parametrize("service", sorted(RPCS))
+def test_a_service_has_its_rpcs(service: str) -> None:
+    found = FILES[service].services_by_name[service]
+    assert {method.name for method in found.methods} == set(RPCS[service].split())
+
+
+def test_the_routes_are_declared_beside_the_rpcs() -> None:
+    declared = set()
+    for name, file in FILES.items():
+        for method in file.services_by_name[name].methods:
+            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            verb = rule.WhichOneof("pattern")
+            if verb:
+                declared.add(f"{verb} {getattr(rule, verb)}")
+    assert declared >= ROUTES
+
+
+def _enums(file: FileDescriptor) -> list[EnumDescriptor]:
+    nested = [enum for message in file.message_types_by_name.values() for enum in message.enum_types]
+    return [*file.enum_types_by_name.values(), *nested]
+
+
+@pytest.mark.parametrize("service", sorted(FILES))
+def test_every_enum_starts_unspecified(service: str) -> None:
+    for enum in _enums(FILES[service]):
+        assert enum.values_by_number[0].name.endswith("_UNSPECIFIED"), enum.full_name
+
+
+def test_task_states_are_the_same_words() -> None:
+    words = {name.removeprefix("TASK_STATE_") for name in poller_pb2.TaskState.DESCRIPTOR.values_by_name}
+    assert words == {state.value for state in TaskState} | {"UNSPECIFIED"}
