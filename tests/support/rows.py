@@ -1,0 +1,45 @@
+"""Rows for tests of stores, and a look at what the database holds."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import sqlalchemy as sa
+
+from libs.common.database.engine import Database
+from libs.common.database.records import NewGeneration
+
+_numbers = itertools.count()
+
+
+def new_generation(**changes: Any) -> NewGeneration:
+    """A validated request."""
+    fields: dict[str, Any] = {
+        "id": f"gen_{next(_numbers):06}",
+        "model_identifier": "flux-pro",
+        "provider_id": "bfl",
+        "media_type": "image",
+        "prompt": "a red apple",
+        "input_images": [],
+        "number_of_outputs": 1,
+        "parameters": {},
+        "priority": 5,
+        "when_uncertain": "fail",
+        "user_id": None,
+        "labels": {},
+        "request_id": "req_1",
+    }
+    return NewGeneration(**(fields | changes))
+
+
+async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    """What a query answers."""
+    return await database.transaction(
+        "test", lambda c: [dict(row) for row in c.execute(sa.text(sql), parameters).mappings()]
+    )
+
+
+async def execute(database: Database, sql: str, **parameters: Any) -> None:
+    """Run a statement."""
+    await database.transaction("test", lambda c: c.execute(sa.text(sql), parameters))
