@@ -48,8 +48,9 @@ class StartStack(Protocol):
         settings: Mapping[str, str] | None = None,
         adjust: Adjust = quick,
         services: tuple[ServiceName, ...] = PATH_SERVICES,
+        own_postgres: bool = False,
     ) -> Running:
-        """Start them, and answer once they are ready."""
+        """Start them, and answer once they are ready. `own_postgres`: one that may be stopped."""
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,8 @@ def _plan(
         "DARKROOM_DATABASE_URL": url,
         "DARKROOM_CATALOG": str(catalog),
     }
-    return Plan(folder, Ports.free(), environment=environment, settings={**QUICK, **settings}, services=services)
+    settings = {**QUICK, **settings}
+    return Plan(folder, Ports.free(), environment=environment, settings=settings, services=services, durable=False)
 
 
 @pytest.fixture
@@ -115,10 +117,12 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
         settings: Mapping[str, str] | None = None,
         adjust: Adjust = quick,
         services: tuple[ServiceName, ...] = PATH_SERVICES,
+        own_postgres: bool = False,
     ) -> Running:
         folder = tmp_path / f"stack-{len(started)}"
         folder.mkdir()
-        stack = Stack(_plan(shared, folder, database_url, settings=settings or {}, adjust=adjust, services=services))
+        url = "" if own_postgres else database_url
+        stack = Stack(_plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services))
         await asyncio.to_thread(stack.start)
         started.append(Running(stack))
         return started[-1]

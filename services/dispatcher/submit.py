@@ -22,6 +22,7 @@ from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, NotAccepted
 from libs.common.ids import new_id
 from libs.common.retry import until_database_answers
+from libs.common.rpc.context import follow
 from libs.common.storage.results import Place, Results
 from libs.common.validation.common import violations
 from services.dispatcher import outcomes
@@ -52,7 +53,7 @@ class Submitter:
 
     async def carry(self, claimed: ClaimedGeneration) -> None:
         """From the claim to the outcome. Raises nothing but what a fault of our own raises."""
-        structlog.contextvars.bind_contextvars(request_id=claimed.request_id, generation_id=claimed.id)
+        follow(claimed.request_id, claimed.id)
         try:
             job, request = self._prepare(claimed)
         except GenerationError as error:

@@ -24,9 +24,9 @@ async def wire(frame: Frame) -> None:
         add_GenerationServiceServicer_to_server,
         "darkroom.gateway.v1.GenerationService",
     )
-    frame.on_drain(intake.close)
     frame.on_close(channel.close)
     frame.on_close(objects.close)
+    frame.on_close(intake.close)
 
 
 if __name__ == "__main__":

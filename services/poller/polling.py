@@ -19,6 +19,7 @@ from libs.common.database.stores.polling import PollStore
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.loops import Loop
 from libs.common.retry import until_database_answers
+from libs.common.rpc.context import follow
 from libs.common.settings import Settings
 from services.poller.decisions import after_check, after_failed_check
 from services.poller.window import Window
@@ -76,7 +77,7 @@ class Polling:
         await self._store.give_back()
 
     async def _poll(self, task: ClaimedTask) -> None:
-        structlog.contextvars.bind_contextvars(request_id=task.request_id, generation_id=task.generation_id)
+        follow(task.request_id, task.generation_id)
         catalog = self._catalog.current
         provider, model = catalog.providers.get(task.provider_id), catalog.models.get(task.model_identifier)
         try:

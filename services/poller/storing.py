@@ -17,6 +17,7 @@ from libs.common.database.states import State
 from libs.common.database.stores.storing import ResultStore
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.retry import until_database_answers, wait_seconds
+from libs.common.rpc.context import follow
 from libs.common.settings import Settings
 from libs.common.storage.results import Place, Results
 from services.poller.window import Window
@@ -77,7 +78,7 @@ class Storing:
         await self._store.give_back()
 
     async def _carry(self, result: ClaimedResult) -> None:
-        structlog.contextvars.bind_contextvars(request_id=result.request_id, generation_id=result.id)
+        follow(result.request_id, result.id)
         provider = self._catalog.current.providers.get(result.provider_id)
         try:
             if provider is None:

@@ -87,7 +87,7 @@ class Running:
 
         await eventually(look, within=within, what=f"{generation_id} has status {status}")
 
-    async def metric(self, service: ServiceName, name: str, **labels: str) -> float:
+    async def metric(self, service: ServiceName, name: str, /, **labels: str) -> float:
         """The sum of a service's samples of that name with those labels."""
         url = f"http://127.0.0.1:{self.stack.plan.ports.metrics[service]}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as reply:

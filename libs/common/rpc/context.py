@@ -22,6 +22,12 @@ def begin_request(given: str | None) -> str:
     return request_id
 
 
+def follow(request_id: str, generation_id: str) -> None:
+    """Work on for a request that was accepted earlier: log lines and RPCs carry its id from here on."""
+    _current.set(request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id, generation_id=generation_id)
+
+
 def current_request_id() -> str:
-    """The id of the request being answered; a new one outside of any."""
-    return _current.get() or begin_request(None)
+    """The id of the request being worked on; a new one outside of any."""
+    return _current.get() or new_id("req")

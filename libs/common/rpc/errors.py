@@ -6,7 +6,7 @@ Source of the details: google/rpc/error_details.proto (ErrorInfo, RetryInfo, Bad
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -57,7 +57,7 @@ def to_status(error: GenerationError) -> Status:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
     """What a peer's status says, as it was raised there; a status without our details becomes the nearest code."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stubs know only the synchronous Call
+    status = rpc_status.from_call(cast("grpc.Call", error))  # the stubs know only the synchronous Call
     info, retry, bad_request = (
         ErrorInfo(),
         RetryInfo(),
@@ -66,7 +66,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
     for detail in status.details if status else ():
         for message in (info, retry, bad_request):
             detail.Unpack(message)
-    if info.domain != DOMAIN or info.reason not in ErrorCode:
+    if info.domain != DOMAIN or info.reason not in ErrorCode.__members__:
         return GenerationError(_FALLBACK.get(error.code(), ErrorCode.INTERNAL_ERROR), error.details() or "no details")
     metadata = dict(info.metadata)
     return GenerationError(

@@ -74,11 +74,11 @@ class Frame:
         return made
 
     def on_drain(self, drain: Closer) -> None:
-        """Called once nothing new comes in: end what is under way or give it back."""
+        """Called once the loops have stopped: end what is under way or give it back. RPCs are still answered."""
         self._drains.append(drain)
 
     def on_close(self, close: Closer) -> None:
-        """Called at the very end, the last registered first."""
+        """Called after the last RPC was answered, the last registered first."""
         self._closers.append(close)
 
     async def run(self) -> None:
@@ -106,9 +106,10 @@ class Frame:
         log.info("draining")
         await readiness.drain()
         await asyncio.gather(*(loop.stop() for loop in self._loops))
-        await server.stop(grace=self.settings.drain_seconds)
+        # The server stays up meanwhile, so that probes hear NOT_SERVING and not silence.
         for drain in self._drains:
             await drain()
+        await server.stop(grace=self.settings.drain_seconds)
         await asyncio.gather(*(loop.stop() for loop in own_loops))
         for close in reversed(self._closers):
             await close()

@@ -1,0 +1,163 @@
+"""What every service offers: reflection, health, metrics, honest refusals, a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+
+from libs.common.settings import ServiceName
+from sandbox.plan import SERVICES
+from tests.conftest import StartStack
+from tests.contract.test_protos import FILES
+from tests.support.running import SUCCESS, Running
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+FULL_NAMES: dict[ServiceName, str] = {
+    "gateway": "darkroom.gateway.v1.GenerationService",
+    "dispatcher": "darkroom.dispatcher.v1.DispatcherService",
+    "poller": "darkroom.poller.v1.PollingService",
+    "monitor": "darkroom.monitor.v1.MonitorService",
+    "experiments": "darkroom.experiments.v1.ExperimentService",
+}
+SERVED = {
+    "CreateGeneration", "GetGeneration", "ListModels", "Dispatch", "GetQueue", "AddTask", "RemoveTask",
+    "GetTaskStatus", "ListTasks",
+}  # fmt: skip
+
+
+async def _reflected(channel: grpc.aio.Channel) -> set[str]:
+    async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    call = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )(questions())
+    async for answer in call:
+        return {service.name for service in answer.list_services_response.service}
+    return set()
+
+
+async def test_all_five_services_answer_for_themselves(start_stack: StartStack) -> None:
+    running = await start_stack(services=SERVICES)
+    for service in SERVICES:
+        assert await _reflected(running.channel(service)) == {
+            FULL_NAMES[service],
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        for name in ("", "liveness", FULL_NAMES[service]):
+            assert running.health(service, name) == "SERVING", (service, name)
+        assert await running.metric(service, "darkroom_ready") == 1
+        assert await running.metric(service, "darkroom_build_info", service=service) == 1
+    await _refusals(running)
+
+
+async def _refusals(running: Running) -> None:
+    """RPCs that are not served say so and say what is missing."""
+    for service in SERVICES:
+        name = FULL_NAMES[service].rpartition(".")[2]
+        descriptor = FILES[name].services_by_name[name]
+        for method in descriptor.methods:
+            if method.name in SERVED:
+                continue
+            path = f"/{descriptor.full_name}/{method.name}"
+            channel = running.channel(service)
+            make = channel.unary_stream if method.server_streaming else channel.unary_unary
+            call = make(path, request_serializer=bytes, response_deserializer=bytes)(b"")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (call.read() if isinstance(call, grpc.aio.UnaryStreamCall) else call)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
+            assert "not served by this version" in (caught.value.details() or ""), path
+
+
+async def test_readiness_follows_the_database_and_liveness_does_not(start_stack: StartStack) -> None:
+    running = await start_stack(services=SERVICES, own_postgres=True)
+    assert running.stack.postgres is not None
+
+    async def everywhere(status: str) -> bool:
+        answers = await asyncio.gather(*(asyncio.to_thread(running.health, service) for service in SERVICES))
+        return set(answers) == {status}
+
+    await asyncio.to_thread(running.stack.postgres.stop)
+    await eventually(lambda: everywhere("NOT_SERVING"), within=10, what="all services are not ready")
+    assert {running.health(service, "liveness") for service in SERVICES} == {"SERVING"}
+
+    await asyncio.to_thread(running.stack.postgres.start)
+    await eventually(lambda: everywhere("SERVING"), within=10, what="all services are ready again")
+    generation = await running.ended(await running.create("flux-pro", simulated("after", task_seconds=0)))
+    assert generation.status == SUCCESS
+
+
+async def test_a_request_while_the_database_is_away_is_told_to_come_again(start_stack: StartStack) -> None:
+    running = await start_stack(services=("gateway",), own_postgres=True)
+    assert running.stack.postgres is not None
+    await asyncio.to_thread(running.stack.postgres.stop)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.create("flux-pro", "x")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_signal_drains_and_ends_with_zero(start_stack: StartStack, simulator: Simulator) -> None:
+    running = await start_stack()
+    prompt = simulated("under way", task_seconds=1.5)
+    generation_id = await running.create("gpt-image-1", prompt)
+
+    async def billed() -> bool:
+        return len(await simulator.bills(prompt)) == 1
+
+    await eventually(billed, within=5, what="the submit is under way")
+    running.stack.children["dispatcher"].send(signal.SIGTERM)
+
+    async def not_ready() -> bool:
+        return await asyncio.to_thread(running.health, "dispatcher") == "NOT_SERVING"
+
+    await eventually(not_ready, within=2, what="the dispatcher tells that it goes")
+    assert running.health("dispatcher", "liveness") == "SERVING"
+    assert await asyncio.to_thread(running.stack.children["dispatcher"].wait, 20) == 0
+    generation = await running.get(generation_id)
+    assert (generation.status, generation.attempts) == (SUCCESS, 1)
+    for service in ("gateway", "poller"):
+        assert await asyncio.to_thread(running.stack.children[service].stop, 20) == 0
+
+
+async def test_logs_are_json_and_follow_the_request_through_the_services(start_stack: StartStack) -> None:
+    running = await start_stack()
+    generation = await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0)))
+    for service in ("gateway", "dispatcher", "poller"):
+        lines = [json.loads(line) for line in running.log(service).splitlines()]
+        about = [line for line in lines if line.get("generation_id") == generation.id]
+        assert {line["request_id"] for line in about} == {generation.request_id}, service
+        assert {line["source"] for line in about} == {service}
+
+
+async def test_a_bad_catalog_is_refused_at_work_and_a_good_one_taken(start_stack: StartStack) -> None:
+    running = await start_stack(services=("gateway",))
+    path = Path(running.stack.environment["DARKROOM_CATALOG"])
+    good = path.read_text()
+
+    path.write_text("models: {")
+    running.stack.children["gateway"].send(signal.SIGHUP)
+
+    async def refused() -> bool:
+        return await running.metric("gateway", "darkroom_catalog_reloads_total", outcome="refused") >= 1
+
+    await eventually(refused, within=5, what="the bad catalog is refused")
+    assert await running.create("flux-pro", "still here")
+
+    path.write_text(good.replace("flux-pro:", "flux-renamed:"))
+
+    async def taken() -> bool:
+        return await running.metric("gateway", "darkroom_catalog_reloads_total", outcome="replaced") >= 1
+
+    await eventually(taken, within=5, what="the good catalog is taken")
+    assert await running.create("flux-renamed", "new")
