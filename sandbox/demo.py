@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -23,9 +24,9 @@ from rich.table import Table
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import Catalog, load
 from sandbox.launcher import Stack, StackFailed
-from sandbox.plan import ROOT, Plan, Ports
+from sandbox.plan import FOLDER, Plan, Ports
 
-FOLDER = ROOT / ".darkroom" / "demo"
+_DEMO = FOLDER / "demo"
 _MODELS_OF_A_PROVIDER = 2
 _PROMPTS = (
     "a red apple on a wooden table",
@@ -155,7 +156,7 @@ def _show_files(requests: list[Shown], console: Console) -> None:
             with Image.open(path) as image:
                 size = f"{image.width}x{image.height}"
             console.print(
-                f"  {path.relative_to(ROOT)}  {size} {image.format}, {path.stat().st_size / 1_000:.0f} kB, "
+                f"  {os.path.relpath(path)}  {size} {image.format}, {path.stat().st_size / 1_000:.0f} kB, "
                 f"{shown.generation.cost_usd:.3f} US dollars by the catalog",
                 highlight=False,
                 soft_wrap=True,
@@ -165,7 +166,7 @@ def _show_files(requests: list[Shown], console: Console) -> None:
 async def _run(stack: Stack, console: Console) -> None:
     catalog = load(Path(stack.environment["DARKROOM_CATALOG"]))
     requests = chosen(catalog)
-    results = FOLDER / "results"
+    results = _DEMO / "results"
     results.mkdir(parents=True)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.plan.ports.grpc['gateway']}") as channel:
         gateway = GenerationServiceStub(channel)
@@ -189,8 +190,8 @@ def demo() -> int:
     """Run it. Answers the exit code: 0, or 1 with the reason."""
     console = Console()
     started = time.monotonic()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    plan = Plan(folder=FOLDER, ports=Ports.free())
+    shutil.rmtree(_DEMO, ignore_errors=True)
+    plan = Plan(folder=_DEMO, ports=Ports.free())
     console.print("Starting Darkroom:")
     try:
         with Stack(plan, tell=lambda step: console.print(f"  {step}", highlight=False)) as stack:
@@ -198,7 +199,7 @@ def demo() -> int:
             console.print("\nStopping.")
     except (StackFailed, DemoFailed, grpc.RpcError, aiohttp.ClientError, OSError) as error:
         console.print(f"\nThe demo failed: {error}", style="red", markup=False)
-        console.print(f"Logs are in {FOLDER / 'logs'}.", highlight=False)
+        console.print(f"Logs are in {_DEMO / 'logs'}.", highlight=False)
         return 1
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
     return 0

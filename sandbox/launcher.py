@@ -75,7 +75,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything, the services first."""
-        services = [self.children[name] for name in self.plan.services if name in self.children]
+        services = [child for name, child in self.children.items() if name.startswith(self.plan.services)]
         others = [child for child in self.children.values() if child not in services]
         for group in (services, others):
             with ThreadPoolExecutor(max(1, len(group))) as pool:
@@ -95,6 +95,16 @@ class Stack:
         if self.postgres is not None and not self.postgres.is_running:
             return "postgres has ended"
         return None
+
+    def add_replica(self, name: ServiceName) -> str:
+        """Start one more of a service, on ports of its own, and answer the name under which it is kept."""
+        replica = f"{name}-{sum(child.startswith(name) for child in self.children) + 1}"
+        ports = {
+            f"DARKROOM_{name.upper()}_PORT": str(processes.free_port()),
+            f"DARKROOM_{name.upper()}_METRICS_PORT": str(processes.free_port()),
+        }
+        self._add(replica, ["python", "-m", f"services.{name}"], self.environment | ports)
+        return replica
 
     def start_service(self, name: ServiceName, extra: Mapping[str, str] | None = None) -> None:
         """Start a service anew after it has ended."""

@@ -14,6 +14,8 @@ from sandbox.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_CATALOG = ROOT / "catalog.yaml"
+FOLDER = Path(os.environ.get("DARKROOM_SANDBOX_FOLDER", ROOT / ".darkroom")).resolve()
+"""Where the sandbox keeps all its data."""
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
 _SANDBOX_PORTS = {"postgres": 54320, "object_store": 9000, "simulators": 9100}
 

@@ -8,7 +8,7 @@ import sys
 import threading
 
 from sandbox.launcher import Stack, StackFailed
-from sandbox.plan import ROOT, Plan, Ports
+from sandbox.plan import FOLDER, Plan, Ports
 
 _COLOURS = {"gateway": 36, "dispatcher": 33, "poller": 32, "monitor": 35, "experiments": 34, "simulators": 90}
 _WIDTH = max(map(len, _COLOURS))
@@ -52,7 +52,7 @@ def up() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     settings = {} if os.environ.get("LOG_FORMAT") else {"DARKROOM_LOG_FORMAT": "pretty"}
-    plan = Plan(folder=ROOT / ".darkroom", ports=Ports.fixed(), settings=settings)
+    plan = Plan(folder=FOLDER / "up", ports=Ports.fixed(), settings=settings)
     stack = Stack(plan, tell=lambda step: print(f"  {step}", flush=True), show=_show)
     try:
         stack.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,8 +50,9 @@ class StartStack(Protocol):
         adjust: Adjust = quick,
         services: tuple[ServiceName, ...] = PATH_SERVICES,
         own_postgres: bool = False,
+        own_objects: bool = False,
     ) -> Running:
-        """Start them, and answer once they are ready. `own_postgres`: one that may be stopped."""
+        """Start them, and answer once they are ready. `own_…`: one that the test may stop."""
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +107,7 @@ def _plan(
         "DARKROOM_CATALOG": str(catalog),
     }
     settings = {**QUICK, **settings}
-    return Plan(folder, Ports.free(), environment=environment, settings=settings, services=services, durable=False)
+    return Plan(folder, Ports.free(), environment=environment, settings=settings, services=services)
 
 
 @pytest.fixture
@@ -118,11 +120,17 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
         adjust: Adjust = quick,
         services: tuple[ServiceName, ...] = PATH_SERVICES,
         own_postgres: bool = False,
+        own_objects: bool = False,
     ) -> Running:
         folder = tmp_path / f"stack-{len(started)}"
         folder.mkdir()
         url = "" if own_postgres else database_url
-        stack = Stack(_plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services))
+        plan = _plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services)
+        if own_objects:
+            plan = replace(plan, environment={**plan.environment, "DARKROOM_S3_ENDPOINT_URL": ""})
+        # One that is cut off must keep what it has committed.
+        plan = replace(plan, durable=own_postgres)
+        stack = Stack(plan)
         await asyncio.to_thread(stack.start)
         started.append(Running(stack))
         return started[-1]

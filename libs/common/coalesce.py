@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Generic, TypeVar
 
 from libs.common import metrics
@@ -11,6 +12,7 @@ from libs.common.errors import GenerationError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_LOOK_SECONDS = 0.01
 Group = list[tuple[Item, "asyncio.Future[Answer]"]]
 
 
@@ -21,15 +23,18 @@ class Closed(RuntimeError):
 class GroupWriter(Generic[Item, Answer]):
     """Hands items to `flush` in groups and each caller the answer to its own.
 
-    While a group is being flushed the next one gathers, so groups grow with the load and a lone item waits for
-    nothing but `linger_seconds`. At most `concurrency` groups are flushed at once. A group that the database refuses
-    for what one of its items holds is written item by item, so that a bad one harms nobody else.
+    While a group is being flushed the next one gathers, so groups grow with the load; a lone item waits for nothing
+    but `linger_seconds`, and not even for that where no other is expected. At most `concurrency` groups are flushed at
+    once. A group that the database refuses for what one of its items holds is written item by item, so that a bad one
+    harms nobody else.
 
     Args:
         name: for metrics.
         flush: writes a group; answers in the same order and number, or raises for all of the group.
         limit: items of a group at most.
-        linger_seconds: how long the first item of a group waits for company.
+        linger_seconds: how long the first item of a group waits for company at most.
+        expected: how many items are under way, those handed in included: a group waits for no more than these. Without
+            it each group waits for `linger_seconds`.
         concurrency: groups under way at once.
     """
 
@@ -40,12 +45,14 @@ class GroupWriter(Generic[Item, Answer]):
         *,
         limit: int = 500,
         linger_seconds: float = 0.0,
+        expected: Callable[[], int] | None = None,
         concurrency: int = 1,
     ) -> None:
         self._name = name
         self._flush = flush
         self._limit = limit
         self._linger_seconds = linger_seconds
+        self._expected = expected
         self._places = asyncio.Semaphore(concurrency)
         self._waiting: Group[Item, Answer] = []
         self._arrived = asyncio.Event()
@@ -76,8 +83,7 @@ class GroupWriter(Generic[Item, Answer]):
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            if self._linger_seconds and not self._closed:
-                await asyncio.sleep(self._linger_seconds)
+            await self._wait_for_company()
             await self._places.acquire()
             group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
             if not self._waiting and not self._closed:
@@ -90,6 +96,14 @@ class GroupWriter(Generic[Item, Answer]):
                 self._places.release()
                 if self._closed:
                     return
+
+    async def _wait_for_company(self) -> None:
+        until = monotonic() + self._linger_seconds
+        while not self._closed and len(self._waiting) < self._limit:
+            left = until - monotonic()
+            if left <= 0 or (self._expected is not None and self._expected() <= len(self._waiting)):
+                return
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
 
     async def _write_group(self, group: Group[Item, Answer]) -> None:
         metrics.WRITER_GROUP_SIZE.labels(self._name).observe(len(group))

@@ -65,3 +65,9 @@ POLL_LATENESS_SECONDS = Histogram(
 STORED_BYTES = Counter("darkroom_storage_stored_bytes_total", "Bytes put into object storage.", ["provider"])
 STORAGE_ERRORS = Counter("darkroom_storage_errors_total", "Failed downloads and uploads.", ["operation"])
 CATALOG_RELOADS = Counter("darkroom_catalog_reloads_total", "Times the catalog was read anew.", ["outcome"])
+
+
+def count_end(model: str, provider: str, state: str, code: str, seconds: float) -> None:
+    """Count a generation that this process ended, `seconds` after it was accepted. `code` is empty for a success."""
+    GENERATIONS_ENDED.labels(model, provider, state, code).inc()
+    GENERATION_SECONDS.labels(model, state).observe(max(0.0, seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -217,7 +218,8 @@ class Submitter:
     def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
         code = outcome.error["code"] if outcome.error else ""
         if outcome.state in TERMINAL:
-            metrics.GENERATIONS_ENDED.labels(claimed.model_identifier, claimed.provider_id, outcome.state, code).inc()
+            seconds = (datetime.now(UTC) - claimed.created_at).total_seconds()
+            metrics.count_end(claimed.model_identifier, claimed.provider_id, outcome.state, code, seconds)
         if outcome.task is not None:
             self._wakeups.note(claimed, outcome.task)
         log.info(

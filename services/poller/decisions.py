@@ -37,6 +37,14 @@ def after_failed_check(task: ClaimedTask, error: GenerationError) -> PollOutcome
     return _again(task, error=error)
 
 
+def unwritable(task: ClaimedTask, cause: Exception) -> PollOutcome:
+    """The database refuses what the provider said: that must neither be lost silently nor asked for without end."""
+    error = GenerationError(
+        ErrorCode.INTERNAL_ERROR, "The provider's answer cannot be kept.", {"cause": type(cause).__name__}
+    )
+    return _ended(task, TaskState.FAILED, State.FAILED, error)
+
+
 def _again(
     task: ClaimedTask,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -21,11 +22,11 @@ from libs.common.loops import Loop
 from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
 from libs.common.settings import Settings
-from services.poller.decisions import after_check, after_failed_check
+from services.poller.decisions import after_check, after_failed_check, unwritable
 from services.poller.window import Window
 
 log = structlog.get_logger()
-_LINGER_SECONDS = 0.02
+LINGER_SECONDS = 0.2
 
 
 class Polling:
@@ -37,10 +38,10 @@ class Polling:
         self._accounts = accounts
         self._settings = settings
         self._warned: set[tuple[str, str]] = set()
-        self._outcomes: GroupWriter[PollOutcome, bool] = GroupWriter(
-            "poll_outcomes", store.end, linger_seconds=_LINGER_SECONDS
-        )
         self.window = Window()
+        self._outcomes: GroupWriter[PollOutcome, bool] = GroupWriter(
+            "poll_outcomes", store.end, linger_seconds=LINGER_SECONDS, expected=self.window.__len__
+        )
         self.storing_loop: Loop | None = None
 
     async def claim(self) -> bool:
@@ -61,7 +62,7 @@ class Polling:
             self.window.claimed(provider_id, counts[provider_id], room)
         for task in claimed:
             metrics.POLL_LATENESS_SECONDS.observe(max(0.0, task.lateness_seconds))
-            self.window.begin(task.provider_id, lambda task=task: self._poll(task))  # type: ignore[misc]
+            self.window.begin(task.provider_id, partial(self._poll, task), partial(self._end, task))
         return False
 
     async def renew(self) -> bool:
@@ -76,7 +77,7 @@ class Polling:
         await self._outcomes.close()
         await self._store.give_back()
 
-    async def _poll(self, task: ClaimedTask) -> None:
+    async def _poll(self, task: ClaimedTask) -> PollOutcome:
         follow(task.request_id, task.generation_id)
         catalog = self._catalog.current
         provider, model = catalog.providers.get(task.provider_id), catalog.models.get(task.model_identifier)
@@ -84,12 +85,20 @@ class Polling:
             if provider is None:
                 raise GenerationError(ErrorCode.INTERNAL_ERROR, "The catalog has dropped the provider.")
             status = await self._check(task, provider, model)
-            outcome = after_check(task, status, provider, model)
+            return after_check(task, status, provider, model)
         except GenerationError as error:
             log.warning("check failed", error=error, provider=task.provider_id, provider_task_id=task.task_id)
-            outcome = after_failed_check(task, error)
+            return after_failed_check(task, error)
+
+    async def _end(self, task: ClaimedTask, outcome: PollOutcome) -> None:
         reach(CrashPoint.POLLER_TASK_CHECKED)
-        if not await until_database_answers(lambda: self._outcomes.write(outcome)):
+        try:
+            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+        except Exception as error:
+            log.exception("outcome cannot be written", provider_task_id=task.task_id)
+            outcome = unwritable(task, error)
+            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+        if not written:
             metrics.FENCED_WRITES.labels("poll").inc()
             return
         if outcome.generation_state is not None:
@@ -124,8 +133,7 @@ class Polling:
     def _tell(self, task: ClaimedTask, outcome: PollOutcome, state: State) -> None:
         code = outcome.error["code"] if outcome.error else ""
         if state in TERMINAL:
-            metrics.GENERATIONS_ENDED.labels(task.model_identifier, task.provider_id, state, code).inc()
-            metrics.GENERATION_SECONDS.labels(task.model_identifier, state).observe(task.age_seconds)
+            metrics.count_end(task.model_identifier, task.provider_id, state, code, task.generation_age_seconds)
         elif self.storing_loop is not None:
             self.storing_loop.wake()
         log.info(

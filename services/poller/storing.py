@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,12 +21,12 @@ from libs.common.retry import until_database_answers, wait_seconds
 from libs.common.rpc.context import follow
 from libs.common.settings import Settings
 from libs.common.storage.results import Place, Results
+from services.poller.polling import LINGER_SECONDS
 from services.poller.window import Window
 
 log = structlog.get_logger()
 _LANE = "storing"
 _BACKOFF = Retry(first_wait_seconds=1.0, longest_wait_seconds=30.0)
-_LINGER_SECONDS = 0.02
 
 
 def after_failure(result: ClaimedResult, error: GenerationError, provider: Provider | None) -> StoreOutcome:
@@ -46,10 +47,10 @@ class Storing:
         self._catalog = catalog
         self._results = results
         self._settings = settings
-        self._outcomes: GroupWriter[StoreOutcome, bool] = GroupWriter(
-            "store_outcomes", store.end, linger_seconds=_LINGER_SECONDS
-        )
         self.window = Window()
+        self._outcomes: GroupWriter[StoreOutcome, bool] = GroupWriter(
+            "store_outcomes", store.end, linger_seconds=LINGER_SECONDS, expected=self.window.__len__
+        )
 
     async def claim(self) -> bool:
         """Claim as many results as there is room for."""
@@ -62,7 +63,7 @@ class Storing:
         metrics.CLAIMED.labels("result").inc(len(claimed))
         self.window.claimed(_LANE, len(claimed), room)
         for result in claimed:
-            self.window.begin(_LANE, lambda result=result: self._carry(result))  # type: ignore[misc]
+            self.window.begin(_LANE, partial(self._carry, result), partial(self._end, result))
         return False
 
     async def renew(self) -> bool:
@@ -77,7 +78,7 @@ class Storing:
         await self._outcomes.close()
         await self._store.give_back()
 
-    async def _carry(self, result: ClaimedResult) -> None:
+    async def _carry(self, result: ClaimedResult) -> StoreOutcome:
         follow(result.request_id, result.id)
         provider = self._catalog.current.providers.get(result.provider_id)
         try:
@@ -88,10 +89,12 @@ class Storing:
             outputs = await asyncio.gather(
                 *(self._store_one(result, provider, index, source) for index, source in enumerate(result.sources))
             )
-            outcome = StoreOutcome(result.id, result.lease_token, State.SUCCESS, outputs=outputs)
+            return StoreOutcome(result.id, result.lease_token, State.SUCCESS, outputs=outputs)
         except GenerationError as error:
             log.warning("result not stored", error=error, attempt=result.store_attempts)
-            outcome = after_failure(result, error, provider)
+            return after_failure(result, error, provider)
+
+    async def _end(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
         reach(CrashPoint.POLLER_RESULT_STORED)
         if not await until_database_answers(lambda: self._outcomes.write(outcome)):
             metrics.FENCED_WRITES.labels("store").inc()
@@ -115,8 +118,7 @@ class Storing:
             return
         code = outcome.error["code"] if outcome.error else ""
         seconds = (datetime.now(UTC) - result.created_at).total_seconds()
-        metrics.GENERATIONS_ENDED.labels(result.model_identifier, result.provider_id, outcome.state, code).inc()
-        metrics.GENERATION_SECONDS.labels(result.model_identifier, outcome.state).observe(max(0.0, seconds))
+        metrics.count_end(result.model_identifier, result.provider_id, outcome.state, code, seconds)
         log.info(
             "generation ended",
             state=outcome.state.value,

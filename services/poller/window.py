@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
 from libs.common.loops import Loop
 
 log = structlog.get_logger()
+T = TypeVar("T")
 DEPTH = 4
 """Rows claimed ahead for each place at work, so that one claim feeds many."""
 
@@ -34,14 +36,15 @@ class Window:
         free = concurrency * DEPTH - self._claimed[lane]
         return free if free >= concurrency * DEPTH / 2 else 0
 
-    def begin(self, lane: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a claimed piece of work as soon as its lane has a place."""
+    def begin(self, lane: str, work: Callable[[], Awaitable[T]], finish: Callable[[T], Awaitable[None]]) -> None:
+        """Do a claimed piece of work once its lane has a place; `finish` it with what came out, off that place."""
         self._claimed[lane] += 1
         places = self._places[lane]
 
         async def run() -> None:
             async with places:
-                await work()
+                found = await work()
+            await finish(found)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)

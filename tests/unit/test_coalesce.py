@@ -106,3 +106,17 @@ async def test_closing_writes_what_was_handed_in_and_takes_nothing_more() -> Non
     assert await waiting == 10
     with pytest.raises(Closed):
         await writer.write(2)
+
+
+async def test_a_group_waits_for_those_that_are_under_way_and_for_no_others() -> None:
+    recorder = Recorder()
+    under_way = 3
+    writer = GroupWriter("test", recorder.flush, linger_seconds=3_600, expected=lambda: under_way)
+    first = [asyncio.create_task(writer.write(item)) for item in (1, 2)]
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(writer.write(3), 5) == 30
+    assert await asyncio.gather(*first) == [10, 20]
+    assert recorder.groups == [[1, 2, 3]]
+    under_way = 1
+    assert await asyncio.wait_for(writer.write(4), 5) == 40
+    await writer.close()

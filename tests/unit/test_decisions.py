@@ -40,6 +40,7 @@ TASK = ClaimedTask(
     media_type="image",
     lease_token=1,
     age_seconds=10,
+    generation_age_seconds=11,
     lateness_seconds=0,
     seconds_left=590,
 )

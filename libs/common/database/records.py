@@ -150,6 +150,7 @@ class ClaimedTask:
     media_type: MediaType
     lease_token: int
     age_seconds: float
+    generation_age_seconds: float
     lateness_seconds: float
     seconds_left: float
 

@@ -55,7 +55,7 @@ class ObjectStore:
         )
 
     async def put(self, key: str, media: Media) -> None:
-        """Store a file. GenerationError S3_UPLOAD_FAILED (retryable) where that fails."""
+        """Store a file, which is closed then. GenerationError S3_UPLOAD_FAILED (retryable) where that fails."""
         extra = {"ContentType": media.content_type}
 
         def work() -> None:

@@ -32,6 +32,7 @@ WHERE t.provider_id = due.provider_id AND t.task_id = due.task_id
 RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, t.adapter_name, t.check_url,
     t.strategy, t.poll_interval_ms, t.attempts, t.retry_count, g.parameters, g.media_type, t.lease_token,
     CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
+    CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS generation_age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - t.next_poll_at) AS float) AS lateness_seconds,
     CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left""")
 

@@ -1,0 +1,73 @@
+"""Law 3: a process that was paused and wakes up late changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from darkroom.common.v1 import common_pb2
+
+from tests.conftest import StartStack
+from tests.support.running import FAILED, SUCCESS
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+
+async def test_a_dispatcher_that_wakes_up_late_changes_nothing(start_stack: StartStack, simulator: Simulator) -> None:
+    running = await start_stack()
+    prompt = simulated("paused", submit_seconds=1.5, task_seconds=0)
+    generation_id = await running.create("flux-pro", prompt)
+
+    async def billed() -> bool:
+        return len(await simulator.bills(prompt)) == 1
+
+    await eventually(billed, within=10, what="the provider has taken it")
+    running.stack.children["dispatcher"].send(signal.SIGSTOP)
+    await asyncio.to_thread(running.stack.add_replica, "dispatcher")
+
+    generation = await running.ended(generation_id)
+    assert (generation.status, generation.error.code) == (FAILED, common_pb2.ERROR_CODE_SUBMISSION_UNCERTAIN)
+    running.stack.children["dispatcher"].send(signal.SIGCONT)
+
+    async def fenced() -> bool:
+        return await running.metric("dispatcher", "darkroom_fenced_writes_total", kind="dispatch") == 1
+
+    await eventually(fenced, within=10, what="the late outcome is dropped")
+    assert (await running.get(generation_id)).status == FAILED
+    assert len(await simulator.bills(prompt)) == 1
+
+
+async def test_a_poller_that_wakes_up_late_changes_nothing(start_stack: StartStack, simulator: Simulator) -> None:
+    running = await start_stack()
+    prompt = simulated("slow", task_seconds=1)
+    ids = [await running.create("flux-pro", prompt) for _ in range(5)]
+
+    async def polled() -> bool:
+        return (await running.get(ids[0])).polls >= 1
+
+    await eventually(polled, within=10, what="the tasks are polled")
+    running.stack.children["poller"].send(signal.SIGSTOP)
+    await asyncio.to_thread(running.stack.add_replica, "poller")
+
+    ended = await asyncio.gather(*(running.ended(generation_id) for generation_id in ids))
+    running.stack.children["poller"].send(signal.SIGCONT)
+
+    async def awake() -> bool:
+        return await asyncio.to_thread(running.health, "poller") == "SERVING"
+
+    await eventually(awake, within=10, what="the poller is back")
+    again = [await running.get(generation_id) for generation_id in ids]
+    assert [(g.status, g.ended_at) for g in again] == [(SUCCESS, g.ended_at) for g in ended]
+
+
+async def test_two_dispatchers_and_two_pollers_share_the_work(start_stack: StartStack, simulator: Simulator) -> None:
+    running = await start_stack()
+    for service in ("dispatcher", "poller"):
+        await asyncio.to_thread(running.stack.add_replica, service)
+    await simulator.behave(active_tasks_limit=1_000)
+    prompts = [simulated(f"shared {number}", task_seconds=0.3) for number in range(60)]
+    ids = await asyncio.gather(*(running.create("flux-pro", prompt) for prompt in prompts))
+    ended = await asyncio.gather(*(running.ended(generation_id, within=40) for generation_id in ids))
+    assert {generation.status for generation in ended} == {SUCCESS}
+    assert {generation.attempts for generation in ended} == {1}
+    assert len(await simulator.bills()) == 60

@@ -1,0 +1,50 @@
+"""Law 2: the ticket comes first, and the rest happens without the client."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from libs.common.database.engine import Database
+from tests.conftest import StartStack
+from tests.support.rows import rows
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+
+@pytest.mark.parametrize(
+    ("model", "behaviour"),
+    [
+        pytest.param("gpt-image-1", {"task_seconds": 30}, id="a synchronous provider that answers after 30 s"),
+        pytest.param("flux-pro", {"submit_seconds": 30, "task_seconds": 0}, id="a submit answered after 30 s"),
+    ],
+)
+async def test_the_ticket_does_not_wait_for_the_provider(
+    start_stack: StartStack, simulator: Simulator, database: Database, model: str, behaviour: dict[str, float]
+) -> None:
+    running = await start_stack()
+    prompt = simulated("patience", **behaviour)
+    # The first call of a channel pays for its connection.
+    await running.create("dall-e-3", simulated("warm", task_seconds=0))
+
+    started = time.monotonic()
+    generation_id = await running.create(model, prompt)
+    took = time.monotonic() - started
+
+    async def state() -> str:
+        (row,) = await rows(database, "SELECT state FROM generation_requests WHERE id = :id", id=generation_id)
+        return str(row["state"])
+
+    async def under_way() -> bool:
+        return len(await simulator.bills(prompt)) == 1
+
+    async def done() -> bool:
+        return await state() == "SUCCESS"
+
+    assert took < 1
+    await eventually(under_way, within=5, what="the provider works on it")
+    assert await state() == "DISPATCHING"
+    # No client asks from here on; the row alone is looked at.
+    await eventually(done, within=50, what="the result has arrived")
+    assert time.monotonic() - started > 29
