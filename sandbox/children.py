@@ -51,6 +51,7 @@ class Child:
     def start(self, extra: Mapping[str, str] | None = None) -> int:
         """Start it, with further variables in its environment if given, and answer its process id."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._tail.clear()
         self._process = processes.start(self._command, environment=self._environment | dict(extra or {}))
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()

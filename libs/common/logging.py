@@ -92,7 +92,8 @@ def configure(settings: Settings, source: str) -> None:
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        # structlog knows no level below debug: trace lets all through.
+        wrapper_class=structlog.make_filtering_bound_logger(level if level >= logging.DEBUG else logging.NOTSET),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )

@@ -182,7 +182,8 @@ async def test_a_stored_object_is_read_by_its_url_and_by_nothing_else(objects: O
             assert (reply.status, reply.headers["content-type"]) == (200, "image/png")
             assert await reply.read() == content
         async with session.get(url.partition("?")[0]) as reply:
-            assert reply.status == 403
+            # Amazon answers 403; the laptop's server answers 400, for it misses the signature.
+            assert reply.status in {400, 403}
 
 
 async def test_a_public_base_url_replaces_signatures(settings: Settings) -> None:

@@ -78,3 +78,11 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="10M"):
         logging.size_in_bytes(text)
+
+
+@pytest.mark.parametrize("level", ["trace", "debug", "info", "warn", "error", "fatal", "INFO"])
+def test_every_level_can_be_set(level: str, configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", level)
+    logging.configure(Settings(), "gateway")
+    structlog.get_logger("test").critical("at any level")
+    assert "at any level" in configured.read_text()

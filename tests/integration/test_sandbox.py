@@ -1,0 +1,199 @@
+"""The laptop's stack: it starts, tells why it does not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from sandbox import processes
+from sandbox.children import Child
+from sandbox.launcher import Stack, StackFailed
+from sandbox.plan import ROOT, Plan, Ports
+from tests.support.infrastructure import PATH
+from tests.support.running import own_environment
+from tests.support.waiting import eventually
+
+
+def _environment(folder: Path, ports: Ports | None = None) -> dict[str, str]:
+    environment = own_environment() | {"PYTHONPATH": PATH, "DARKROOM_SANDBOX_FOLDER": str(folder)}
+    if ports is not None:
+        environment |= ports.variables()
+        for name in ("postgres", "object_store", "simulators"):
+            environment[f"DARKROOM_SANDBOX_{name.upper()}_PORT"] = str(getattr(ports, name))
+    return environment
+
+
+def _of(folder: Path) -> list[psutil.Process]:
+    """Processes that run with something below a folder in their command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            described = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(folder) in part for part in described):
+            found.append(process)
+    return found
+
+
+async def _nothing_left(folder: Path) -> None:
+    async def gone() -> bool:
+        return not _of(folder)
+
+    await eventually(gone, within=10, what="nothing is left running")
+
+
+async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(tmp_path: Path) -> None:
+    run = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "sandbox", "demo"],
+        env=_environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    images = sorted((tmp_path / "demo/results").iterdir())
+    assert [path.name for path in images] == [
+        "dall-e-3-0.png",
+        "flux-dev-0.jpeg",
+        "flux-pro-0.jpeg",
+        "gpt-image-1-0.png",
+    ]
+    for path in images:
+        with Image.open(path) as image:
+            image.load()
+            assert image.size == (1024, 1024)
+    seconds = re.search(r"Done in (\d+) s", run.stdout)
+    assert seconds is not None
+    assert int(seconds[1]) < 60
+    await _nothing_left(tmp_path)
+
+
+async def test_the_demo_fails_with_the_reason_where_a_request_fails(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.yaml"
+    shipped = (ROOT / "catalog.yaml").read_text()
+    catalog.write_text(shipped.replace("https://api.bfl.ai", "http://127.0.0.1:9"))
+    environment = _environment(tmp_path) | {"DARKROOM_CATALOG": str(catalog), "BFL_API_KEY": "k", "TUZI_API_KEY": ""}
+    run = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "sandbox", "demo"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "The demo failed" in run.stdout
+    assert "FAILED" in run.stdout
+    await _nothing_left(tmp_path)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Child:
+    """`make up` on ports of its own, not started yet."""
+    return Child(
+        "up",
+        ["python", "-m", "sandbox", "up"],
+        environment=_environment(tmp_path, Ports.free()),
+        log=tmp_path / "up.log",
+    )
+
+
+async def _says(child: Child, words: str) -> None:
+    async def said() -> bool:
+        assert child.exit_code is None, child.tail
+        return words in child.tail
+
+    await eventually(said, within=40, what=words)
+
+
+async def test_up_runs_until_a_signal_and_ends_with_zero(tmp_path: Path, up: Child) -> None:
+    up.start()
+    await _says(up, "Darkroom is up")
+    up.send(signal.SIGINT)
+    assert await asyncio.to_thread(up.wait, 40) == 0
+    await _nothing_left(tmp_path)
+
+
+async def test_up_ends_with_the_reason_when_a_part_dies(tmp_path: Path, up: Child) -> None:
+    up.start()
+    await _says(up, "Darkroom is up")
+    (poller,) = [process for process in _of(tmp_path) if "services.poller" in process.cmdline()]
+    poller.kill()
+    assert await asyncio.to_thread(up.wait, 40) == 1
+    assert "poller has ended with code -9" in (tmp_path / "up.log").read_text()
+    await _nothing_left(tmp_path)
+
+
+async def test_what_a_crash_left_behind_is_stopped_by_the_next_start(tmp_path: Path, up: Child) -> None:
+    up.start()
+    await _says(up, "Darkroom is up")
+    await asyncio.to_thread(up.kill)
+    assert _of(tmp_path)
+
+    up.start()
+    await _says(up, "Darkroom is up")
+    assert re.search(r"stopped \d+ processes that an earlier run left behind", (tmp_path / "up.log").read_text())
+    up.send(signal.SIGTERM)
+    assert await asyncio.to_thread(up.wait, 40) == 0
+    await _nothing_left(tmp_path)
+
+
+async def test_a_port_in_use_is_named_with_what_moves_it(tmp_path: Path) -> None:
+    ports = Ports.free()
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", ports.grpc["poller"])
+    with pytest.raises(StackFailed, match=rf"{ports.grpc['poller']} \(DARKROOM_POLLER_PORT moves it\)"):
+        await asyncio.to_thread(Stack(Plan(tmp_path, ports, environment=own_environment())).start)
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_two_stacks_do_not_share_a_folder(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, Ports.free(), environment=own_environment(), services=(), durable=False)
+    with Stack(plan):
+        other = Plan(tmp_path, Ports.free(), environment=own_environment(), services=(), durable=False)
+        with pytest.raises(StackFailed, match="already"):
+            Stack(other).start()
+    await _nothing_left(tmp_path)
+
+
+async def test_a_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+    environment = own_environment() | {"DARKROOM_DATABASE_URL": "postgresql+psycopg2://u:hunter2@127.0.0.1:9/x"}
+    with pytest.raises(StackFailed, match=r"[Cc]onnection") as caught:
+        await asyncio.to_thread(Stack(Plan(tmp_path, Ports.free(), environment=environment, services=())).start)
+    assert "hunter2" not in str(caught.value)
+    await _nothing_left(tmp_path)
+
+
+async def test_a_service_that_does_not_start_shows_its_last_words(tmp_path: Path) -> None:
+    plan = Plan(
+        tmp_path,
+        Ports.free(),
+        environment=own_environment(),
+        settings={"DARKROOM_LEASE_SECONDS": "-1"},
+        services=("poller",),
+        durable=False,
+    )
+    with pytest.raises(StackFailed, match="DARKROOM_LEASE_SECONDS"):
+        await asyncio.to_thread(Stack(plan).start)
+    await _nothing_left(tmp_path)
+
+
+def test_a_reused_process_id_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
+    path = tmp_path / "processes"
+    path.write_text(f"{os.getppid()} 1.0\n")
+    assert processes.PidFile(path).stop_leftovers() == 0

@@ -1,0 +1,38 @@
+"""Secrets reach no log, no error and no metric."""
+
+from __future__ import annotations
+
+import aiohttp
+from sqlalchemy import make_url
+
+from tests.conftest import StartStack
+from tests.support.running import FAILED
+from tests.support.simulator import simulated
+
+
+async def test_no_credential_shows_anywhere(start_stack: StartStack) -> None:
+    running = await start_stack(settings={"DARKROOM_LOG_LEVEL": "trace"})
+    environment = running.stack.environment
+    secrets = [
+        environment["BFL_API_KEY"],
+        environment["TUZI_API_KEY"],
+        environment["DARKROOM_S3_SECRET_ACCESS_KEY"],
+        str(make_url(environment["DARKROOM_DATABASE_URL"]).password),
+    ]
+    told = ""
+    for model in ("flux-pro", "gpt-image-1"):
+        for kind in ("400", "500", "reset", "html"):
+            prompt = simulated(
+                "x", task_seconds=0, faults=[{"operation": "submit", "kind": kind, "after": kind == "500"}]
+            )
+            generation = await running.ended(await running.create(model, prompt))
+            assert generation.status == FAILED
+            told += str(generation)
+    await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0)))
+    for service in ("gateway", "dispatcher", "poller"):
+        told += running.log(service)
+        url = f"http://127.0.0.1:{running.stack.plan.ports.metrics[service]}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as reply:
+            told += await reply.text()
+    assert "generation accepted" in told
+    assert [secret for secret in secrets if secret in told] == []
