@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -13,14 +13,21 @@ from pathlib import Path
 
 import psutil
 
+_BLOCK = 120
+_FIRST = 20_000 + os.getpid() % 100 * _BLOCK
+_candidates = itertools.cycle(range(_FIRST, _FIRST + _BLOCK))
+
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now, below those that outgoing connections get."""
-    while True:
-        port = random.randrange(20_000, 32_000)
+    """A TCP port of the loopback interface that nobody uses now, below those that outgoing connections get.
+
+    Each process goes round a block of its own, so that two that start stacks at once do not pick the same.
+    """
+    for port in _candidates:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("the candidates never end")
 
 
 def is_used(port: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -155,11 +156,11 @@ async def test_what_a_crash_left_behind_is_stopped_by_the_next_start(tmp_path: P
 
 async def test_a_port_in_use_is_named_with_what_moves_it(tmp_path: Path) -> None:
     ports = Ports.free()
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", ports.grpc["poller"])
-    with pytest.raises(StackFailed, match=rf"{ports.grpc['poller']} \(DARKROOM_POLLER_PORT moves it\)"):
+    with (
+        socket.create_server(("127.0.0.1", ports.grpc["poller"])),
+        pytest.raises(StackFailed, match=rf"{ports.grpc['poller']} \(DARKROOM_POLLER_PORT moves it\)"),
+    ):
         await asyncio.to_thread(Stack(Plan(tmp_path, ports, environment=own_environment())).start)
-    listener.close()
-    await listener.wait_closed()
 
 
 async def test_two_stacks_do_not_share_a_folder(tmp_path: Path) -> None:

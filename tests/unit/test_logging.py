@@ -15,8 +15,9 @@ from libs.common.settings import Settings
 
 
 @pytest.fixture
-def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Logs in JSON into a file; answers its path."""
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Logs in JSON into a file, from the level of the parameter on if there is one; answers its path."""
+    monkeypatch.setenv("LOG_LEVEL", getattr(request, "param", "info"))
     path = tmp_path / "logs" / "darkroom.log"
     monkeypatch.setenv("DARKROOM_DATABASE_URL", "postgresql://nowhere")
     monkeypatch.setenv("LOG_FILE_PATH", str(path))
@@ -80,9 +81,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         logging.size_in_bytes(text)
 
 
-@pytest.mark.parametrize("level", ["trace", "debug", "info", "warn", "error", "fatal", "INFO"])
-def test_every_level_can_be_set(level: str, configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_LEVEL", level)
-    logging.configure(Settings(), "gateway")
+@pytest.mark.parametrize("configured", ["trace", "debug", "info", "warn", "error", "fatal", "INFO"], indirect=True)
+def test_every_level_can_be_set(configured: Path) -> None:
     structlog.get_logger("test").critical("at any level")
     assert "at any level" in configured.read_text()

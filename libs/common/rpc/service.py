@@ -84,7 +84,7 @@ class Frame:
     async def run(self) -> None:
         """Serve until a signal, then drain."""
         stopping = _on_signals(self._reload_catalog)
-        start_http_server(self.settings.metrics_port(self.name), self.settings.bind_host)
+        _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
         readiness = Readiness(
             self._service_names, [self._probe.ping, *(loop.fault for loop in self._loops)], timeout_seconds=3
@@ -129,7 +129,8 @@ class Frame:
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
         names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        server.add_insecure_port(f"{self.settings.bind_host}:{self.settings.grpc_port(self.name)}")
+        host = self.settings.bind_host
+        _listen(self.settings.grpc_port(self.name), lambda port: server.add_insecure_port(f"{host}:{port}"))
         return server
 
     def _reload_catalog(self) -> None:
@@ -144,6 +145,14 @@ class Frame:
         elif outcome == "refused" and self.catalog.last_fault is not None:
             log.error("catalog refused, the old one stays", faults=self.catalog.last_fault.faults)
         return False
+
+
+def _listen(port: int, start: Callable[[int], object]) -> None:
+    try:
+        start(port)
+    except (RuntimeError, OSError) as error:
+        log.fatal("cannot start: the port cannot be taken", port=port, error=error)
+        raise SystemExit(1) from error
 
 
 def _turn(work: Callable[[], Awaitable[None]]) -> Turn:
