@@ -85,6 +85,8 @@ def test_an_unknown_model_is_not_found() -> None:
         pytest.param({}, {"seed": -1}, "parameters.seed", id="negative seed"),
         pytest.param({}, {"seed": 1.5}, "parameters.seed", id="half a seed"),
         pytest.param({}, {"seed": "7"}, "parameters.seed", id="seed as text"),
+        pytest.param({}, {"seed": float("inf")}, "parameters.seed", id="infinity"),
+        pytest.param({}, {"seed": float("nan")}, "parameters.seed", id="not a number"),
         pytest.param({}, {"size_or_ratio": "1000x1000"}, "parameters.size_or_ratio", id="size not a multiple of 32"),
         pytest.param({}, {"size_or_ratio": "5:1"}, "parameters.size_or_ratio", id="unknown ratio"),
         pytest.param({}, {"sed": 1}, "parameters.sed", id="unknown parameter"),
@@ -125,7 +127,7 @@ def test_a_field_that_is_not_served_is_refused_rather_than_ignored(field: dict[s
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=30),
+    st.none() | st.booleans() | st.floats() | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=6,
 )

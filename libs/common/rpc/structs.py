@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """The values of a Struct. Its numbers are all doubles; whole ones become int again, so that a seed is a seed."""
-    return {key: _whole(value) for key, value in MessageToDict(struct).items()}
+    """The values of a Struct. Its numbers are all doubles; whole ones become int again, so that a seed is a seed.
+
+    Numbers that JSON has no word for (NaN, the infinities) stay floats, for a schema to refuse.
+    """
+    return {key: _plain(value) for key, value in struct.fields.items()}
 
 
 def to_struct(values: Mapping[str, Any]) -> Struct:
@@ -21,9 +23,17 @@ def to_struct(values: Mapping[str, Any]) -> Struct:
     return struct
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return int(value.number_value) if value.number_value.is_integer() else value.number_value
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return from_struct(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case _:
+            return None

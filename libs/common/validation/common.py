@@ -65,7 +65,7 @@ class GenerationInput(BaseModel):
 class Parameters(BaseModel):
     """The base of every adapter's schema of `parameters`: nothing unknown is let through."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _path(prefix: str, parts: Iterable[int | str]) -> str:
