@@ -25,6 +25,7 @@ from sandbox.objectstore import ObjectServer
 from sandbox.plan import ROOT, SHIPPED_CATALOG, Plan
 from sandbox.postgres import Postgres, PostgresFailed
 
+POSTGRES = "postgres"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 # A laptop's stack does not wait minutes for a simulated provider when it is stopped.
@@ -87,14 +88,27 @@ class Stack:
             self._lock.close()
             self._lock = None
 
-    def ended(self) -> str | None:
-        """Which part has ended by itself and with what last words, or None."""
-        for child in self.children.values():
-            if child.exit_code is not None:
-                return f"{child.name} has ended with code {child.exit_code}. Its last lines:\n{child.tail}"
+    def ended(self) -> dict[str, str]:
+        """The parts that have ended by themselves, each with its exit code and last words."""
+        found = {
+            name: f"{name} has ended with code {child.exit_code}. Its last lines:\n{child.tail}"
+            for name, child in self.children.items()
+            if child.exit_code is not None
+        }
         if self.postgres is not None and not self.postgres.is_running:
-            return "postgres has ended"
-        return None
+            found[POSTGRES] = "postgres has ended"
+        return found
+
+    def restart(self, name: str) -> None:
+        """Start a part anew that has ended. StackFailed where it does not start."""
+        if name == POSTGRES and self.postgres is not None:
+            try:
+                self.postgres.start()
+            except PostgresFailed as error:
+                raise StackFailed(str(error)) from error
+            self._pids.add(self.postgres.pid)
+        else:
+            self._pids.add(self.children[name].start())
 
     def add_replica(self, name: ServiceName) -> str:
         """Start one more of a service, on ports of its own, and answer the name under which it is kept."""

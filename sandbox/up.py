@@ -6,13 +6,18 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections import defaultdict
 
 from sandbox.launcher import Stack, StackFailed
 from sandbox.plan import FOLDER, Plan, Ports
 
 _COLOURS = {"gateway": 36, "dispatcher": 33, "poller": 32, "monitor": 35, "experiments": 34, "simulators": 90}
 _WIDTH = max(map(len, _COLOURS))
-_CHECK_SECONDS = 0.5
+_CHECK_SECONDS = 0.25
+_RESTART_SECONDS = 5.0
+_ENDS_LIMIT = 3
+_WINDOW_SECONDS = 60.0
 
 _BANNER = """
 Darkroom is up. Ctrl-C stops it. Data and logs are in {folder}.
@@ -46,6 +51,32 @@ def _banner(stack: Stack) -> str:
     )
 
 
+class Keeper:
+    """Starts parts again that have ended by themselves, as an orchestrator would, until one does so too often."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)
+        self._due: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Look at all parts once. StackFailed for one that cannot be kept up."""
+        now = time.monotonic()
+        for name, last_words in self._stack.ended().items():
+            if name not in self._due:
+                self._note_end(name, last_words, now)
+            elif now >= self._due[name]:
+                del self._due[name]
+                self._stack.restart(name)
+
+    def _note_end(self, name: str, last_words: str, now: float) -> None:
+        self._ends[name] = [*(end for end in self._ends[name] if end > now - _WINDOW_SECONDS), now]
+        if len(self._ends[name]) > _ENDS_LIMIT:
+            raise StackFailed(f"{name} has ended {len(self._ends[name])} times in a minute. {last_words}")
+        print(f"{last_words}\nStarting {name} again in {_RESTART_SECONDS:.0f} s.", flush=True)
+        self._due[name] = now + _RESTART_SECONDS
+
+
 def up() -> int:
     """Run until a signal. Answers the exit code: 0 after a signal, 1 with the reason where a part fails."""
     stopping = threading.Event()
@@ -60,9 +91,14 @@ def up() -> int:
         print(f"Darkroom cannot start: {error}", file=sys.stderr)
         return 1
     print(_banner(stack), flush=True)
-    reason = None
-    while reason is None and not stopping.wait(_CHECK_SECONDS):
-        reason = stack.ended()
-    print("stopping" if reason is None else f"Stopping: {reason}", flush=True)
-    stack.stop()
-    return 0 if reason is None else 1
+    keeper = Keeper(stack)
+    try:
+        while not stopping.wait(_CHECK_SECONDS):
+            keeper.look()
+    except StackFailed as error:
+        print(f"Darkroom stops: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        print("Stopping.", flush=True)
+        stack.stop()
+    return 0

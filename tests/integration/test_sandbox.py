@@ -11,8 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from darkroom.gateway.v1 import gateway_pb2
+from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from PIL import Image
 
 from sandbox import processes
@@ -130,13 +133,37 @@ async def test_up_runs_until_a_signal_and_ends_with_zero(tmp_path: Path, up: Chi
     await _nothing_left(tmp_path)
 
 
-async def test_up_ends_with_the_reason_when_a_part_dies(tmp_path: Path, up: Child) -> None:
+def _process(folder: Path, words: str) -> psutil.Process:
+    (found,) = [process for process in _of(folder) if words in " ".join(process.cmdline()[:3])]
+    return found
+
+
+@pytest.mark.parametrize("part", ["services.poller", "bin/postgres"])
+async def test_up_starts_a_part_again_that_dies(tmp_path: Path, up: Child, part: str) -> None:
     up.start()
     await _says(up, "Darkroom is up")
-    (poller,) = [process for process in _of(tmp_path) if "services.poller" in process.cmdline()]
-    poller.kill()
-    assert await asyncio.to_thread(up.wait, 40) == 1
-    assert "poller has ended with code -9" in (tmp_path / "up.log").read_text()
+    first = _process(tmp_path, part)
+    first.kill()
+    await _says(up, "again in")
+
+    async def back() -> bool:
+        return any(part in " ".join(process.cmdline()[:3]) for process in _of(tmp_path) if process.pid != first.pid)
+
+    await eventually(back, within=15, what=f"{part} runs again")
+    up.send(signal.SIGINT)
+    assert await asyncio.to_thread(up.wait, 40) == 0
+    await _nothing_left(tmp_path)
+
+
+async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: Path, up: Child) -> None:
+    up.start({"DARKROOM_CRASH_AT": "poller.task_claimed", "DARKROOM_LEASE_SECONDS": "1"})
+    await _says(up, "Darkroom is up")
+    (port,) = [match[1] for match in re.finditer(r"gateway on 127.0.0.1:(\d+)", up.tail)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
+        await GenerationServiceStub(channel).CreateGeneration(request, timeout=10)
+    assert await asyncio.to_thread(up.wait, 60) == 1
+    assert "poller has ended 4 times in a minute" in (tmp_path / "up.log").read_text()
     await _nothing_left(tmp_path)
 
 
