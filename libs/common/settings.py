@@ -44,7 +44,6 @@ class Settings(BaseSettings):
 
     bind_host: str = "127.0.0.1"
     gateway_port: int = 50051
-    gateway_http_port: int = 8080
     dispatcher_port: int = 50052
     poller_port: int = 50053
     monitor_port: int = 50054
@@ -68,7 +67,6 @@ class Settings(BaseSettings):
 
     lease_seconds: PositiveFloat = Field(default=30.0, description="A claim's life; renewed at a third of it.")
     sweep_seconds: PositiveFloat = Field(default=1.0, description="The longest that a lost nudge can delay.")
-    claim_batch: PositiveInt = Field(default=200, description="Rows a claim takes at most.")
     submit_concurrency: PositiveInt = Field(default=200, description="Submits under way in one dispatcher.")
     store_concurrency: PositiveInt = Field(default=16, description="Results on their way into storage in one poller.")
 

@@ -19,6 +19,7 @@ from libs.common.settings import Settings
 from services.dispatcher.submit import Submitter
 
 log = structlog.get_logger()
+_RESCUE_LIMIT = 200
 
 
 class Claims:
@@ -56,7 +57,7 @@ class Claims:
         if monotonic() < self._rescue_from:
             return False
         try:
-            found = await self._store.rescue(self._settings.claim_batch, held=list(self._held))
+            found = await self._store.rescue(_RESCUE_LIMIT, held=list(self._held))
         except GenerationError:
             # While the database is away everybody's leases end. Their holders are given time to come back and write.
             self._rescue_from = monotonic() + self._settings.lease_seconds
@@ -67,7 +68,7 @@ class Claims:
                 "generation taken over", generation_id=generation.id, uncertain=bool(generation.open_submission_id)
             )
             self._hold(generation)
-        return len(found) == self._settings.claim_batch
+        return len(found) == _RESCUE_LIMIT
 
     async def renew(self) -> bool:
         """Prolong the leases of all that is held."""
