@@ -25,6 +25,7 @@ from libs.common.adapters.registry import adapters
 from libs.common.catalog import Catalog, load
 from sandbox.launcher import Stack, StackFailed
 from sandbox.plan import FOLDER, Plan, Ports
+from sandbox.simulators import CONTROL
 
 _DEMO = FOLDER / "demo"
 _MODELS_OF_A_PROVIDER = 2
@@ -52,7 +53,6 @@ class Shown:
     """A request of the demo and how far it is."""
 
     model: str
-    provider: str
     adapter: str
     prompt: str
     started: float = field(default_factory=time.monotonic)
@@ -78,7 +78,7 @@ def chosen(catalog: Catalog) -> list[Shown]:
         models = [model for model in catalog.models.values() if model.provider == provider.id]
         for model in models[:_MODELS_OF_A_PROVIDER]:
             prompt = _PROMPTS[len(found) % len(_PROMPTS)]
-            found.append(Shown(model.identifier, provider.id, provider.adapter, prompt))
+            found.append(Shown(model.identifier, provider.adapter, prompt))
     left_out = set(adapters()) - {shown.adapter for shown in found}
     if left_out:
         raise DemoFailed(f"no model of the catalog uses the adapters {', '.join(sorted(left_out))}")
@@ -86,8 +86,8 @@ def chosen(catalog: Catalog) -> list[Shown]:
 
 
 def _table(requests: list[Shown]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", min_width=100)
-    for heading in ("model", "provider", "adapter", "state", "progress", "seconds", "attempts", "polls"):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "adapter", "state", "progress", "seconds", "attempts", "polls"):
         justify: Literal["left", "right"] = "right" if heading in {"seconds", "attempts", "polls"} else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
     colours = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
@@ -96,7 +96,6 @@ def _table(requests: list[Shown]) -> Table:
         filled = generation.progress // 10
         table.add_row(
             shown.model,
-            shown.provider,
             shown.adapter,
             f"[{colours.get(shown.state, 'white')}]{shown.state}",
             f"{'━' * filled}[dim]{'━' * (10 - filled)}[/] {generation.progress:3d} %",
@@ -149,6 +148,12 @@ async def _save(shown: Shown, folder: Path, session: aiohttp.ClientSession) -> N
         shown.files.append(path)
 
 
+async def _bills(stack: Stack, session: aiohttp.ClientSession) -> int:
+    url = f"http://127.0.0.1:{stack.plan.ports.simulators}{CONTROL}/ledger"
+    async with session.get(url, raise_for_status=True) as reply:
+        return len((await reply.json())["bills"])
+
+
 def _show_files(requests: list[Shown], console: Console) -> None:
     console.print("\nOpened with Pillow and saved:")
     for shown in requests:
@@ -183,7 +188,12 @@ async def _run(stack: Stack, console: Console) -> None:
     async with aiohttp.ClientSession() as session:
         for shown in requests:
             await _save(shown, results, session)
-    _show_files(requests, console)
+        _show_files(requests, console)
+        if stack.plan.catalog is None:
+            bills = await _bills(stack, session)
+            console.print(f"\nThe simulated providers have billed {bills} submits for {len(requests)} requests.")
+            if bills != len(requests):
+                raise DemoFailed("something was billed twice, or not at all")
 
 
 def demo() -> int:

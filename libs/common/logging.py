@@ -45,6 +45,20 @@ def _spread_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
+def _handlers(settings: Settings) -> list[logging.Handler]:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if settings.log_file_path is not None:
+        settings.log_file_path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(
+            logging.handlers.RotatingFileHandler(
+                settings.log_file_path,
+                maxBytes=size_in_bytes(settings.log_file_max_size),
+                backupCount=settings.log_file_max_files,
+            )
+        )
+    return handlers
+
+
 def configure(settings: Settings, source: str) -> None:
     """Send structlog's and the standard library's events through one chain. `source` is the service's name."""
     level = _LEVELS[settings.log_level]
@@ -72,19 +86,9 @@ def configure(settings: Settings, source: str) -> None:
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    if settings.log_file_path is not None:
-        settings.log_file_path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(
-            logging.handlers.RotatingFileHandler(
-                settings.log_file_path,
-                maxBytes=size_in_bytes(settings.log_file_max_size),
-                backupCount=settings.log_file_max_files,
-            )
-        )
     root = logging.getLogger()
     root.handlers.clear()
-    for handler in handlers:
+    for handler in _handlers(settings):
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)

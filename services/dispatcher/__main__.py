@@ -17,6 +17,8 @@ from services.dispatcher.handlers import DispatcherHandlers
 from services.dispatcher.submit import Submitter
 from services.dispatcher.wakeups import Wakeups
 
+_FORGOTTEN_SECONDS = 30.0
+
 
 async def wire(frame: Frame) -> None:
     """Put a dispatcher together."""
@@ -34,6 +36,7 @@ async def wire(frame: Frame) -> None:
     claims = Claims(store, frame.catalog, submitter, settings)
     claims.claim_loop = frame.loop("claim", claims.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("rescue", claims.rescue, interval_seconds=settings.lease_seconds / 6)
+    frame.loop("forgotten", claims.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
     frame.loop("renew", claims.renew, interval_seconds=settings.lease_seconds / 3)
     frame.serve(
         DispatcherHandlers(store, frame.catalog, claims.claim_loop),

@@ -16,6 +16,7 @@ from libs.common.database.stores.dispatching import DispatchStore, Slots
 from libs.common.errors import GenerationError
 from libs.common.loops import Loop
 from libs.common.settings import Settings
+from services.dispatcher.outcomes import PATIENCE_SECONDS
 from services.dispatcher.submit import Submitter
 
 log = structlog.get_logger()
@@ -67,6 +68,14 @@ class Claims:
             log.warning(
                 "generation taken over", generation_id=generation.id, uncertain=bool(generation.open_submission_id)
             )
+            self._hold(generation)
+        return len(found) == _RESCUE_LIMIT
+
+    async def end_forgotten(self) -> bool:
+        """Take what waits for a provider that the catalog does not have: its submit says why it cannot be."""
+        known = list(self._catalog.current.providers)
+        found = await self._store.claim_forgotten(_RESCUE_LIMIT, known=known, patience_seconds=PATIENCE_SECONDS)
+        for generation in found:
             self._hold(generation)
         return len(found) == _RESCUE_LIMIT
 

@@ -12,6 +12,13 @@ from libs.common.database.states import State, SubmissionState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.retry import wait_seconds
 
+PATIENCE_SECONDS = 600.0
+"""So long a generation waits for its model or provider to appear in this process's catalog.
+
+A new catalog does not reach all processes at once: the gateway may know a model that a dispatcher does not know yet.
+"""
+_LOOK_AGAIN_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -52,6 +59,15 @@ def _reply_facts(error: GenerationError) -> dict[str, Any]:
 def refused(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutcome:
     """Nothing was sent, and nothing ever will be."""
     return DispatchOutcome(claimed.id, claimed.lease_token, State.FAILED, error=error.to_json())
+
+
+def unknown(claimed: ClaimedGeneration, error: GenerationError, *, age_seconds: float) -> DispatchOutcome:
+    """The catalog has no such model: wait for a newer one, and not for ever."""
+    if age_seconds >= PATIENCE_SECONDS:
+        return refused(claimed, error)
+    return DispatchOutcome(
+        claimed.id, claimed.lease_token, State.PENDING, error=error.to_json(), delay_seconds=_LOOK_AGAIN_SECONDS
+    )
 
 
 def accepted(job: Job, answer: Submitted) -> DispatchOutcome:

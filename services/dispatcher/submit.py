@@ -20,7 +20,7 @@ from libs.common.crashpoints import CrashPoint, reach
 from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.dispatching import DispatchStore
-from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, NotAccepted
+from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, NotAccepted, NotFound
 from libs.common.ids import new_id
 from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
@@ -57,6 +57,9 @@ class Submitter:
         follow(claimed.request_id, claimed.id)
         try:
             job, request = self._prepare(claimed)
+        except NotFound as error:
+            await self._end(claimed, outcomes.unknown(claimed, error, age_seconds=_age_seconds(claimed)))
+            return
         except GenerationError as error:
             await self._end(claimed, outcomes.refused(claimed, error))
             return
@@ -218,8 +221,8 @@ class Submitter:
     def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
         code = outcome.error["code"] if outcome.error else ""
         if outcome.state in TERMINAL:
-            seconds = (datetime.now(UTC) - claimed.created_at).total_seconds()
-            metrics.count_end(claimed.model_identifier, claimed.provider_id, outcome.state, code, seconds)
+            age_seconds = _age_seconds(claimed)
+            metrics.count_end(claimed.model_identifier, claimed.provider_id, outcome.state, code, age_seconds)
         if outcome.task is not None:
             self._wakeups.note(claimed, outcome.task)
         log.info(
@@ -231,3 +234,7 @@ class Submitter:
             code=code or None,
             delay_seconds=round(outcome.delay_seconds, 2) or None,
         )
+
+
+def _age_seconds(claimed: ClaimedGeneration) -> float:
+    return (datetime.now(UTC) - claimed.created_at).total_seconds()

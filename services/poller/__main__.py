@@ -17,6 +17,7 @@ from services.poller.storing import Storing
 
 # A task is polled well within a second of its due time.
 _TICK_SECONDS = 0.25
+_FORGOTTEN_SECONDS = 30.0
 
 
 async def wire(frame: Frame) -> None:
@@ -34,6 +35,7 @@ async def wire(frame: Frame) -> None:
     storing = Storing(result_store, frame.catalog, results, settings)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
+    frame.loop("forgotten", polling.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
     polling.storing_loop = storing.window.refill
     for name, renew in (("renew_tasks", polling.renew), ("renew_results", storing.renew)):
         frame.loop(name, renew, interval_seconds=settings.lease_seconds / 3)

@@ -27,6 +27,8 @@ from services.poller.window import Window
 
 log = structlog.get_logger()
 LINGER_SECONDS = 0.2
+_FORGOTTEN = "forgotten"
+_FORGOTTEN_PLACES = 10
 
 
 class Polling:
@@ -64,6 +66,16 @@ class Polling:
             metrics.POLL_LATENESS_SECONDS.observe(max(0.0, task.lateness_seconds))
             self.window.begin(task.provider_id, partial(self._poll, task), partial(self._end, task))
         return False
+
+    async def end_forgotten(self) -> bool:
+        """End tasks past their deadline whose provider the catalog does not have any more."""
+        room = self.window.room(_FORGOTTEN, _FORGOTTEN_PLACES)
+        if not room:
+            return False
+        found = await self._store.claim_forgotten(room, known=list(self._catalog.current.providers))
+        for task in found:
+            self.window.begin(_FORGOTTEN, partial(self._poll, task), partial(self._end, task))
+        return len(found) == room
 
     async def renew(self) -> bool:
         """Prolong the leases of all that is held."""

@@ -26,13 +26,16 @@ from services.poller.window import Window
 
 log = structlog.get_logger()
 _LANE = "storing"
+# The catalog that names the result's provider may come back for so long.
+_FORGOTTEN_SECONDS = 3_600.0
 _BACKOFF = Retry(first_wait_seconds=1.0, longest_wait_seconds=30.0)
 
 
 def after_failure(result: ClaimedResult, error: GenerationError, provider: Provider | None) -> StoreOutcome:
     """Try again while there is something to store: as long as the provider keeps it, or it waits in our database."""
     spooled = any("spooled" in source for source in result.sources)
-    alive = spooled or provider is None or result.waiting_seconds < provider.storage.result_seconds
+    kept_seconds = provider.storage.result_seconds if provider else _FORGOTTEN_SECONDS
+    alive = spooled or result.waiting_seconds < kept_seconds
     if error.is_retryable and alive:
         delay = wait_seconds(_BACKOFF, result.store_attempts, at_least_seconds=error.retry_after_seconds)
         return StoreOutcome(result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay)

@@ -208,3 +208,12 @@ async def test_the_queue_counts_by_provider_and_state(database: Database) -> Non
     queue = {record.provider_id: record for record in await store.queue()}
     assert (queue["bfl"].pending, queue["bfl"].dispatching, queue["tuzi"].pending) == (1, 1, 1)
     assert queue["bfl"].oldest_pending_at is not None
+
+
+async def test_what_waits_for_a_provider_that_nobody_knows_is_taken_in_the_end(database: Database) -> None:
+    store = _store(database)
+    await GenerationStore(database).insert([new_generation(provider_id="gone"), new_generation()])
+    assert await store.claim_forgotten(10, known=["bfl"], patience_seconds=600) == []
+    await execute(database, "UPDATE generation_requests SET created_at = now() - interval '11 min'")
+    (claimed,) = await store.claim_forgotten(10, known=["bfl"], patience_seconds=600)
+    assert claimed.provider_id == "gone"

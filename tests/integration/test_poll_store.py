@@ -222,3 +222,13 @@ async def test_the_spool_is_emptied_with_the_end(database: Database) -> None:
     assert await store.spooled(claimed.id, 0) == b"x"
     await store.end([StoreOutcome(claimed.id, claimed.lease_token, State.SUCCESS, outputs=[])])
     assert await store.spooled(claimed.id, 0) is None
+
+
+async def test_a_task_of_a_provider_that_nobody_knows_is_taken_after_its_deadline(database: Database) -> None:
+    await _tasks(database, 1)
+    store = _polls(database)
+    assert await store.claim_forgotten(10, known=["tuzi"]) == []
+    await execute(database, "UPDATE poll_tasks SET deadline_at = now() - interval '1 s'")
+    assert await store.claim_forgotten(10, known=["bfl"]) == []
+    (task,) = await store.claim_forgotten(10, known=["tuzi"])
+    assert task.seconds_left < 0

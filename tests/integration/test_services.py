@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
-from tests.conftest import StartStack
+from tests.conftest import StartStack, quick
 from tests.contract.test_protos import FILES
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
@@ -161,3 +162,25 @@ async def test_a_bad_catalog_is_refused_at_work_and_a_good_one_taken(start_stack
 
     await eventually(taken, within=5, what="the good catalog is taken")
     assert await running.create("flux-renamed", "new")
+
+
+async def test_a_model_that_only_the_gateway_knows_yet_waits_for_the_dispatchers_catalog(
+    start_stack: StartStack,
+) -> None:
+    def without_flux_pro(catalog: dict[str, Any]) -> None:
+        quick(catalog)
+        del catalog["models"]["flux-pro"]
+
+    newer = await start_stack(services=("gateway",))
+    generation_id = await newer.create("flux-pro", simulated("new model", task_seconds=0))
+    older = await start_stack(services=("dispatcher", "poller"), adjust=without_flux_pro)
+
+    async def put_back() -> bool:
+        return "generation put back" in older.log("dispatcher")
+
+    await eventually(put_back, within=10, what="the dispatcher has looked at it")
+    assert (await newer.get(generation_id)).attempts == 0
+    catalog = Path(newer.stack.environment["DARKROOM_CATALOG"]).read_text()
+    Path(older.stack.environment["DARKROOM_CATALOG"]).write_text(catalog)
+
+    assert (await newer.ended(generation_id)).status == SUCCESS

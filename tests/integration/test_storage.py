@@ -206,6 +206,7 @@ async def test_the_bucket_is_made_where_it_is_missing(settings: Settings) -> Non
         await store.make_bucket()
     with from_bytes(_png(), "image", limit_bytes=1_000_000) as media:
         await store.put("x/1.png", media)
+    assert "/another-bucket/x/1.png?" in store.url("x/1.png")
     await store.close()
 
 

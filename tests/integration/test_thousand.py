@@ -66,4 +66,5 @@ async def test_a_thousand_at_once(start_stack: StartStack, simulator: Simulator,
     sent = await running.metric("poller", "darkroom_database_statements_total") - before
     print(f"{tasks['polls']} polls, {sent:.0f} statements, {sent / float(tasks['polls']):.3f} a poll; {dict(peak)}")
     assert sent / float(tasks["polls"]) < 0.2
+    assert 1 <= await running.metric("poller", "darkroom_database_connections") <= POOL
     assert all(count <= CONNECTIONS[service.split("-")[0]] for service, count in peak.items()), peak

@@ -29,6 +29,7 @@ async def test_a_turn_that_found_more_is_followed_by_another_at_once() -> None:
 
     await eventually(three, within=5, what="three turns")
     await loop.stop()
+    assert len(turns) == 3
 
 
 async def test_a_wake_cuts_the_pause_short() -> None:
@@ -43,7 +44,7 @@ async def test_a_wake_cuts_the_pause_short() -> None:
     await asyncio.wait_for(turned.wait(), 5)
     turned.clear()
     loop.wake()
-    await asyncio.wait_for(turned.wait(), 5)
+    assert await asyncio.wait_for(turned.wait(), 5)
     await loop.stop()
 
 
@@ -62,8 +63,7 @@ async def test_a_wake_during_a_turn_is_not_lost() -> None:
     await asyncio.wait_for(inside.wait(), 5)
     loop.wake()
     leave.set()
-    for _ in range(2):
-        await asyncio.wait_for(turns.get(), 5)
+    assert [await asyncio.wait_for(turns.get(), 5) for _ in range(2)] == [1, 1]
     await loop.stop()
 
 

@@ -13,7 +13,7 @@ from libs.common.adapters.flux import Flux
 from libs.common.catalog import Model, Provider, Retry
 from libs.common.database.records import ClaimedGeneration
 from libs.common.database.states import State, SubmissionState
-from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
 from services.dispatcher import outcomes
 from services.dispatcher.outcomes import Job
 
@@ -116,3 +116,12 @@ def test_repeats_of_uncertain_submits_are_bounded() -> None:
     job = replace(JOB, attempt=3, claimed=replace(CLAIMED, when_uncertain="resubmit"))
     provider = PROVIDER.model_copy(update={"retry": Retry(attempts=3)})
     assert outcomes.uncertain(replace(job, provider=provider), LOST).state is State.FAILED
+
+
+@pytest.mark.parametrize(("age_seconds", "state"), [(0, State.PENDING), (599, State.PENDING), (600, State.FAILED)])
+def test_a_model_that_this_catalog_does_not_know_yet_is_waited_for(age_seconds: float, state: State) -> None:
+    error = NotFound("model_identifier", "There is no such model.")
+    outcome = outcomes.unknown(CLAIMED, error, age_seconds=age_seconds)
+    assert (outcome.state, outcome.submission_id) == (state, None)
+    assert outcome.error is not None
+    assert outcome.error["code"] == "NOT_FOUND"

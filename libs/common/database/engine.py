@@ -45,7 +45,6 @@ class Database:
             url,
             pool_size=size,
             max_overflow=0,
-            pool_pre_ping=True,
             pool_timeout=10,
             connect_args={
                 **_KEEPALIVE,
@@ -55,7 +54,6 @@ class Database:
         )
         self._threads = ThreadPoolExecutor(max_workers=size, thread_name_prefix="database")
         sa.event.listen(self.engine, "before_cursor_execute", _count_statement)
-        metrics.DATABASE_CONNECTIONS.set_function(self._open_connections)
 
     @classmethod
     def from_settings(cls, settings: Settings, application_name: str) -> Database:
@@ -67,25 +65,23 @@ class Database:
             application_name=application_name,
         )
 
-    def _open_connections(self) -> float:
+    def open_connections(self) -> float:
+        """How many connections the pool has open."""
         pool = self.engine.pool
         return float(pool.checkedin() + pool.checkedout()) if isinstance(pool, sa.QueuePool) else 0.0
 
     async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction on one of the pool's threads and answer what it returns.
 
+        A connection that turns out to be dead before the commit is replaced, and `work` runs once more.
+
         Raises GenerationError SERVICE_UNAVAILABLE where the database cannot be reached or gives up; other faults
         (a broken constraint, wrong SQL) come through as they are.
         """
-
-        def run() -> T:
-            with self.engine.begin() as connection:
-                return work(connection)
-
         started = perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except PoolTimeoutError as error:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+        except (PoolTimeoutError, _LostBeforeCommitError) as error:
             raise _unavailable(error) from error
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
@@ -93,6 +89,24 @@ class Database:
             raise
         finally:
             metrics.DATABASE_TRANSACTION_SECONDS.labels(name).observe(perf_counter() - started)
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._run_once(work)
+        except _LostBeforeCommitError:
+            return self._run_once(work)
+
+    def _run_once(self, work: Callable[[Connection], T]) -> T:
+        with self.engine.connect() as connection, connection.begin() as transaction:
+            try:
+                answer = work(connection)
+            except DBAPIError as error:
+                # Nothing was committed: a pooled connection had died, for instance with a restart of the server.
+                if error.connection_invalidated:
+                    raise _LostBeforeCommitError from error
+                raise
+            transaction.commit()
+            return answer
 
     async def ping(self) -> None:
         """Ask for one row. Raises as `transaction` does."""
@@ -104,9 +118,15 @@ class Database:
         self.engine.dispose()
 
 
+class _LostBeforeCommitError(Exception):
+    pass
+
+
 def _unavailable(error: Exception) -> GenerationError:
     return GenerationError(
-        ErrorCode.SERVICE_UNAVAILABLE, "The database cannot be reached.", {"cause": type(error).__name__}
+        ErrorCode.SERVICE_UNAVAILABLE,
+        "The database cannot be reached.",
+        {"cause": type(error.__cause__ or error).__name__},
     )
 
 

@@ -47,6 +47,7 @@ class Frame:
         self.settings = settings
         self.owner = f"{name}:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.database = Database.from_settings(settings, f"darkroom-{name}")
+        metrics.DATABASE_CONNECTIONS.set_function(self.database.open_connections)
         self.catalog = CatalogHolder(settings.catalog)
         # The look at the database has a connection of its own: work that fills the pool is not a database that is away.
         self._probe = Database(

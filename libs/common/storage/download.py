@@ -57,7 +57,7 @@ class _Collector:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 (closed by Media)
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)
         self._hash = hashlib.sha256()
         self._head = b""
         self._size_bytes = 0

@@ -55,6 +55,19 @@ FROM left_behind WHERE g.id = left_behind.id
 RETURNING {_CLAIMED_COLUMNS},
     (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.state = 'STARTED') AS open_submission_id""")
 
+_CLAIM_FORGOTTEN = statement(f"""
+WITH forgotten AS (
+    SELECT id FROM generation_requests
+    WHERE state = 'PENDING' AND provider_id <> ALL(:known)
+        AND created_at < now() - make_interval(secs => :patience_seconds)
+    LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE generation_requests g
+SET state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
+    lease_token = g.lease_token + 1, updated_at = now()
+FROM forgotten WHERE g.id = forgotten.id
+RETURNING {_CLAIMED_COLUMNS}""")
+
 _RENEW = statement("""
 UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
 WHERE id = ANY(:ids) AND lease_owner = :owner AND state = 'DISPATCHING'""")
@@ -174,6 +187,15 @@ class DispatchStore:
         parameters = {**self._lease, "limit": limit, "held": list(held)}
         return await self._database.transaction(
             "rescue_generations", lambda c: records(ClaimedGeneration, c.execute(_RESCUE, parameters))
+        )
+
+    async def claim_forgotten(
+        self, limit: int, *, known: Sequence[str], patience_seconds: float
+    ) -> list[ClaimedGeneration]:
+        """Lease what waits for a provider that is not among the `known`, if it was accepted so long ago."""
+        parameters = {**self._lease, "limit": limit, "known": list(known), "patience_seconds": patience_seconds}
+        return await self._database.transaction(
+            "claim_forgotten_generations", lambda c: records(ClaimedGeneration, c.execute(_CLAIM_FORGOTTEN, parameters))
         )
 
     async def renew(self, generation_ids: Sequence[str]) -> None:

@@ -14,16 +14,7 @@ from libs.common.database.records import ClaimedTask, NewGeneration, NewTask, Po
 from libs.common.database.states import State
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
-_CLAIM = statement("""
-WITH free AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:slots AS jsonb)) AS row(provider_id text, slots int)
-), due AS (
-    SELECT ready.* FROM free CROSS JOIN LATERAL (
-        SELECT t.provider_id, t.task_id FROM poll_tasks t
-        WHERE t.provider_id = free.provider_id AND t.ended_at IS NULL AND t.next_poll_at <= now()
-            AND (t.lease_until IS NULL OR t.lease_until < now())
-        ORDER BY t.next_poll_at LIMIT free.slots FOR UPDATE SKIP LOCKED) ready
-)
+_LEASED = """
 UPDATE poll_tasks t
 SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds), lease_token = t.lease_token + 1
 FROM due JOIN poll_tasks task USING (provider_id, task_id)
@@ -34,7 +25,26 @@ RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.reque
     CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS generation_age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - t.next_poll_at) AS float) AS lateness_seconds,
-    CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left""")
+    CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left"""
+
+_CLAIM = statement(f"""
+WITH free AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:slots AS jsonb)) AS row(provider_id text, slots int)
+), due AS (
+    SELECT ready.* FROM free CROSS JOIN LATERAL (
+        SELECT t.provider_id, t.task_id FROM poll_tasks t
+        WHERE t.provider_id = free.provider_id AND t.ended_at IS NULL AND t.next_poll_at <= now()
+            AND (t.lease_until IS NULL OR t.lease_until < now())
+        ORDER BY t.next_poll_at LIMIT free.slots FOR UPDATE SKIP LOCKED) ready
+){_LEASED}""")
+
+_CLAIM_FORGOTTEN = statement(f"""
+WITH due AS (
+    SELECT t.provider_id, t.task_id FROM poll_tasks t
+    WHERE t.provider_id <> ALL(:known) AND t.ended_at IS NULL AND t.deadline_at <= now()
+        AND (t.lease_until IS NULL OR t.lease_until < now())
+    LIMIT :limit FOR UPDATE SKIP LOCKED
+){_LEASED}""")
 
 _RENEW = statement("""
 UPDATE poll_tasks SET lease_until = now() + make_interval(secs => :lease_seconds)
@@ -131,6 +141,13 @@ class PollStore:
         asked = rows_as_json({"provider_id": provider_id, "slots": count} for provider_id, count in slots.items())
         return await self._database.transaction(
             "claim_tasks", lambda c: records(ClaimedTask, c.execute(_CLAIM, {**self._lease, "slots": asked}))
+        )
+
+    async def claim_forgotten(self, limit: int, *, known: Sequence[str]) -> list[ClaimedTask]:
+        """Lease tasks past their deadline whose provider is not among the `known`: nobody else looks at them."""
+        parameters = {**self._lease, "limit": limit, "known": list(known)}
+        return await self._database.transaction(
+            "claim_forgotten_tasks", lambda c: records(ClaimedTask, c.execute(_CLAIM_FORGOTTEN, parameters))
         )
 
     async def renew(self) -> None:

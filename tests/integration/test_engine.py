@@ -1,0 +1,75 @@
+"""The pool of connections, on a Postgres that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+
+from libs.common.database.engine import Database
+from libs.common.errors import ErrorCode, GenerationError
+from tests.support.rows import execute, rows
+
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'"
+
+
+@pytest.fixture
+def victim(database_url: str) -> Database:
+    return Database(database_url, size=2, statement_timeout_seconds=1, application_name="victim")
+
+
+async def test_a_connection_that_died_while_it_was_idle_is_replaced(database: Database, victim: Database) -> None:
+    for _ in range(2):
+        await asyncio.gather(*(victim.ping() for _ in range(4)))
+        await rows(database, KILL)
+    await asyncio.gather(*(victim.ping() for _ in range(4)))
+    await victim.close()
+
+
+async def test_what_died_before_the_commit_is_done_once_more_and_once_only(
+    database: Database, victim: Database
+) -> None:
+    await execute(database, "CREATE TABLE counted (value int)")
+    runs = []
+
+    def work(connection: sa.Connection) -> None:
+        runs.append(1)
+        connection.execute(sa.text("INSERT INTO counted VALUES (1)"))
+        if len(runs) == 1:
+            connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    await victim.transaction("test", work)
+    assert len(runs) == 2
+    assert len(await rows(database, "SELECT * FROM counted")) == 1
+    await victim.close()
+
+
+async def test_a_database_that_stays_away_is_told_with_a_code() -> None:
+    away = Database(
+        "postgresql+psycopg2://u:p@127.0.0.1:9/x", size=1, statement_timeout_seconds=1, application_name="x"
+    )
+    with pytest.raises(GenerationError) as caught:
+        await away.ping()
+    assert (caught.value.code, caught.value.is_retryable) == (ErrorCode.SERVICE_UNAVAILABLE, True)
+    await away.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended(victim: Database) -> None:
+    with pytest.raises(GenerationError) as caught:
+        await execute(victim, "SELECT pg_sleep(30)")
+    assert caught.value.code is ErrorCode.SERVICE_UNAVAILABLE
+    await victim.close()
+
+
+async def test_a_fault_of_ours_comes_through_as_it_is(victim: Database) -> None:
+    with pytest.raises(sa.exc.ProgrammingError):
+        await execute(victim, "SELECT nothing_like_this")
+    await victim.close()
+
+
+async def test_no_more_connections_are_opened_than_the_pool_has(database: Database, victim: Database) -> None:
+    await asyncio.gather(*(execute(victim, "SELECT pg_sleep(0.05)") for _ in range(10)))
+    (row,) = await rows(database, "SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = 'victim'")
+    assert row["count"] == victim.open_connections() == 2
+    await victim.close()
