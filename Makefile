@@ -53,8 +53,8 @@ chaos:  ## Break the running stack on purpose.
 
 migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
 	@$(BIN)/python -m sandbox migration "$(NAME)"
-	@$(BIN)/ruff check --quiet --fix libs/common/database/migrations
 	@$(BIN)/ruff format --quiet libs/common/database/migrations
+	@$(BIN)/ruff check --quiet --fix libs/common/database/migrations
 
 lock:  ## Renew the pinned requirements (needs uv).
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \

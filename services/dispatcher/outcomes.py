@@ -61,12 +61,22 @@ def refused(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutco
     return DispatchOutcome(claimed.id, claimed.lease_token, State.FAILED, error=error.to_json())
 
 
-def unknown(claimed: ClaimedGeneration, error: GenerationError, *, age_seconds: float) -> DispatchOutcome:
-    """The catalog has no such model: wait for a newer one, and not for ever."""
-    if age_seconds >= PATIENCE_SECONDS:
-        return refused(claimed, error)
+def deferred(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutcome:
+    """The catalog has no such model yet: look again soon."""
     return DispatchOutcome(
         claimed.id, claimed.lease_token, State.PENDING, error=error.to_json(), delay_seconds=_LOOK_AGAIN_SECONDS
+    )
+
+
+def unresolvable(claimed: ClaimedGeneration, cause: GenerationError) -> DispatchOutcome:
+    """An attempt was left without an outcome, and the catalog does not let us ask about it any more."""
+    return DispatchOutcome(
+        claimed.id,
+        claimed.lease_token,
+        State.FAILED,
+        submission_id=claimed.open_submission_id,
+        submission_state=SubmissionState.UNCERTAIN,
+        error=_uncertain_error(claimed.provider_id, claimed.open_submission_id, cause, {}).to_json(),
     )
 
 
@@ -126,16 +136,22 @@ def uncertain(job: Job, cause: GenerationError) -> DispatchOutcome:
         return _outcome(
             job, State.PENDING, SubmissionState.UNCERTAIN, error=cause.to_json(), delay_seconds=delay, **facts
         )
-    error = GenerationError(
+    error = _uncertain_error(job.provider.id, job.submission_id, cause, facts)
+    return _outcome(job, State.FAILED, SubmissionState.UNCERTAIN, error=error.to_json(), **facts)
+
+
+def _uncertain_error(
+    provider_id: str, submission_id: str | None, cause: GenerationError, facts: dict[str, Any]
+) -> GenerationError:
+    return GenerationError(
         ErrorCode.SUBMISSION_UNCERTAIN,
-        f"The request was sent to {job.provider.id} and its reply was lost, so it may have been accepted and billed. "
+        f"The request was sent to {provider_id} and its reply was lost, so it may have been accepted and billed. "
         "It was not sent again. Look it up in the provider's own list by the time and the prompt.",
         {
-            "provider": job.provider.id,
-            "submission_id": job.submission_id,
+            "provider": provider_id,
+            "submission_id": submission_id,
             "cause": cause.code.value,
             "cause_message": cause.message,
             **{key: value for key, value in facts.items() if value is not None},
         },
     )
-    return _outcome(job, State.FAILED, SubmissionState.UNCERTAIN, error=error.to_json(), **facts)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from libs.common import metrics
 from libs.common.adapters.accounts import Accounts
-from libs.common.adapters.base import Completed, SubmitRequest, Submitted
+from libs.common.adapters.base import Completed, InputImage, SubmitRequest, Submitted
 from libs.common.catalog import CatalogHolder
 from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
@@ -57,16 +57,21 @@ class Submitter:
         follow(claimed.request_id, claimed.id)
         try:
             job, request = self._prepare(claimed)
-        except NotFound as error:
-            await self._end(claimed, outcomes.unknown(claimed, error, age_seconds=_age_seconds(claimed)))
-            return
         except GenerationError as error:
-            await self._end(claimed, outcomes.refused(claimed, error))
+            await self._refuse(claimed, error)
             return
         if claimed.open_submission_id is not None:
             await self._resolve_left_behind(job)
             return
         await self._submit(job, request)
+
+    async def _refuse(self, claimed: ClaimedGeneration, error: GenerationError) -> None:
+        waits = isinstance(error, NotFound) and _age_seconds(claimed) < outcomes.PATIENCE_SECONDS
+        if claimed.open_submission_id is None:
+            await self._end(claimed, (outcomes.deferred if waits else outcomes.refused)(claimed, error))
+        elif not waits:
+            await self._end(claimed, outcomes.unresolvable(claimed, error))
+        # Else its attempt stays open: the lease is left to end, and whoever claims the row then looks again.
 
     def _prepare(self, claimed: ClaimedGeneration) -> tuple[Job, SubmitRequest]:
         catalog = self._catalog.current
@@ -90,9 +95,10 @@ class Submitter:
             client_id=claimed.id if adapter.idempotent_submit else submission_id,
             upstream_model=model.upstream_model,
             prompt=claimed.prompt,
-            input_images=tuple(claimed.input_images),
+            input_images=tuple(InputImage(url) for url in claimed.input_images),
             number_of_outputs=claimed.number_of_outputs,
             parameters=parameters,
+            media_type=model.media_type,
             user_id=claimed.user_id,
         )
         return job, request
@@ -146,7 +152,7 @@ class Submitter:
             cost_usd = job.model.cost_usd(len(answer.outputs), job.claimed.parameters)
         media_type = job.model.media_type
         if any(output.content is None for output in answer.outputs):
-            urls = [{"type": media_type, "url": output.url} for output in answer.outputs if output.url]
+            urls = [output.to_source(media_type) for output in answer.outputs if output.url]
             if not job.provider.storage.upload_to_s3:
                 return outcomes.completed(job, urls, cost_usd)
             return outcomes.to_be_stored(job, urls, cost_usd)
@@ -189,14 +195,14 @@ class Submitter:
             return outcomes.uncertain(job, cause)
         client_id = job.claimed.id if job.adapter.idempotent_submit else job.submission_id
         try:
-            task_id = await job.adapter.find_task(client_id or "")
+            found = await job.adapter.find_task(client_id or "")
         except GenerationError as error:
             # The lease is left to end: whoever claims the row then asks again.
             log.warning("provider cannot be asked about the submit yet", error=error)
             return None
-        if task_id is None:
+        if found is None:
             return outcomes.not_accepted(job, NotAccepted(cause.code, cause.message, cause.details, is_retryable=True))
-        return outcomes.accepted(job, Submitted(task_id))
+        return outcomes.accepted(job, found)
 
     async def _end(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from libs.common.adapters.accounts import Accounts
-from libs.common.adapters.base import SubmitRequest, Submitted, Task, TaskStatus
+from libs.common.adapters.base import InputImage, SubmitRequest, Submitted, Task, TaskStatus
 from libs.common.adapters.flux import Flux, FluxParameters
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
@@ -24,7 +24,7 @@ async def flux(accounts: Accounts, simulator: Simulator) -> Flux:
 
 
 def _request(
-    prompt: str, *, model: str = "flux-pro-1.1", images: tuple[str, ...] = (), **parameters: Any
+    prompt: str, *, model: str = "flux-pro-1.1", images: tuple[InputImage, ...] = (), **parameters: Any
 ) -> SubmitRequest:
     return SubmitRequest("sub_1", model, prompt, images, 1, FluxParameters.model_validate(parameters))
 
@@ -88,7 +88,9 @@ async def test_sizes_and_ratios_are_what_the_model_takes(flux: Flux, model: str,
 
 async def test_an_input_image_goes_along(flux: Flux) -> None:
     image = "data:image/png;base64,aGVsbG8="
-    submitted = await flux.submit(_request(simulated("x", task_seconds=0), model="flux-kontext-pro", images=(image,)))
+    submitted = await flux.submit(
+        _request(simulated("x", task_seconds=0), model="flux-kontext-pro", images=(InputImage(image),))
+    )
     assert submitted.task_id
 
 

@@ -31,7 +31,7 @@ async def serve() -> AsyncIterator[Serve]:
         servers.append(server)
         client = ProviderHttp(
             base_url=str(server.make_url("/")),
-            headers={"x-key": SECRET},
+            headers=lambda: {"x-key": SECRET},
             secrets=(SECRET,),
             trusted_hosts=(".trusted.example.com",),
             submit_timeout_seconds=0.5,

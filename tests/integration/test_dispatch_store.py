@@ -217,3 +217,11 @@ async def test_what_waits_for_a_provider_that_nobody_knows_is_taken_in_the_end(d
     await execute(database, "UPDATE generation_requests SET created_at = now() - interval '11 min'")
     (claimed,) = await store.claim_forgotten(10, known=["bfl"], patience_seconds=600)
     assert claimed.provider_id == "gone"
+
+
+async def test_the_database_takes_no_second_attempt_while_the_first_is_open(database: Database) -> None:
+    store = _store(database)
+    claimed = await _claim_one(database, store)
+    await store.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)])
+    with pytest.raises(IntegrityError, match="uq_submissions_open"):
+        await store.record_attempts([Attempt("sub_2", claimed.id, claimed.lease_token)])

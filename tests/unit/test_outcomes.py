@@ -118,10 +118,16 @@ def test_repeats_of_uncertain_submits_are_bounded() -> None:
     assert outcomes.uncertain(replace(job, provider=provider), LOST).state is State.FAILED
 
 
-@pytest.mark.parametrize(("age_seconds", "state"), [(0, State.PENDING), (599, State.PENDING), (600, State.FAILED)])
-def test_a_model_that_this_catalog_does_not_know_yet_is_waited_for(age_seconds: float, state: State) -> None:
-    error = NotFound("model_identifier", "There is no such model.")
-    outcome = outcomes.unknown(CLAIMED, error, age_seconds=age_seconds)
-    assert (outcome.state, outcome.submission_id) == (state, None)
+def test_a_model_that_this_catalog_does_not_know_yet_is_waited_for() -> None:
+    outcome = outcomes.deferred(CLAIMED, NotFound("model_identifier", "There is no such model."))
+    assert (outcome.state, outcome.submission_id) == (State.PENDING, None)
+    assert outcome.delay_seconds > 0
+
+
+def test_an_attempt_without_an_outcome_stays_uncertain_when_the_catalog_drops_its_model() -> None:
+    claimed = replace(CLAIMED, open_submission_id="sub_1")
+    outcome = outcomes.unresolvable(claimed, NotFound("model_identifier", "There is no such model."))
+    assert (outcome.state, outcome.submission_state) == (State.FAILED, SubmissionState.UNCERTAIN)
+    assert outcome.submission_id == "sub_1"
     assert outcome.error is not None
-    assert outcome.error["code"] == "NOT_FOUND"
+    assert outcome.error["code"] == "SUBMISSION_UNCERTAIN"

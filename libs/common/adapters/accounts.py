@@ -53,7 +53,7 @@ def _make(provider: Provider) -> Adapter:
     credentials = provider.secrets()
     http = ProviderHttp(
         base_url=str(provider.base_url),
-        headers=kind.headers(credentials),
+        headers=lambda: kind.headers(credentials),
         secrets=tuple(credentials.values()),
         trusted_hosts=provider.api_hosts,
         submit_timeout_seconds=provider.limits.submit_timeout_seconds,

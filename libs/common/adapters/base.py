@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from libs.common.adapters.http import ProviderHttp, Reply
+from libs.common.database.records import MediaType
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.validation.common import Parameters
 
 
 @dataclass(frozen=True, slots=True)
+class InputImage:
+    """A picture to start from: an http(s) or data URL; its bytes too for adapters with `needs_image_bytes`."""
+
+    url: str
+    content: bytes = b""
+    content_type: str = ""
+
+    @property
+    def bare_base64(self) -> str:
+        """What a data URL holds, without its prefix; an http(s) URL as it is."""
+        return self.url.partition(";base64,")[2] or self.url
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitRequest:
     """What is to be made, as an adapter gets it.
 
-    `client_id` is our own id of this attempt, for vendors that take one. `input_images` are http(s) or data URLs.
-    `parameters` is an instance of the adapter's `parameters`.
+    `client_id` is our own id of this attempt, for vendors that take one. `parameters` is an instance of the adapter's
+    `parameters`.
     """
 
     client_id: str
     upstream_model: str
     prompt: str
-    input_images: tuple[str, ...]
+    input_images: tuple[InputImage, ...]
     number_of_outputs: int
     parameters: Parameters
+    media_type: MediaType = "image"
     user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderOutput:
-    """One output of a provider: a URL to fetch it from, or its bytes."""
+    """One output of a provider: a URL to fetch it from, or its bytes.
+
+    `needs_credentials`: the URL is the provider's API itself, and answers to the account's key alone.
+    """
 
     url: str | None = None
     content: bytes | None = None
+    needs_credentials: bool = False
+
+    def to_source(self, media_type: MediaType) -> dict[str, Any]:
+        """The form in which a row keeps where an output is to be fetched from."""
+        return {"type": media_type, "url": self.url} | ({"needs_credentials": True} if self.needs_credentials else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,14 @@ class TaskStatus:
     unknown_state: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookReport:
+    """What a webhook says of a task. `status` None: it is only a hint, and the task has to be checked."""
+
+    task_id: str
+    status: TaskStatus | None = None
+
+
 class Adapter(ABC):
     """One instance for each provider account of the catalog.
 
@@ -95,6 +127,16 @@ class Adapter(ABC):
     """Whether a submit with the same `client_id` may be repeated without a second bill."""
     can_find_task: ClassVar[bool] = False
     """Whether `find_task` works."""
+    can_list: ClassVar[bool] = False
+    """Whether `check_tasks` costs fewer calls than checking one by one."""
+    can_cancel: ClassVar[bool] = False
+    """Whether `cancel` works."""
+    sends_webhooks: ClassVar[bool] = False
+    """Whether `parse_webhook` works."""
+    needs_image_bytes: ClassVar[bool] = False
+    """Whether input images must be handed over as bytes."""
+    takes_data_urls: ClassVar[bool] = True
+    """Whether input images may be data URLs."""
     reply_limit_bytes: ClassVar[int] = 1024**2
     """The largest reply read."""
 
@@ -122,9 +164,31 @@ class Adapter(ABC):
         """Ask where a task stands."""
         raise GenerationError(ErrorCode.INTERNAL_ERROR, f"{self.name} has no tasks: it answers with the outputs.")
 
-    async def find_task(self, client_id: str) -> str | None:
+    async def check_tasks(self, tasks: Sequence[Task]) -> dict[str, TaskStatus]:
+        """Ask where several tasks stand; by task id. Those that the vendor does not name are left out."""
+        return {task.task_id: await self.check_task(task) for task in tasks}
+
+    async def cancel(self, task: Task) -> None:
+        """Ask the vendor to stop a task. A task that has ended already is no error."""
+        raise GenerationError(ErrorCode.UNIMPLEMENTED, f"{self.name} cannot cancel a task.")
+
+    async def find_task(self, client_id: str) -> Submitted | None:
         """The task that was submitted under our own id, or None where the vendor surely has none."""
-        raise GenerationError(ErrorCode.INTERNAL_ERROR, f"{self.name} cannot find a task by our id.")
+        raise GenerationError(ErrorCode.UNIMPLEMENTED, f"{self.name} cannot find a task by our id.")
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
+        """What a webhook says.
+
+        Args:
+            headers: by lower-case name.
+            body: as it came.
+            secret: what the vendor signs with, as the account has it.
+            now: Unix seconds, against replays.
+
+        Raises GenerationError: AUTHENTICATION_FAILED for a signature that is missing, wrong or too old, and
+        PROVIDER_ERROR for a body that cannot be read.
+        """
+        raise GenerationError(ErrorCode.UNIMPLEMENTED, f"{self.name} sends no webhooks.")
 
     def status_of(self, word: str) -> tuple[TaskState, str | None]:
         """The state for a vendor's word; an unknown one counts as processing and is named in the second place."""

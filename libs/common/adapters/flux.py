@@ -118,7 +118,7 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
         payload |= {"width": size.width, "height": size.height}
     if request.input_images:
         field = "input_image" if "kontext" in request.upstream_model else "image_prompt"
-        payload[field] = request.input_images[0].partition(";base64,")[2] or request.input_images[0]
+        payload[field] = request.input_images[0].bare_base64
     return payload
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
@@ -36,6 +36,7 @@ class Reply:
     text: str
     request_id: str | None
     retry_after_seconds: float | None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, model: type[ReplyModel]) -> ReplyModel:
         """The body as `model`. GenerationError PROVIDER_ERROR where it does not fit."""
@@ -73,12 +74,36 @@ _CODE_OF_STATUS: dict[int, ErrorCode] = {
 }
 
 
-def code_of_status(status: int) -> ErrorCode:
-    """The code of an HTTP error status of which nothing more is known."""
+# How vendors say in words that the account cannot pay.
+_OUT_OF_CREDIT = (
+    "credit",
+    "exhausted balance",
+    "insufficient balance",
+    "billing",
+    "quota is not enough",
+    "额度",
+    "余额",
+)
+
+
+def code_of_status(status: int, text: str = "") -> ErrorCode:
+    """The code of an HTTP error of which no more is known than its status and the words of its body."""
+    if 400 <= status < 500 and any(words in text.lower() for words in _OUT_OF_CREDIT):
+        return ErrorCode.QUOTA_EXCEEDED
     known = _CODE_OF_STATUS.get(status)
     if known is not None:
         return known
     return ErrorCode.INVALID_REQUEST if 400 <= status < 500 else ErrorCode.PROVIDER_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class FormFile:
+    """A file of a multipart form."""
+
+    field: str
+    name: str
+    content: bytes
+    content_type: str
 
 
 def retry_after(header: str | None) -> float | None:
@@ -101,7 +126,8 @@ class ProviderHttp:
 
     Args:
         base_url: what paths are appended to.
-        headers: carry the credentials; sent to `base_url`'s host and to `trusted_hosts`, to nobody else.
+        headers: gives the headers that carry the credentials, asked at each call; they are sent to `base_url`'s host
+            and to `trusted_hosts`, to nobody else.
         secrets: cut out of whatever text of the provider is kept.
         trusted_hosts: further hosts that a reply may send us to; a leading dot stands for all below.
         submit_timeout_seconds, check_timeout_seconds: for POST and for the rest.
@@ -113,7 +139,7 @@ class ProviderHttp:
         self,
         *,
         base_url: str,
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         secrets: tuple[str, ...],
         trusted_hosts: tuple[str, ...],
         submit_timeout_seconds: float,
@@ -123,10 +149,11 @@ class ProviderHttp:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._base_host = URL(base_url).host
-        self._headers = dict(headers)
+        self._headers = headers
         self._secrets = secrets
         self._trusted_hosts = trusted_hosts
-        self._timeouts = {"POST": submit_timeout_seconds, "GET": check_timeout_seconds}
+        self._submit_timeout_seconds = submit_timeout_seconds
+        self._check_timeout_seconds = check_timeout_seconds
         self._reply_limit_bytes = reply_limit_bytes
         self._refine = refine
         trace = aiohttp.TraceConfig()
@@ -150,11 +177,22 @@ class ProviderHttp:
         await self._submitting.close()
         await self._checking.close()
 
-    async def post(self, path: str, *, json: Mapping[str, Any]) -> Reply:
-        """Submit. Raises NotAccepted where the provider provably took nothing, else GenerationError."""
+    async def post(
+        self,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        form: Mapping[str, str] | None = None,
+        files: Sequence[FormFile] = (),
+    ) -> Reply:
+        """Submit JSON, or a multipart form with its files.
+
+        Raises NotAccepted where the provider provably took nothing, else GenerationError.
+        """
         progress = SimpleNamespace(sent=False)
+        body: dict[str, Any] = {"json": json} if form is None else {"data": _multipart(form, files)}
         try:
-            return await self._call(self._submitting, "POST", path, json=json, progress=progress)
+            return await self._call("POST", path, body=body, progress=progress)
         except NotAccepted:
             raise
         except GenerationError as error:
@@ -164,23 +202,37 @@ class ProviderHttp:
 
     async def get(self, path_or_url: str) -> Reply:
         """Ask. Safe to repeat. Raises GenerationError."""
-        return await self._call(self._checking, "GET", path_or_url)
+        return await self._call("GET", path_or_url)
+
+    async def cancel(self, method: Literal["POST", "PUT", "DELETE"], path_or_url: str) -> Reply:
+        """Ask to cancel. Safe to repeat. Raises GenerationError."""
+        return await self._call(method, path_or_url)
+
+    def url(self, path: str) -> str:
+        """The whole URL of a path."""
+        return self._base_url + path
+
+    def headers_for(self, url: URL) -> Mapping[str, str]:
+        """The headers with the credentials for a host that may have them; none for any other."""
+        return self._headers() if self._trusts(url.host or "") else {}
 
     async def _call(
         self,
-        session: aiohttp.ClientSession,
         method: str,
         path_or_url: str,
         *,
-        json: Mapping[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
         progress: SimpleNamespace | None = None,
     ) -> Reply:
         url = self._resolve(path_or_url)
-        timeout = aiohttp.ClientTimeout(total=self._timeouts[method], sock_connect=10)
+        submits = progress is not None
+        session = self._submitting if submits else self._checking
+        seconds = self._submit_timeout_seconds if submits else self._check_timeout_seconds
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         try:
             async with session.request(
-                method, url, json=json, headers=self._headers, timeout=timeout, allow_redirects=False,
-                trace_request_ctx=progress,
+                method, url, headers=self._headers(), timeout=timeout, allow_redirects=False,
+                trace_request_ctx=progress, **(body or {}),
             ) as response:  # fmt: skip
                 reply = await self._read(response)
         except TimeoutError as error:
@@ -204,16 +256,18 @@ class ProviderHttp:
         except ValueError:
             url = URL()
         host = url.host or ""
-        trusted = host == self._base_host or any(
-            host.endswith(name) if name.startswith(".") else host == name for name in self._trusted_hosts
-        )
-        if url.scheme not in {"http", "https"} or not trusted:
+        if url.scheme not in {"http", "https"} or not self._trusts(host):
             raise GenerationError(
                 ErrorCode.PROVIDER_ERROR,
                 "The provider sends us to a host that the catalog does not name as its own.",
                 {"host": host[:200]},
             )
         return url
+
+    def _trusts(self, host: str) -> bool:
+        return host == self._base_host or any(
+            host.endswith(name) if name.startswith(".") else host == name for name in self._trusted_hosts
+        )
 
     async def _read(self, response: aiohttp.ClientResponse) -> Reply:
         content = bytearray()
@@ -231,13 +285,14 @@ class ProviderHttp:
             text=self._clean(bytes(content[:8_000]).decode(errors="replace")),
             request_id=(response.headers.get("x-request-id") or "")[:200] or None,
             retry_after_seconds=retry_after(response.headers.get("retry-after")),
+            headers=response.headers,
         )
 
     def _raise_for_error(self, reply: Reply) -> None:
         refined = self._refine(reply)
         if refined is None and 200 <= reply.status < 300:
             return
-        code = refined or code_of_status(reply.status)
+        code = refined or code_of_status(reply.status, reply.text)
         # A refusal proves that nothing was accepted. A fault of the server's own proves nothing, nor does a 408.
         refused = reply.status < 500 and reply.status != 408
         kind = NotAccepted if refused else GenerationError
@@ -249,10 +304,20 @@ class ProviderHttp:
         )
 
     def _clean(self, text: str) -> str:
-        for secret in self._secrets:
+        tokens = (value.rpartition(" ")[2] for value in self._headers().values())
+        for secret in (*self._secrets, *tokens):
             text = text.replace(secret, "[redacted]")
         # Postgres keeps no NUL in text.
         return text.replace("\x00", "").strip()[:TEXT_LIMIT]
+
+
+def _multipart(form: Mapping[str, str], files: Sequence[FormFile]) -> aiohttp.FormData:
+    data = aiohttp.FormData(default_to_multipart=True)
+    for name, value in form.items():
+        data.add_field(name, value)
+    for file in files:
+        data.add_field(file.field, file.content, filename=file.name, content_type=file.content_type)
+    return data
 
 
 def _not_accepted(error: GenerationError) -> NotAccepted:

@@ -157,6 +157,14 @@ submissions = Table(
     comment="One row for each attempt to submit a generation to a provider.",
 )
 
+# Law and last resort: while one attempt's outcome is unknown, the database takes no other.
+Index(
+    "uq_submissions_open",
+    submissions.c.generation_id,
+    unique=True,
+    postgresql_where=text("state = 'STARTED'"),
+)
+
 poll_tasks = Table(
     "poll_tasks",
     metadata,
