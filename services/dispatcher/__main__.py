@@ -14,6 +14,7 @@ from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
 from services.dispatcher.claims import Claims
 from services.dispatcher.handlers import DispatcherHandlers
+from services.dispatcher.inputs import LIMIT_BYTES, InputImages
 from services.dispatcher.submit import Submitter
 from services.dispatcher.wakeups import Wakeups
 
@@ -32,7 +33,10 @@ async def wire(frame: Frame) -> None:
     )
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
-    submitter = Submitter(store, frame.catalog, accounts, results, wakeups)
+    pictures = Downloader(limit_bytes=LIMIT_BYTES, timeout_seconds=settings.download_timeout_seconds)
+    submitter = Submitter(
+        store, frame.catalog, accounts, inputs=InputImages(pictures), results=results, wakeups=wakeups
+    )
     claims = Claims(store, frame.catalog, submitter, settings)
     claims.claim_loop = frame.loop("claim", claims.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("rescue", claims.rescue, interval_seconds=settings.lease_seconds / 6)
@@ -49,6 +53,7 @@ async def wire(frame: Frame) -> None:
     frame.on_close(channel.close)
     frame.on_close(objects.close)
     frame.on_close(downloader.close)
+    frame.on_close(pictures.close)
     frame.on_close(accounts.close)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from libs.common.adapters.base import Adapter, Submitted
@@ -62,7 +63,7 @@ def refused(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutco
 
 
 def deferred(claimed: ClaimedGeneration, error: GenerationError) -> DispatchOutcome:
-    """The catalog has no such model yet: look again soon."""
+    """Nothing was sent, and what is missing may come: look again soon."""
     return DispatchOutcome(
         claimed.id, claimed.lease_token, State.PENDING, error=error.to_json(), delay_seconds=_LOOK_AGAIN_SECONDS
     )
@@ -78,6 +79,14 @@ def unresolvable(claimed: ClaimedGeneration, cause: GenerationError) -> Dispatch
         submission_state=SubmissionState.UNCERTAIN,
         error=_uncertain_error(claimed.provider_id, claimed.open_submission_id, cause, {}).to_json(),
     )
+
+
+def without_inputs(job: Job, error: GenerationError) -> DispatchOutcome:
+    """The input images could not be had, and nothing was sent: try again while that may help, and not for ever."""
+    age_seconds = (datetime.now(UTC) - job.claimed.created_at).total_seconds()
+    if error.is_retryable and age_seconds < PATIENCE_SECONDS:
+        return deferred(job.claimed, error)
+    return refused(job.claimed, error)
 
 
 def accepted(job: Job, answer: Submitted) -> DispatchOutcome:

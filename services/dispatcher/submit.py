@@ -27,6 +27,7 @@ from libs.common.rpc.context import follow
 from libs.common.storage.results import Place, Results
 from libs.common.validation.common import violations
 from services.dispatcher import outcomes
+from services.dispatcher.inputs import InputImages
 from services.dispatcher.outcomes import Job
 from services.dispatcher.wakeups import Wakeups
 
@@ -38,8 +39,16 @@ class Submitter:
     """Submits claimed generations; concurrent ones share their commits."""
 
     def __init__(
-        self, store: DispatchStore, catalog: CatalogHolder, accounts: Accounts, results: Results, wakeups: Wakeups
+        self,
+        store: DispatchStore,
+        catalog: CatalogHolder,
+        accounts: Accounts,
+        *,
+        inputs: InputImages,
+        results: Results,
+        wakeups: Wakeups,
     ) -> None:
+        self._inputs = inputs
         self._catalog = catalog
         self._accounts = accounts
         self._results = results
@@ -106,6 +115,11 @@ class Submitter:
     async def _submit(self, job: Job, request: SubmitRequest) -> None:
         claimed = job.claimed
         assert job.submission_id is not None
+        try:
+            request = replace(request, input_images=await self._inputs.resolve(request.input_images, job.adapter))
+        except GenerationError as error:
+            await self._end(claimed, outcomes.without_inputs(job, error))
+            return
         try:
             may_leave = await self._attempts.write(Attempt(job.submission_id, claimed.id, claimed.lease_token))
         except GenerationError as error:

@@ -29,6 +29,12 @@ def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, req
     _refuse_not_served(message)
     found: list[FieldViolation] = []
     given = _input(message, model, found)
+    if not catalog.adapter_of(model).takes_data_urls:
+        found += [
+            FieldViolation(f"input_images[{index}]", "url", f"{model.identifier} takes http(s) URLs only")
+            for index, url in enumerate(message.input_images)
+            if url.startswith("data:")
+        ]
     parameters = _parameters(message, model, catalog, found)
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)

@@ -32,7 +32,7 @@ async def wire(frame: Frame) -> None:
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
     polling = Polling(poll_store, frame.catalog, accounts, settings)
-    storing = Storing(result_store, frame.catalog, results, settings)
+    storing = Storing(result_store, frame.catalog, accounts, results, settings)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("forgotten", polling.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)

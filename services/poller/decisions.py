@@ -88,14 +88,15 @@ def _timed_out(task: ClaimedTask, cause: GenerationError | None) -> PollOutcome:
 
 
 def _succeeded(task: ClaimedTask, status: TaskStatus, provider: Provider, model: Model | None) -> PollOutcome:
-    urls = [{"type": task.media_type, "url": output.url} for output in status.outputs if output.url]
+    urls = [output.to_source(task.media_type) for output in status.outputs if output.url]
     if not urls:
         error = GenerationError(ErrorCode.PROVIDER_ERROR, "The provider reports success and names no output.")
         return _ended(task, TaskState.FAILED, State.FAILED, error)
     cost_usd = status.cost_usd
     if cost_usd is None and model is not None:
         cost_usd = model.cost_usd(len(urls), task.parameters)
-    stored = provider.storage.upload_to_s3
+    # A client could not read what answers to the account's key alone.
+    stored = provider.storage.upload_to_s3 or any(output.needs_credentials for output in status.outputs)
     return PollOutcome(
         task.provider_id,
         task.task_id,

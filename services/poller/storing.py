@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from libs.common import metrics
+from libs.common.adapters.accounts import Accounts
 from libs.common.catalog import CatalogHolder, Provider, Retry
 from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
@@ -20,6 +21,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.retry import until_database_answers, wait_seconds
 from libs.common.rpc.context import follow
 from libs.common.settings import Settings
+from libs.common.storage.download import no_headers
 from libs.common.storage.results import Place, Results
 from services.poller.polling import LINGER_SECONDS
 from services.poller.window import Window
@@ -45,8 +47,11 @@ def after_failure(result: ClaimedResult, error: GenerationError, provider: Provi
 class Storing:
     """The results that this process holds."""
 
-    def __init__(self, store: ResultStore, catalog: CatalogHolder, results: Results, settings: Settings) -> None:
+    def __init__(
+        self, store: ResultStore, catalog: CatalogHolder, accounts: Accounts, results: Results, settings: Settings
+    ) -> None:
         self._store = store
+        self._accounts = accounts
         self._catalog = catalog
         self._results = results
         self._settings = settings
@@ -110,7 +115,12 @@ class Storing:
     ) -> dict[str, Any]:
         place = Place(result.id, result.created_at, index)
         if "url" in source:
-            return await self._results.store_url(source["url"], result.media_type, provider, place)
+            headers_for = (
+                self._accounts.adapter(provider).http.headers_for if "needs_credentials" in source else no_headers
+            )
+            return await self._results.store_url(
+                source["url"], result.media_type, provider, place, headers_for=headers_for
+            )
         content = await self._store.spooled(result.id, source["spooled"])
         if content is None:
             raise GenerationError(ErrorCode.INTERNAL_ERROR, "The output is not in the database any more.")

@@ -5,14 +5,16 @@ Source: the API reference at docs.bfl.ai. Result URLs live ten minutes, so they 
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
-from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus
-from libs.common.adapters.http import Reply
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
+from libs.common.adapters.reading import webhook_body
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.signatures import hmac_hex
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.validation.common import Parameters
@@ -62,11 +64,16 @@ class _Result(BaseModel):
     details: dict[str, Any] | None = None
 
 
+class _Webhook(_Result):
+    task_id: str = Field(validation_alias=AliasChoices("task_id", "id"), min_length=1, max_length=200)
+
+
 @adapter("flux")
 class Flux(Adapter):
     """Flux through api.bfl.ai. A submit has no id of ours and cannot be repeated safely; tasks cannot be cancelled."""
 
     parameters = FluxParameters
+    sends_webhooks = True
     states: ClassVar[Mapping[str, TaskState]] = {
         "Pending": TaskState.PENDING,
         "Queued": TaskState.PENDING,
@@ -96,11 +103,22 @@ class Flux(Adapter):
         found = reply.parse(_Result)
         if found.status == "Task not found" and task.age_seconds < _UNKNOWN_TASK_GRACE_SECONDS:
             return TaskStatus(TaskState.PENDING)
+        return self._status(found, reply.facts())
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
+        """Signed with an HMAC over the body; some of the vendor's texts say that the secret itself comes back."""
+        echoed = headers.get("x-webhook-secret", "")
+        if not (echoed and hmac.compare_digest(echoed.encode(), secret.encode())):
+            hmac_hex(headers.get("x-bfl-signature", ""), body, secret=secret)
+        found = webhook_body(_Webhook, body)
+        return WebhookReport(found.task_id, self._status(found, {}))
+
+    def _status(self, found: _Result, facts: dict[str, Any]) -> TaskStatus:
         state, unknown = self.status_of(found.status)
         if state is TaskState.FAILED:
-            return TaskStatus(state, error=_failure(found, reply))
+            return TaskStatus(state, error=_failure(found, facts))
         if state is TaskState.SUCCESS and found.result is None:
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task is Ready and has no sample.", reply.facts())
+            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task is Ready and has no sample.", facts)
         outputs = (ProviderOutput(url=found.result.sample),) if state is TaskState.SUCCESS and found.result else ()
         progress = None if found.progress is None else round(min(1.0, max(0.0, found.progress)) * 100)
         return TaskStatus(state, outputs=outputs, progress=progress, unknown_state=unknown)
@@ -122,10 +140,10 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
     return payload
 
 
-def _failure(found: _Result, reply: Reply) -> GenerationError:
+def _failure(found: _Result, facts: dict[str, Any]) -> GenerationError:
     rejected = "Moderated" in found.status
     return GenerationError(
         ErrorCode.CONTENT_REJECTED if rejected else ErrorCode.TASK_FAILED,
         f"The provider reports: {found.status}.",
-        reply.facts() | {"provider_details": found.details or {}},
+        facts | {"provider_details": found.details or {}},
     )

@@ -13,22 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from libs.common.adapters.base import Adapter, Completed, ProviderOutput, SubmitRequest
-from libs.common.adapters.http import Reply
+from libs.common.adapters.http import FormFile
+from libs.common.adapters.openai_errors import code_of
 from libs.common.adapters.registry import adapter
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import SizeOrRatio, explicit_size
-
-_CODES = {
-    "content_policy_violation": ErrorCode.CONTENT_REJECTED,
-    "moderation_blocked": ErrorCode.CONTENT_REJECTED,
-    "invalid_api_key": ErrorCode.AUTHENTICATION_FAILED,
-    "insufficient_quota": ErrorCode.QUOTA_EXCEEDED,
-    "billing_hard_limit_reached": ErrorCode.QUOTA_EXCEEDED,
-    "rate_limit_exceeded": ErrorCode.RATE_LIMITED,
-}
-# How relays say in words that the balance is spent.
-_OUT_OF_CREDIT = ("额度", "余额", "insufficient balance", "quota is not enough")
 
 
 class TuziOpenAIParameters(Parameters):
@@ -59,29 +49,22 @@ class TuziOpenAI(Adapter):
 
     parameters = TuziOpenAIParameters
     reply_limit_bytes = 256 * 1024**2
+    needs_image_bytes = True
+    refine = staticmethod(code_of)
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
         """Source: OpenAI's API reference, authentication."""
         return {"authorization": f"Bearer {credentials['api_key']}"}
 
-    @staticmethod
-    def refine(reply: Reply) -> ErrorCode | None:
-        """The vendor's own code, also in a reply with status 200; failing that, its words about the balance."""
-        error = reply.body.get("error") if isinstance(reply.body, dict) else None
-        if reply.status < 400 and not error:
-            return None
-        words = {str(error.get(key)) for key in ("code", "type")} if isinstance(error, dict) else set()
-        for word, code in _CODES.items():
-            if word in words:
-                return code
-        if any(phrase in reply.text for phrase in _OUT_OF_CREDIT):
-            return ErrorCode.QUOTA_EXCEEDED
-        return ErrorCode.PROVIDER_ERROR if reply.status < 400 else None
-
     async def submit(self, request: SubmitRequest) -> Completed:
-        """POST /v1/images/generations."""
-        reply = await self.http.post("/v1/images/generations", json=_payload(request))
+        """POST /v1/images/generations, or /v1/images/edits as a form where pictures go along."""
+        payload = _payload(request)
+        if request.input_images:
+            fields = {name: str(value) for name, value in payload.items()}
+            reply = await self.http.post("/v1/images/edits", form=fields, files=_files(request))
+        else:
+            reply = await self.http.post("/v1/images/generations", json=payload)
         return Completed(outputs=tuple(_output(image) for image in reply.parse(_Images).data))
 
 
@@ -95,6 +78,13 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
         "size": _size(request.upstream_model, request.parameters.size_or_ratio),
     }
     return payload | ({"user": request.user_id} if request.user_id else {})
+
+
+def _files(request: SubmitRequest) -> list[FormFile]:
+    return [
+        FormFile("image[]", f"{index}.{image.content_type.partition('/')[2]}", image.content, image.content_type)
+        for index, image in enumerate(request.input_images)
+    ]
 
 
 def _size(model: str, size_or_ratio: str) -> str:

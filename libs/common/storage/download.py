@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
@@ -18,6 +18,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.storage.addresses import GuardedResolver, check_url
 
 REDIRECTS = 3
+HeadersFor = Callable[[URL], Mapping[str, str]]
 _MEMORY_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 256 * 1024
 _SNIFF_BYTES = 8_192
@@ -31,6 +32,11 @@ _TYPES = {
     "video/webm",
     "video/quicktime",
 }
+
+
+def no_headers(_: URL) -> Mapping[str, str]:
+    """None for any URL."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +115,33 @@ class Downloader:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=10, sock_read=60)
         self._sessions: dict[tuple[str, ...], aiohttp.ClientSession] = {}
 
-    async def fetch(self, url: str, media_type: str, *, allowed_hosts: Sequence[str]) -> Media:
+    async def fetch(
+        self, url: str, media_type: str, *, allowed_hosts: Sequence[str], headers_for: HeadersFor = no_headers
+    ) -> Media:
         """Fetch `url` and find out what it is.
 
         Args:
             url: http or https.
             media_type: `image` or `video`: what the bytes must be.
             allowed_hosts: hosts that may have private addresses.
+            headers_for: gives the headers for a URL, asked anew at each redirect.
 
         Raises GenerationError: INVALID_REQUEST for an address that is refused, PROVIDER_UNAVAILABLE and
         PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers.
         """
         collector = _Collector(self._limit_bytes)
         try:
-            await self._collect_or_explain(url, tuple(allowed_hosts), collector)
+            await self._collect_or_explain(url, tuple(allowed_hosts), collector, headers_for)
             return collector.finish(media_type)
         except BaseException:
             collector.close()
             raise
 
-    async def _collect_or_explain(self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector) -> None:
+    async def _collect_or_explain(
+        self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector, headers_for: HeadersFor
+    ) -> None:
         try:
-            await self._collect(url, allowed_hosts, collector)
+            await self._collect(url, allowed_hosts, collector, headers_for)
         except TimeoutError as error:
             raise GenerationError(ErrorCode.PROVIDER_TIMEOUT, "The result could not be fetched in time.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -138,12 +149,15 @@ class Downloader:
                 ErrorCode.PROVIDER_UNAVAILABLE, "The result could not be fetched.", {"cause": type(error).__name__}
             ) from error
 
-    async def _collect(self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector) -> None:
+    async def _collect(
+        self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector, headers_for: HeadersFor
+    ) -> None:
         target = URL(url)
         for _ in range(REDIRECTS + 1):
             check_url(target, allowed_hosts)
             session = self._session(allowed_hosts)
-            async with session.get(target, timeout=self._timeout, allow_redirects=False) as response:
+            headers = headers_for(target)
+            async with session.get(target, timeout=self._timeout, allow_redirects=False, headers=headers) as response:
                 if response.status in {301, 302, 303, 307, 308} and "location" in response.headers:
                     target = target.join(URL(response.headers["location"]))
                     continue

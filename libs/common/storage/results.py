@@ -9,7 +9,7 @@ from typing import Any
 from libs.common import metrics
 from libs.common.catalog import Provider
 from libs.common.database.records import MediaType
-from libs.common.storage.download import Downloader, Media, from_bytes
+from libs.common.storage.download import Downloader, HeadersFor, Media, from_bytes
 from libs.common.storage.objects import ObjectStore, object_key
 
 
@@ -36,9 +36,13 @@ class Results:
         self._objects = objects
         self._limit_bytes = limit_bytes
 
-    async def store_url(self, url: str, media_type: MediaType, provider: Provider, place: Place) -> dict[str, Any]:
+    async def store_url(
+        self, url: str, media_type: MediaType, provider: Provider, place: Place, *, headers_for: HeadersFor
+    ) -> dict[str, Any]:
         """Fetch an output and keep it. Raises as `Downloader.fetch` and `ObjectStore.put` do."""
-        media = await self._downloader.fetch(url, media_type, allowed_hosts=provider.storage.result_hosts)
+        media = await self._downloader.fetch(
+            url, media_type, allowed_hosts=provider.storage.result_hosts, headers_for=headers_for
+        )
         return await self._store(media, media_type, provider, place)
 
     async def store_bytes(

@@ -1,0 +1,168 @@
+"""Kling: videos from text and from images.
+
+Source: the API reference at app.klingai.com/global/dev; what relays do beyond it was seen of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import jwt
+from pydantic import BaseModel, Field
+
+from libs.common.adapters.base import (
+    Adapter,
+    ProviderOutput,
+    SubmitRequest,
+    Submitted,
+    Task,
+    TaskStatus,
+    WebhookReport,
+)  # fmt: skip
+from libs.common.adapters.http import Reply
+from libs.common.adapters.reading import first, task_id_of, webhook_body
+from libs.common.adapters.registry import adapter
+from libs.common.database.states import TaskState
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.validation.common import Parameters
+from libs.common.validation.video import NegativePrompt, WideTallOrSquare, ratio_of
+
+_KINDS = ("text2video", "image2video")
+_TOKEN_SECONDS, _TOKEN_STEP_SECONDS = 1_800, 300
+_PAGE = 500
+_CODES = {
+    **dict.fromkeys(range(1000, 1005), ErrorCode.AUTHENTICATION_FAILED),
+    **dict.fromkeys((1100, 1101, 1102), ErrorCode.QUOTA_EXCEEDED),
+    **dict.fromkeys((1103, 1304), ErrorCode.AUTHENTICATION_FAILED),
+    **dict.fromkeys((1200, 1201, 1202, 1203), ErrorCode.INVALID_REQUEST),
+    **dict.fromkeys((1300, 1301), ErrorCode.CONTENT_REJECTED),
+    **dict.fromkeys((1302, 1303), ErrorCode.RATE_LIMITED),
+    5000: ErrorCode.PROVIDER_ERROR,
+    5001: ErrorCode.PROVIDER_UNAVAILABLE,
+    5002: ErrorCode.PROVIDER_TIMEOUT,
+}
+
+
+class KlingParameters(Parameters):
+    """Source: the request tables of text2video and image2video."""
+
+    size_or_ratio: WideTallOrSquare = "16:9"
+    duration: Literal[5, 10] = Field(default=5, description="In seconds.")
+    mode: Literal["standard", "pro"] = "pro"
+    negative_prompt: NegativePrompt | None = None
+    cfg_scale: float | None = Field(default=None, ge=0, le=1, description="How closely to follow the prompt.")
+
+
+class _Hint(BaseModel):
+    task_id: str = Field(min_length=1, max_length=200)
+
+
+@adapter("kling")
+class Kling(Adapter):
+    """The vendor's own API. A submit that was lost is found by our id, which the vendor keeps as `external_task_id`."""
+
+    parameters = KlingParameters
+    credentials: ClassVar[tuple[str, ...]] = ("access_key", "secret_key")
+    can_find_task = can_list = sends_webhooks = True
+    states: ClassVar[Mapping[str, TaskState]] = {
+        **dict.fromkeys(("submitted", "pending", "queued", "NOT_START"), TaskState.PENDING),
+        **dict.fromkeys(("processing", "running"), TaskState.PROCESSING),
+        **dict.fromkeys(("succeed", "succeeded", "success", "completed", "finished"), TaskState.SUCCESS),
+        **dict.fromkeys(("failed", "error"), TaskState.FAILED),
+    }
+
+    @staticmethod
+    def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """A JWT signed with the secret key; the same one for five minutes."""
+        now = int(time.time()) // _TOKEN_STEP_SECONDS * _TOKEN_STEP_SECONDS
+        claims = {"iss": credentials["access_key"], "exp": now + _TOKEN_SECONDS, "nbf": now - 5}
+        return {"authorization": f"Bearer {jwt.encode(claims, credentials['secret_key'], algorithm='HS256')}"}
+
+    @staticmethod
+    def refine(reply: Reply) -> ErrorCode | None:
+        """The vendor's own codes, which also come with status 200."""
+        code = reply.body.get("code") if isinstance(reply.body, dict) else None
+        if not isinstance(code, int) or code in {0, 200}:
+            return None
+        return _CODES.get(code) or (None if reply.status >= 400 else ErrorCode.PROVIDER_ERROR)
+
+    async def submit(self, request: SubmitRequest) -> Submitted:
+        """POST /v1/videos/text2video or image2video."""
+        kind = _KINDS[bool(request.input_images)]
+        reply = await self.http.post(f"/v1/videos/{kind}", json=_payload(request))
+        return _submitted(kind, reply)
+
+    async def check_task(self, task: Task) -> TaskStatus:
+        """GET /v1/videos/{kind}/{id}."""
+        reply = await self.http.get(task.check_url or f"/v1/videos/{_KINDS[0]}/{task.task_id}")
+        return self._status(reply.body, reply)
+
+    async def check_tasks(self, tasks: Sequence[Task]) -> dict[str, TaskStatus]:
+        """GET the collections, a page of 500 each."""
+        wanted = {task.task_id for task in tasks}
+        found = {}
+        for kind in _KINDS:
+            reply = await self.http.get(f"/v1/videos/{kind}?pageNum=1&pageSize={_PAGE}")
+            listed = reply.body.get("data") if isinstance(reply.body, dict) else None
+            for entry in listed if isinstance(listed, list) else ():
+                if isinstance(entry, dict) and entry.get("task_id") in wanted:
+                    found[str(entry["task_id"])] = self._status(entry, reply)
+        return found
+
+    async def find_task(self, client_id: str) -> Submitted | None:
+        """GET by `external_task_id`; 404 proves that there is none."""
+        for kind in _KINDS:
+            try:
+                reply = await self.http.get(f"/v1/videos/{kind}/{client_id}")
+            except GenerationError as error:
+                if error.details.get("http_status") != 404:
+                    raise
+            else:
+                return _submitted(kind, reply)
+        return None
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
+        """The same JSON as a check, unsigned: only a hint."""
+        return WebhookReport(webhook_body(_Hint, body).task_id)
+
+    def _status(self, body: Any, reply: Reply) -> TaskStatus:
+        word = first(body, "task_status", "status")
+        if not isinstance(word, str):
+            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task has no status.", reply.facts())
+        state, unknown = self.status_of(word)
+        if state is TaskState.FAILED:
+            why = str(first(body, "task_status_msg", "message") or "no reason given")[:500]
+            return TaskStatus(state, error=GenerationError(ErrorCode.TASK_FAILED, why, reply.facts()))
+        urls = _urls(body) if state is TaskState.SUCCESS else ()
+        return TaskStatus(state, tuple(ProviderOutput(url=url) for url in urls), unknown_state=unknown)
+
+
+def _payload(request: SubmitRequest) -> dict[str, Any]:
+    parameters = request.parameters
+    assert isinstance(parameters, KlingParameters)
+    payload: dict[str, Any] = {
+        "model_name": request.upstream_model,
+        "prompt": request.prompt,
+        "mode": {"standard": "std", "pro": "pro"}[parameters.mode],
+        "duration": str(parameters.duration),
+        "external_task_id": request.client_id,
+        **parameters.model_dump(include={"negative_prompt", "cfg_scale"}, exclude_none=True),
+    }
+    if not request.input_images:
+        return payload | {"aspect_ratio": ratio_of(parameters.size_or_ratio)}
+    images = [image.bare_base64 for image in request.input_images]
+    return payload | {"image": images[0]} | ({"image_tail": images[1]} if len(images) > 1 else {})
+
+
+def _submitted(kind: str, reply: Reply) -> Submitted:
+    task_id = task_id_of(reply.body, "task_id", "id")
+    return Submitted(task_id, f"/v1/videos/{kind}/{task_id}")
+
+
+def _urls(body: Any) -> list[str]:
+    result = first(body, "task_result")
+    videos = result.get("videos") if isinstance(result, dict) else None
+    found = [video.get("url") for video in videos if isinstance(video, dict)] if isinstance(videos, list) else []
+    return [url for url in found or [first(body, "url", "video_url")] if isinstance(url, str)]

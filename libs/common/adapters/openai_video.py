@@ -1,0 +1,127 @@
+"""Video jobs in OpenAI's style. Source: the Videos section of OpenAI's API reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from libs.common.adapters.base import (
+    Adapter,
+    ProviderOutput,
+    SubmitRequest,
+    Submitted,
+    Task,
+    TaskStatus,
+    WebhookReport,
+)  # fmt: skip
+from libs.common.adapters.http import FormFile
+from libs.common.adapters.openai_errors import code_of
+from libs.common.adapters.reading import webhook_body
+from libs.common.adapters.registry import adapter
+from libs.common.adapters.signatures import standard_webhook
+from libs.common.database.states import TaskState
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.validation.common import Parameters
+from libs.common.validation.image import explicit_size
+from libs.common.validation.video import WideOrTall
+
+_SIZES = {"16:9": "1280x720", "9:16": "720x1280"}
+
+
+class OpenAIVideoParameters(Parameters):
+    """Source: POST /v1/videos."""
+
+    size_or_ratio: WideOrTall = "16:9"
+    duration: Literal[4, 8, 12] = Field(default=4, description="In seconds.")
+
+
+class _Error(BaseModel):
+    code: str | None = None
+    message: str | None = None
+
+
+class _Job(BaseModel):
+    id: str = Field(min_length=1, max_length=200)
+    status: str
+    progress: float | None = None
+    error: _Error | None = None
+
+
+class _Hint(BaseModel):
+    id: str = Field(min_length=1, max_length=200)
+
+
+@adapter("openai_video")
+class OpenAIVideo(Adapter):
+    """The result is read from the API itself, with the key. Nothing deduplicates a repeated submit."""
+
+    parameters = OpenAIVideoParameters
+    needs_image_bytes = can_cancel = sends_webhooks = True
+    refine = staticmethod(code_of)
+    states: ClassVar[Mapping[str, TaskState]] = {
+        "queued": TaskState.PENDING,
+        "in_progress": TaskState.PROCESSING,
+        "completed": TaskState.SUCCESS,
+        "failed": TaskState.FAILED,
+    }
+
+    @staticmethod
+    def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """Source: authentication."""
+        return {"authorization": f"Bearer {credentials['api_key']}"}
+
+    async def submit(self, request: SubmitRequest) -> Submitted:
+        """POST /v1/videos, as a form where a picture goes along."""
+        fields = _fields(request)
+        if request.input_images:
+            image = request.input_images[0]
+            kind = image.content_type.partition("/")[2]
+            file = FormFile("input_reference", f"reference.{kind}", image.content, image.content_type)
+            reply = await self.http.post("/v1/videos", form=fields, files=[file])
+        else:
+            reply = await self.http.post("/v1/videos", json=fields)
+        return Submitted(reply.parse(_Job).id)
+
+    async def check_task(self, task: Task) -> TaskStatus:
+        """GET /v1/videos/{id}."""
+        found = (await self.http.get(f"/v1/videos/{task.task_id}")).parse(_Job)
+        state, unknown = self.status_of(found.status)
+        if state is TaskState.FAILED:
+            return TaskStatus(state, error=_failure(found.error or _Error()))
+        content = ProviderOutput(url=self.http.url(f"/v1/videos/{task.task_id}/content"), needs_credentials=True)
+        outputs = (content,) if state is TaskState.SUCCESS else ()
+        progress = None if found.progress is None else round(min(100.0, max(0.0, found.progress)))
+        return TaskStatus(state, outputs, progress=progress, unknown_state=unknown)
+
+    async def cancel(self, task: Task) -> None:
+        """DELETE /v1/videos/{id}; 404 says that it is gone already."""
+        try:
+            await self.http.cancel("DELETE", f"/v1/videos/{task.task_id}")
+        except GenerationError as error:
+            if error.details.get("http_status") != 404:
+                raise
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
+        """An event that names the job, signed as Standard Webhooks are: a hint to check it."""
+        standard_webhook(headers, body, secret=secret, now=now)
+        return WebhookReport(webhook_body(_Hint, body).id)
+
+
+def _fields(request: SubmitRequest) -> dict[str, str]:
+    parameters = request.parameters
+    assert isinstance(parameters, OpenAIVideoParameters)
+    chosen = parameters.size_or_ratio
+    return {
+        "model": request.upstream_model,
+        "prompt": request.prompt,
+        "seconds": str(parameters.duration),
+        "size": chosen if explicit_size(chosen) else _SIZES[chosen],
+    }
+
+
+def _failure(error: _Error) -> GenerationError:
+    rejected = error.code in {"moderation_blocked", "content_policy_violation"}
+    code = ErrorCode.CONTENT_REJECTED if rejected else ErrorCode.TASK_FAILED
+    return GenerationError(code, (error.message or "The provider reports that the task failed.")[:500])

@@ -1,0 +1,137 @@
+"""Pollo: many brands' video models behind one API. Source: docs.pollo.ai."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.adapters.base import (
+    Adapter,
+    ProviderOutput,
+    SubmitRequest,
+    Submitted,
+    Task,
+    TaskStatus,
+    WebhookReport,
+)  # fmt: skip
+from libs.common.adapters.http import Reply
+from libs.common.adapters.reading import unwrapped, webhook_body
+from libs.common.adapters.registry import adapter
+from libs.common.adapters.signatures import standard_webhook
+from libs.common.database.states import TaskState
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.validation.common import Parameters
+from libs.common.validation.image import Seed, SizeOrRatio
+from libs.common.validation.video import NegativePrompt, ratio_of
+
+_CODES = {
+    "BAD_REQUEST": ErrorCode.INVALID_REQUEST,
+    "UNAUTHORIZED": ErrorCode.AUTHENTICATION_FAILED,
+    "NOT_FOUND": ErrorCode.INVALID_REQUEST,
+    "TOO_MANY_REQUESTS": ErrorCode.RATE_LIMITED,
+    "INTERNAL_SERVER_ERROR": ErrorCode.PROVIDER_ERROR,
+}
+
+
+class PolloParameters(Parameters):
+    """Source: the input tables of the generation routes."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    size_or_ratio: SizeOrRatio = "16:9"
+    duration: int = Field(default=8, ge=1, le=30, description="In seconds.")
+    resolution: Literal["480p", "720p", "1080p"] = "720p"
+    mode: Literal["basic", "pro"] | None = None
+    generate_audio: bool = Field(default=True, alias="generateAudio", description="Make sound, too.")
+    negative_prompt: NegativePrompt | None = None
+    seed: Seed | None = None
+
+
+class _Accepted(BaseModel):
+    task_id: str = Field(alias="taskId", min_length=1, max_length=200)
+
+
+class _Generation(BaseModel):
+    status: str
+    url: str | None = None
+    fail_message: str | None = Field(default=None, alias="failMsg")
+
+
+class _Job(_Accepted):
+    generations: list[_Generation] = Field(min_length=1, max_length=100)
+
+
+@adapter("pollo")
+class Pollo(Adapter):
+    """One task has several generations; it has ended when all of them have, and what succeeded is kept."""
+
+    parameters = PolloParameters
+    takes_data_urls = False
+    sends_webhooks = True
+    states: ClassVar[Mapping[str, TaskState]] = {
+        "waiting": TaskState.PENDING,
+        "processing": TaskState.PROCESSING,
+        "succeed": TaskState.SUCCESS,
+        "failed": TaskState.FAILED,
+    }
+
+    @staticmethod
+    def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """Source: docs.pollo.ai, authentication."""
+        return {"x-api-key": credentials["api_key"]}
+
+    @staticmethod
+    def refine(reply: Reply) -> ErrorCode | None:
+        """The vendor's own words for errors, also with status 200."""
+        word = reply.body.get("code") if isinstance(reply.body, dict) else None
+        return _CODES.get(word) if isinstance(word, str) and "credit" not in reply.text.lower() else None
+
+    async def submit(self, request: SubmitRequest) -> Submitted:
+        """POST /generation/{brand}/{model}."""
+        reply = await self.http.post(f"/generation/{request.upstream_model}", json={"input": _input(request)})
+        return Submitted(replace(reply, body=unwrapped(reply.body)).parse(_Accepted).task_id)
+
+    async def check_task(self, task: Task) -> TaskStatus:
+        """GET /generation/{id}/status."""
+        reply = await self.http.get(f"/generation/{task.task_id}/status")
+        return self._status(replace(reply, body=unwrapped(reply.body)).parse(_Job), reply.facts())
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
+        """The same JSON as a check, signed as Standard Webhooks are, with `x-` before the headers' names."""
+        standard_webhook(headers, body, secret=secret, now=now, prefix="x-")
+        job = webhook_body(_Job, body)
+        return WebhookReport(job.task_id, self._status(job, {}))
+
+    def _status(self, job: _Job, facts: dict[str, Any]) -> TaskStatus:
+        known = [self.status_of(generation.status) for generation in job.generations]
+        unknown = next((word for _, word in known if word), None)
+        states = {state for state, _ in known}
+        if not all(state.has_ended for state in states):
+            started = TaskState.PROCESSING if states != {TaskState.PENDING} else TaskState.PENDING
+            return TaskStatus(started, unknown_state=unknown)
+        if TaskState.SUCCESS in states:
+            urls = [generation.url for generation in job.generations if generation.url]
+            return TaskStatus(TaskState.SUCCESS, tuple(ProviderOutput(url=url) for url in urls))
+        why = next((generation.fail_message for generation in job.generations if generation.fail_message), "no reason")
+        return TaskStatus(TaskState.FAILED, error=GenerationError(ErrorCode.TASK_FAILED, why[:500], facts))
+
+
+def _input(request: SubmitRequest) -> dict[str, Any]:
+    parameters = request.parameters
+    assert isinstance(parameters, PolloParameters)
+    images = dict(zip(("image", "imageTail"), (image.url for image in request.input_images), strict=False))
+    given = {
+        "prompt": request.prompt,
+        "resolution": parameters.resolution,
+        "length": parameters.duration,
+        "aspectRatio": ratio_of(parameters.size_or_ratio),
+        "mode": parameters.mode,
+        "seed": parameters.seed,
+        "negativePrompt": parameters.negative_prompt,
+        "generateAudio": parameters.generate_audio,
+        **images,
+    }
+    return {key: value for key, value in given.items() if value is not None}
