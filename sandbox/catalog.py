@@ -11,6 +11,8 @@ import yaml
 from libs.common.catalog import parse
 from sandbox.simulators import VENDORS
 
+# A key that signs with HMAC-SHA256 should be as long as its output (RFC 7518, 3.2).
+_KEY_LENGTH = 32
 Adjust = Callable[[dict[str, Any]], None]
 """Changes a catalog's content in place, for tests."""
 
@@ -35,7 +37,7 @@ def simulated(shipped: str, simulators_url: str, adjust: Adjust | None = None) -
         provider.pop("api_hosts", None)
         provider.setdefault("storage", {})["result_hosts"] = ["127.0.0.1"]
         for variable in provider["credentials"].values():
-            credentials[variable] = f"simulated-{variable.lower()}"
+            credentials[variable] = f"simulated-{variable.lower()}".ljust(_KEY_LENGTH, "0")
     if adjust is not None:
         adjust(content)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -10,9 +10,10 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import aiohttp
+import av
 import grpc
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
@@ -42,6 +43,25 @@ _ENDED = {
     gateway_pb2.GENERATION_STATUS_FAILED,
     gateway_pb2.GENERATION_STATUS_CANCELLED,
 }
+
+
+class Media(NamedTuple):
+    """What a file turned out to be: `PNG` or `MP4`, and its size in words."""
+
+    kind: str
+    size: str
+
+
+def looked_into(content: bytes, media_type: str) -> Media:
+    """Open an image with Pillow, or demux and decode a video with FFmpeg's libraries. Raises what they raise."""
+    if media_type == "video":
+        with av.open(io.BytesIO(content), "r") as container:
+            stream = container.streams.video[0]
+            frames = len(list(container.decode(stream)))
+            return Media("MP4", f"{stream.width}x{stream.height}, {frames} frames")
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        return Media(image.format or "bin", f"{image.width}x{image.height}")
 
 
 class DemoFailed(RuntimeError):
@@ -87,18 +107,18 @@ def chosen(catalog: Catalog) -> list[Shown]:
 
 def _table(requests: list[Shown]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "adapter", "state", "progress", "seconds", "attempts", "polls"):
+    for heading in ("model", "adapter", "state", "progress", "seconds", "tries", "polls"):
         justify: Literal["left", "right"] = "right" if heading in {"seconds", "attempts", "polls"} else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
     colours = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
     for shown in requests:
         generation = shown.generation
-        filled = generation.progress // 10
+        filled = generation.progress // 20
         table.add_row(
             shown.model,
             shown.adapter,
             f"[{colours.get(shown.state, 'white')}]{shown.state}",
-            f"{'━' * filled}[dim]{'━' * (10 - filled)}[/] {generation.progress:3d} %",
+            f"{'━' * filled}[dim]{'━' * (5 - filled)}[/] {generation.progress:3d} %",
             f"{shown.seconds:.1f}",
             str(generation.attempts),
             str(generation.polls),
@@ -141,9 +161,7 @@ async def _save(shown: Shown, folder: Path, session: aiohttp.ClientSession) -> N
             content = await reply.read()
         if hashlib.sha256(content).hexdigest() != output.sha256:
             raise DemoFailed(f"{shown.model}: the stored file is not the one whose checksum was kept")
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            path = folder / f"{shown.model}-{number}.{(image.format or 'bin').lower()}"
+        path = folder / f"{shown.model}-{number}.{looked_into(content, output.type).kind.lower()}"
         path.write_bytes(content)
         shown.files.append(path)
 
@@ -155,13 +173,12 @@ async def _bills(stack: Stack, session: aiohttp.ClientSession) -> int:
 
 
 def _show_files(requests: list[Shown], console: Console) -> None:
-    console.print("\nOpened with Pillow and saved:")
+    console.print("\nOpened with Pillow and FFmpeg, and saved:")
     for shown in requests:
         for path in shown.files:
-            with Image.open(path) as image:
-                size = f"{image.width}x{image.height}"
+            media = looked_into(path.read_bytes(), "video" if path.suffix == ".mp4" else "image")
             console.print(
-                f"  {os.path.relpath(path)}  {size} {image.format}, {path.stat().st_size / 1_000:.0f} kB, "
+                f"  {os.path.relpath(path)}  {media.size} {media.kind}, {path.stat().st_size / 1_000:.0f} kB, "
                 f"{shown.generation.cost_usd:.3f} US dollars by the catalog",
                 highlight=False,
                 soft_wrap=True,
@@ -207,7 +224,7 @@ def demo() -> int:
         with Stack(plan, tell=lambda step: console.print(f"  {step}", highlight=False)) as stack:
             asyncio.run(_run(stack, console))
             console.print("\nStopping.")
-    except (StackFailed, DemoFailed, grpc.RpcError, aiohttp.ClientError, OSError) as error:
+    except (StackFailed, DemoFailed, grpc.RpcError, aiohttp.ClientError, av.FFmpegError, OSError) as error:
         console.print(f"\nThe demo failed: {error}", style="red", markup=False)
         console.print(f"Logs are in {_DEMO / 'logs'}.", highlight=False)
         return 1

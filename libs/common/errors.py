@@ -38,7 +38,6 @@ class ErrorCode(StrEnum):
     TASK_CANCELLED = "TASK_CANCELLED"
     SUBMISSION_UNCERTAIN = "SUBMISSION_UNCERTAIN"
     NOT_FOUND = "NOT_FOUND"
-    STATE_CONFLICT = "STATE_CONFLICT"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     UNIMPLEMENTED = "UNIMPLEMENTED"
 
@@ -68,7 +67,6 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
     ErrorCode.TASK_CANCELLED: Mapping(grpc.StatusCode.CANCELLED, HTTPStatus.CONFLICT, False),
     ErrorCode.SUBMISSION_UNCERTAIN: Mapping(grpc.StatusCode.UNKNOWN, HTTPStatus.BAD_GATEWAY, False),
     ErrorCode.NOT_FOUND: Mapping(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND, False),
-    ErrorCode.STATE_CONFLICT: Mapping(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, False),
     ErrorCode.SERVICE_UNAVAILABLE: Mapping(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, True),
     ErrorCode.UNIMPLEMENTED: Mapping(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, False),
 }

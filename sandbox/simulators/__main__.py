@@ -1,12 +1,13 @@
-"""Starts the simulated vendors. They let in the keys that BFL_API_KEY and TUZI_API_KEY hold.
+"""Starts the simulated vendors, which let in the credentials that the catalog's variables hold.
 
-`BFL_API_KEY=… TUZI_API_KEY=… python -m sandbox.simulators --port 9100 --folder .darkroom/simulators`
+`BFL_API_KEY=… TUZI_API_KEY=… … python -m sandbox.simulators --port 9100 --folder .darkroom/simulators`
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
@@ -14,16 +15,37 @@ from aiohttp import web
 from sandbox.simulators import CONTROL, VENDORS
 from sandbox.simulators.behaviour import Behaviour
 from sandbox.simulators.bfl import Bfl
+from sandbox.simulators.fal import Fal
+from sandbox.simulators.kling import Kling, KlingRelay
 from sandbox.simulators.openai_images import OpenAIImages
+from sandbox.simulators.openai_videos import OpenAIVideos
+from sandbox.simulators.pollo import Pollo
+from sandbox.simulators.replicate import Replicate
+from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.world import World
 
+# By adapter: who speaks for the vendor, and the variables that hold the credentials it lets in.
+_TASK_VENDORS: dict[str, tuple[type[Vendor], dict[str, str]]] = {
+    "kling": (Kling, {"access_key": "KLING_ACCESS_KEY", "secret_key": "KLING_SECRET_KEY"}),
+    "kling_relay": (KlingRelay, {"api_key": "TUZI_API_KEY"}),
+    "pollo": (Pollo, {"api_key": "POLLO_API_KEY"}),
+    "replicate": (Replicate, {"api_key": "REPLICATE_API_TOKEN"}),
+    "fal": (Fal, {"api_key": "FAL_KEY"}),
+    "openai_video": (OpenAIVideos, {"api_key": "TUZI_API_KEY"}),
+}
 
-def application(world: World, *, bfl_key: str, openai_key: str) -> web.Application:
+
+def application(world: World, environment: Mapping[str, str]) -> web.Application:
     """All vendors, each under a prefix of its own, and the control routes."""
     app = web.Application(client_max_size=64 * 1024**2)
-    for adapter, vendor in (("flux", Bfl(world, bfl_key)), ("tuzi_openai", OpenAIImages(world, openai_key))):
+    bfl, images = Bfl(world, environment["BFL_API_KEY"]), OpenAIImages(world, environment["TUZI_API_KEY"])
+    routes = {"flux": bfl.routes(), "tuzi_openai": images.routes()}
+    for adapter, (kind, variables) in _TASK_VENDORS.items():
+        credentials = {name: environment[variable] for name, variable in variables.items()}
+        routes[adapter] = kind(world, credentials, VENDORS[adapter]).routes()
+    for adapter, found in routes.items():
         vendor_app = web.Application(client_max_size=64 * 1024**2)
-        vendor_app.add_routes(vendor.routes())
+        vendor_app.add_routes(found)
         app.add_subapp(VENDORS[adapter], vendor_app)
     app.add_routes(_control(world))
     return app
@@ -60,11 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     world = World(arguments.folder / "world.sqlite")
-    app = application(
-        world,
-        bfl_key=os.environ["BFL_API_KEY"],
-        openai_key=os.environ["TUZI_API_KEY"],
-    )
+    app = application(world, os.environ)
     # A vendor that goes away does not wait for its clients.
     web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.2)
 

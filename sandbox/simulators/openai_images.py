@@ -10,6 +10,7 @@ import uuid
 from typing import Any, Literal
 
 from aiohttp import web
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.simulators import faults, pictures
@@ -64,6 +65,7 @@ class OpenAIImages:
         """What the vendor serves."""
         return [
             web.post("/v1/images/generations", self._generate),
+            web.post("/v1/images/edits", self._edit),
             web.get("/files/{task_id}/{index}.{kind}", self._file),
         ]
 
@@ -81,6 +83,24 @@ class OpenAIImages:
         if refusal is not None:
             return refusal
         return await self._answer(request, asked)
+
+    async def _edit(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("authorization") != f"Bearer {self._key}":
+            return _error(401, "Incorrect API key provided.", code="invalid_api_key")
+        form = await request.post()
+        files = [form.getall(name) for name in ("image", "image[]") if name in form]
+        given = [file for group in files for file in group if isinstance(file, web.FileField)]
+        if not given:
+            return _error(400, "image is required", code="missing_required_parameter", param="image")
+        for file in given:
+            with Image.open(file.file) as image:
+                image.verify()
+        fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
+        try:
+            asked = _Request.model_validate(fields | ({"n": int(fields["n"])} if "n" in fields else {}))
+        except ValueError as error:
+            return _error(400, f"{error}"[:300], code="invalid_value")
+        return _refusal(asked) or await self._answer(request, asked)
 
     async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
         behaviour = self._world.behaviour_for(asked.prompt)

@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS bills (
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY, vendor TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL,
-    checks INTEGER NOT NULL);
+    checks INTEGER NOT NULL, cancelled INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (vendor, ready_at);
 """
 
@@ -49,6 +49,7 @@ class SimulatedTask:
     created_at: float
     ready_at: float
     checks: int
+    cancelled: bool
 
 
 class World:
@@ -91,19 +92,23 @@ class World:
         now = time.time()
         row = (task_id, vendor, model, prompt, json.dumps(request), behaviour.model_dump_json(), now,
                now + behaviour.task_seconds, 0)  # fmt: skip
-        self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", row)
 
     def task(self, vendor: str, task_id: str) -> SimulatedTask | None:
         """The task, or None."""
         row = self._connection.execute(
             "SELECT * FROM tasks WHERE vendor = ? AND task_id = ?", (vendor, task_id)
         ).fetchone()
-        if row is None:
-            return None
-        fields = dict(row)
-        fields["request"] = json.loads(fields["request"])
-        fields["behaviour"] = Behaviour.model_validate_json(fields["behaviour"])
-        return SimulatedTask(**fields)
+        return None if row is None else _task(row)
+
+    def tasks(self, vendor: str) -> list[SimulatedTask]:
+        """A vendor's tasks, the newest first."""
+        rows = self._connection.execute("SELECT * FROM tasks WHERE vendor = ? ORDER BY created_at DESC", (vendor,))
+        return [_task(row) for row in rows]
+
+    def cancel(self, task_id: str) -> None:
+        """A task ends by a cancel."""
+        self._connection.execute("UPDATE tasks SET cancelled = 1, ready_at = created_at WHERE task_id = ?", (task_id,))
 
     def save_behaviour(self, task: SimulatedTask) -> None:
         """Keep a task's faults with their counts gone down, and that it was checked once more."""
@@ -126,3 +131,11 @@ class World:
         self.behaviour = Behaviour()
         self._of_prompts.clear()
         self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")
+
+
+def _task(row: sqlite3.Row) -> SimulatedTask:
+    fields = dict(row)
+    fields["request"] = json.loads(fields["request"])
+    fields["behaviour"] = Behaviour.model_validate_json(fields["behaviour"])
+    fields["cancelled"] = bool(fields["cancelled"])
+    return SimulatedTask(**fields)

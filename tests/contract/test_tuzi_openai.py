@@ -99,7 +99,7 @@ async def test_a_reply_that_is_lost_leaves_the_submit_uncertain(
         (429, {"error": {"code": "insufficient_quota", "message": "no"}}, ErrorCode.QUOTA_EXCEEDED),
         (429, {"error": {"type": "rate_limit_exceeded", "code": None}}, ErrorCode.RATE_LIMITED),
         (400, {"error": {"code": "moderation_blocked"}}, ErrorCode.CONTENT_REJECTED),
-        (400, {"error": {"message": "该令牌额度已用尽"}}, ErrorCode.QUOTA_EXCEEDED),
+        (200, {"error": {"message": "该令牌额度已用尽"}}, ErrorCode.QUOTA_EXCEEDED),
         (200, {"error": {"message": "upstream failed"}}, ErrorCode.PROVIDER_ERROR),
         (200, {"data": [{"b64_json": "eA=="}]}, None),
         (500, {"error": {"message": "?"}}, None),

@@ -16,12 +16,14 @@ import psutil
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
-from PIL import Image
 
+from libs.common.adapters.registry import adapters
+from libs.common.catalog import load
 from sandbox import processes
 from sandbox.children import Child
+from sandbox.demo import looked_into
 from sandbox.launcher import Stack, StackFailed
-from sandbox.plan import ROOT, Plan, Ports
+from sandbox.plan import ROOT, SHIPPED_CATALOG, Plan, Ports
 from tests.support.infrastructure import PATH
 from tests.support.running import own_environment
 from tests.support.waiting import eventually
@@ -68,17 +70,13 @@ async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(t
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    images = sorted((tmp_path / "demo/results").iterdir())
-    assert [path.name for path in images] == [
-        "dall-e-3-0.png",
-        "flux-dev-0.jpeg",
-        "flux-pro-0.jpeg",
-        "gpt-image-1-0.png",
-    ]
-    for path in images:
-        with Image.open(path) as image:
-            image.load()
-            assert image.size == (1024, 1024)
+    files = sorted((tmp_path / "demo/results").iterdir())
+    catalog = load(SHIPPED_CATALOG)
+    saved = {path.name.rpartition("-")[0] for path in files}
+    assert {catalog.provider_of(catalog.model(model)).adapter for model in saved} == set(adapters())
+    assert {path.suffix for path in files} == {".jpeg", ".png", ".mp4"}
+    for path in files:
+        assert looked_into(path.read_bytes(), "video" if path.suffix == ".mp4" else "image").size
     seconds = re.search(r"Done in (\d+) s", run.stdout)
     assert seconds is not None
     assert int(seconds[1]) < 60

@@ -86,7 +86,7 @@ class Pollo(Adapter):
     @staticmethod
     def refine(reply: Reply) -> ErrorCode | None:
         """The vendor's own words for errors, also with status 200."""
-        word = reply.body.get("code") if isinstance(reply.body, dict) else None
+        word = reply.body.get("code") if isinstance(reply.body, dict) and reply.status < 500 else None
         return _CODES.get(word) if isinstance(word, str) and "credit" not in reply.text.lower() else None
 
     async def submit(self, request: SubmitRequest) -> Submitted:

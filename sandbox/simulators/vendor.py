@@ -1,0 +1,127 @@
+"""What simulated vendors share: taking a submit, looking at a task, serving its files under expiring URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from aiohttp import web
+
+from sandbox.simulators import faults, pictures, videos
+from sandbox.simulators.behaviour import FaultKind
+from sandbox.simulators.world import SimulatedTask, World
+
+Kind = Literal["png", "jpeg", "webp", "mp4"]
+_SIGNING_KEY = b"simulated signature of result urls"
+_TYPES = {"mp4": "video/mp4"}
+_EXPIRED = "<Error><Code>AuthenticationFailed</Code></Error>"
+
+
+class Vendor:
+    """Base of the simulators.
+
+    Args:
+        world: what it remembers.
+        credentials: by the names that its adapter uses, those that it lets in.
+        prefix: the path under which it is served.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, world: World, credentials: Mapping[str, str], prefix: str) -> None:
+        self.world = world
+        self.credentials = credentials
+        self._prefix = prefix
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the vendor serves, files included."""
+        return [web.get("/files/{task_id}/{index}.{kind}", self._file)]
+
+    def error(self, status: int, text: str) -> web.Response:
+        """The vendor's error reply."""
+        raise NotImplementedError
+
+    def base(self, request: web.Request) -> str:
+        """The URL below which the vendor is served."""
+        return f"{request.scheme}://{request.host}{self._prefix}"
+
+    async def take(
+        self, request: web.Request, *, model: str, prompt: str, body: dict[str, Any], price_usd: float, outputs: int = 1
+    ) -> SimulatedTask | web.StreamResponse:
+        """Accept and bill a submit, or answer with the fault that its behaviour asks for."""
+        behaviour = self.world.behaviour_for(prompt)
+        struck = await faults.strike(request, behaviour, "submit", self.error)
+        if struck is not None:
+            return struck
+        task_id = f"{self.name}-{uuid.uuid4().hex}"
+        self.world.add_task(self.name, task_id=task_id, model=model, prompt=prompt, request=body, behaviour=behaviour)
+        self.world.bill(self.name, task_id=task_id, model=model, prompt=prompt, outputs=outputs, price_usd=price_usd)
+        await asyncio.sleep(behaviour.submit_seconds)
+        struck = await faults.strike(request, behaviour, "submit", self.error, after=True)
+        if struck is not None:
+            return struck
+        task = self.world.task(self.name, task_id)
+        return task if task is not None else self.error(500, "The task is gone.")
+
+    async def look(self, request: web.Request, task_id: str) -> SimulatedTask | web.StreamResponse:
+        """A task that is asked for, or the reply of a fault, or that there is none."""
+        task = self.world.task(self.name, task_id)
+        if task is None:
+            return self.error(404, "Not found.")
+        fault = task.behaviour.fault("check")
+        self.world.save_behaviour(task)
+        return await faults.reply_with(fault, request, self.error) if fault else task
+
+    @staticmethod
+    def share(task: SimulatedTask) -> float:
+        """How far a task is, 0 to 1."""
+        if time.time() >= task.ready_at:
+            return 1.0
+        return (time.time() - task.created_at) / max(0.001, task.ready_at - task.created_at)
+
+    @staticmethod
+    def failure(task: SimulatedTask) -> str | None:
+        """`moderated` or `failed` for a task that ends so."""
+        kinds = {fault.kind for fault in task.behaviour.faults if fault.operation == "result"}
+        found = kinds & {FaultKind.MODERATED, FaultKind.FAILED}
+        return found.pop().value if found else None
+
+    def file_url(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> str:
+        """Where an output can be read for a while."""
+        expires = int(time.time() + task.behaviour.result_seconds)
+        path = f"/files/{task.task_id}/{index}.{kind}"
+        return f"{self.base(request)}{path}?se={expires}&sig={_signature(path, expires)}"
+
+    async def draw(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
+        """An output: a picture or a video with the prompt on it."""
+        if kind == "mp4":
+            return await asyncio.to_thread(videos.draw, task.prompt, index)
+        return await asyncio.to_thread(pictures.draw, task.prompt, index, 1024, 1024, kind)
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        task_id, index, kind = (request.match_info[name] for name in ("task_id", "index", "kind"))
+        path, expires = f"/files/{task_id}/{index}.{kind}", int(request.query.get("se", "0"))
+        task = self.world.task(self.name, task_id)
+        signed = hmac.compare_digest(request.query.get("sig", ""), _signature(path, expires))
+        if task is None or not signed or expires < time.time():
+            return web.Response(status=403, text=_EXPIRED, content_type="text/xml")
+        return await self.serve(request, task, int(index), kind)
+
+    async def serve(self, request: web.Request, task: SimulatedTask, index: int, kind: str) -> web.StreamResponse:
+        """The bytes of an output, or the fault that strikes."""
+        fault = task.behaviour.fault("result")
+        self.world.save_behaviour(task)
+        if fault is not None:
+            return await faults.reply_with(fault, request, self.error)
+        known: Kind = "mp4" if kind == "mp4" else "jpeg" if kind == "jpeg" else "png"
+        content = await self.draw(task, index, known)
+        return web.Response(body=content, content_type=_TYPES.get(kind, f"image/{kind}"))
+
+
+def _signature(path: str, expires: int) -> str:
+    return hmac.new(_SIGNING_KEY, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
