@@ -13,10 +13,10 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format protos bench chaos migration lock baseline clean
+.PHONY: help demo up test lint format protos bench chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(GENERATED)/.made  ## Send one request through each adapter on embedded defaults, save the images, stop.
 	@$(BIN)/python -m sandbox demo
@@ -55,6 +55,9 @@ migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for wha
 	@$(BIN)/python -m sandbox migration "$(NAME)"
 	@$(BIN)/ruff format --quiet libs/common/database/migrations
 	@$(BIN)/ruff check --quiet --fix libs/common/database/migrations
+
+new-adapter: $(GENERATED)/.made  ## Write the skeleton of an adapter with its tests: make new-adapter NAME=example
+	@$(BIN)/python -m sandbox new-adapter "$(NAME)"
 
 lock:  ## Renew the pinned requirements (needs uv).
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \

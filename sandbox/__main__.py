@@ -1,4 +1,4 @@
-"""`python -m sandbox up`, `demo` and `migration`; the Makefile calls them."""
+"""`python -m sandbox up`, `demo`, `migration` and `new-adapter`; the Makefile calls them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from sandbox.demo import demo
 from sandbox.migration import migration
+from sandbox.new_adapter import new_adapter
 from sandbox.up import up
 
 
@@ -17,12 +18,13 @@ def main() -> int:
     commands.add_parser("up", help="run the whole stack until Ctrl-C")
     commands.add_parser("demo", help="send one request through each adapter and stop")
     commands.add_parser("migration", help="write a migration for what changed in tables.py").add_argument("name")
+    commands.add_parser("new-adapter", help="write the skeleton of an adapter").add_argument("name")
     arguments = parser.parse_args()
     if arguments.command == "up":
         return up()
     if arguments.command == "demo":
         return demo()
-    return migration(arguments.name)
+    return {"migration": migration, "new-adapter": new_adapter}[arguments.command](arguments.name)
 
 
 if __name__ == "__main__":

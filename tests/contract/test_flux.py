@@ -94,46 +94,6 @@ async def test_an_input_image_goes_along(flux: Flux) -> None:
     assert submitted.task_id
 
 
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        pytest.param({"kind": "400"}, ErrorCode.INVALID_REQUEST, id="400"),
-        pytest.param({"kind": "429", "retry_after_seconds": 7}, ErrorCode.RATE_LIMITED, id="429"),
-    ],
-)
-async def test_a_refusal_proves_that_nothing_was_taken(
-    flux: Flux, simulator: Simulator, fault: dict[str, object], code: ErrorCode
-) -> None:
-    prompt = simulated("x", faults=[{"operation": "submit", **fault}])
-    with pytest.raises(NotAccepted) as caught:
-        await flux.submit(_request(prompt))
-    assert caught.value.code is code
-    assert caught.value.retry_after_seconds == fault.get("retry_after_seconds")
-    assert await simulator.bills(prompt) == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [
-        ("500", ErrorCode.PROVIDER_ERROR),
-        ("503", ErrorCode.PROVIDER_UNAVAILABLE),
-        ("timeout", ErrorCode.PROVIDER_TIMEOUT),
-        ("reset", ErrorCode.PROVIDER_UNAVAILABLE),
-        ("html", ErrorCode.PROVIDER_ERROR),
-        ("truncated", ErrorCode.PROVIDER_ERROR),
-    ],
-)
-async def test_a_reply_that_is_lost_leaves_the_submit_uncertain(
-    flux: Flux, simulator: Simulator, kind: str, code: ErrorCode
-) -> None:
-    prompt = simulated("x", faults=[{"operation": "submit", "kind": kind, "after": True}])
-    with pytest.raises(GenerationError) as caught:
-        await flux.submit(_request(prompt))
-    assert not isinstance(caught.value, NotAccepted)
-    assert caught.value.code is code
-    assert len(await simulator.bills(prompt)) == 1
-
-
 async def test_a_host_that_cannot_be_reached_was_sent_nothing(accounts: Accounts) -> None:
     provider = accounts.catalog.current.providers["bfl"]
     nowhere = provider.model_copy(update={"id": "nowhere", "base_url": "http://127.0.0.1:9"})
@@ -142,53 +102,9 @@ async def test_a_host_that_cannot_be_reached_was_sent_nothing(accounts: Accounts
     assert (caught.value.code, caught.value.is_retryable) == (ErrorCode.PROVIDER_UNAVAILABLE, True)
 
 
-async def test_a_wrong_key_is_told_without_showing_it(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BFL_API_KEY", "sk-wrong-key")
-    provider = accounts.catalog.current.providers["bfl"].model_copy(update={"id": "other"})
-    with pytest.raises(NotAccepted) as caught:
-        await accounts.adapter(provider).submit(_request("x"))
-    assert caught.value.code is ErrorCode.AUTHENTICATION_FAILED
-    assert "sk-wrong-key" not in f"{caught.value} {caught.value.details}"
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [("moderated", ErrorCode.CONTENT_REJECTED), ("failed", ErrorCode.TASK_FAILED)]
-)
-async def test_a_failed_task_says_why(flux: Flux, kind: str, code: ErrorCode) -> None:
-    prompt = simulated("x", task_seconds=0, faults=[{"operation": "result", "kind": kind}])
-    status = await _ended(flux, await flux.submit(_request(prompt)))
-    assert status.state is TaskState.FAILED
-    assert status.error is not None
-    assert status.error.code is code
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [
-        ("500", ErrorCode.PROVIDER_ERROR),
-        ("timeout", ErrorCode.PROVIDER_TIMEOUT),
-        ("html", ErrorCode.PROVIDER_ERROR),
-        ("truncated", ErrorCode.PROVIDER_ERROR),
-        ("error_in_ok", ErrorCode.PROVIDER_ERROR),
-    ],
-)
-async def test_a_check_that_fails_is_an_error_and_no_end(flux: Flux, kind: str, code: ErrorCode) -> None:
-    prompt = simulated("x", task_seconds=0, faults=[{"operation": "check", "kind": kind, "times": 1}])
-    submitted = await flux.submit(_request(prompt))
-    task = Task(submitted.task_id, "flux-pro-1.1", submitted.check_url, 1.0)
-    with pytest.raises(GenerationError) as caught:
-        await flux.check_task(task)
-    assert caught.value.code is code
-    assert (await flux.check_task(task)).state is TaskState.SUCCESS
-
-
 async def test_credentials_go_to_no_host_that_the_catalog_does_not_name(flux: Flux) -> None:
     with pytest.raises(GenerationError, match="does not name"):
         await flux.check_task(Task("t", "flux-pro-1.1", "https://evil.example.com/v1/get_result?id=t", 1.0))
-
-
-def test_an_unknown_word_counts_as_processing_and_is_named(flux: Flux) -> None:
-    assert flux.status_of("Warming up") == (TaskState.PROCESSING, "Warming up")
 
 
 @pytest.mark.parametrize("word", sorted(Flux.states))

@@ -8,17 +8,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from libs.common.adapters.base import (
-    Adapter,
-    ProviderOutput,
-    SubmitRequest,
-    Submitted,
-    Task,
-    TaskStatus,
-    WebhookReport,
-)  # fmt: skip
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import Reply
-from libs.common.adapters.reading import webhook_body
+from libs.common.adapters.reading import TaskId, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import ed25519
 from libs.common.database.states import TaskState
@@ -39,7 +31,7 @@ class FalParameters(Parameters):
 
 
 class _Accepted(BaseModel):
-    request_id: str = Field(min_length=1, max_length=200)
+    request_id: TaskId
     status_url: str
 
 
@@ -48,7 +40,7 @@ class _Status(BaseModel):
 
 
 class _Webhook(BaseModel):
-    request_id: str = Field(min_length=1, max_length=200)
+    request_id: TaskId
     status: str
     payload: Any = None
     error: Any = None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
-from libs.common.adapters.reading import webhook_body
+from libs.common.adapters.reading import TaskId, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import hmac_hex
 from libs.common.database.states import TaskState
@@ -47,7 +47,7 @@ class FluxParameters(Parameters):
 
 
 class _Accepted(BaseModel):
-    id: str = Field(min_length=1, max_length=200)
+    id: TaskId
     polling_url: str | None = None
 
 
@@ -65,7 +65,7 @@ class _Result(BaseModel):
 
 
 class _Webhook(_Result):
-    task_id: str = Field(validation_alias=AliasChoices("task_id", "id"), min_length=1, max_length=200)
+    task_id: TaskId = Field(validation_alias=AliasChoices("task_id", "id"))
 
 
 @adapter("flux")

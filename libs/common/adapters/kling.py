@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import jwt
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from libs.common.adapters.base import (
-    Adapter,
-    ProviderOutput,
-    SubmitRequest,
-    Submitted,
-    Task,
-    TaskStatus,
-    WebhookReport,
-)  # fmt: skip
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import Reply
-from libs.common.adapters.reading import first, task_id_of, webhook_body
+from libs.common.adapters.reading import TaskHint, first, unwrapped, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
@@ -30,12 +23,9 @@ from libs.common.validation.common import Parameters
 from libs.common.validation.video import NegativePrompt, WideTallOrSquare, ratio_of
 
 _KINDS = ("text2video", "image2video")
-_TOKEN_SECONDS, _TOKEN_STEP_SECONDS = 1_800, 300
-_PAGE = 500
 _CODES = {
-    **dict.fromkeys(range(1000, 1005), ErrorCode.AUTHENTICATION_FAILED),
+    **dict.fromkeys((*range(1000, 1005), 1103, 1304), ErrorCode.AUTHENTICATION_FAILED),
     **dict.fromkeys((1100, 1101, 1102), ErrorCode.QUOTA_EXCEEDED),
-    **dict.fromkeys((1103, 1304), ErrorCode.AUTHENTICATION_FAILED),
     **dict.fromkeys((1200, 1201, 1202, 1203), ErrorCode.INVALID_REQUEST),
     **dict.fromkeys((1300, 1301), ErrorCode.CONTENT_REJECTED),
     **dict.fromkeys((1302, 1303), ErrorCode.RATE_LIMITED),
@@ -52,11 +42,6 @@ class KlingParameters(Parameters):
     duration: Literal[5, 10] = Field(default=5, description="In seconds.")
     mode: Literal["standard", "pro"] = "pro"
     negative_prompt: NegativePrompt | None = None
-    cfg_scale: float | None = Field(default=None, ge=0, le=1, description="How closely to follow the prompt.")
-
-
-class _Hint(BaseModel):
-    task_id: str = Field(min_length=1, max_length=200)
 
 
 @adapter("kling")
@@ -75,9 +60,9 @@ class Kling(Adapter):
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
-        """A JWT signed with the secret key; the same one for five minutes."""
-        now = int(time.time()) // _TOKEN_STEP_SECONDS * _TOKEN_STEP_SECONDS
-        claims = {"iss": credentials["access_key"], "exp": now + _TOKEN_SECONDS, "nbf": now - 5}
+        """A JWT signed with the secret key that lives half an hour; the same one for five minutes."""
+        now = int(time.time()) // 300 * 300
+        claims = {"iss": credentials["access_key"], "exp": now + 1_800, "nbf": now - 5}
         return {"authorization": f"Bearer {jwt.encode(claims, credentials['secret_key'], algorithm='HS256')}"}
 
     @staticmethod
@@ -104,7 +89,7 @@ class Kling(Adapter):
         wanted = {task.task_id for task in tasks}
         found = {}
         for kind in _KINDS:
-            reply = await self.http.get(f"/v1/videos/{kind}?pageNum=1&pageSize={_PAGE}")
+            reply = await self.http.get(f"/v1/videos/{kind}?pageNum=1&pageSize=500")
             listed = reply.body.get("data") if isinstance(reply.body, dict) else None
             for entry in listed if isinstance(listed, list) else ():
                 if isinstance(entry, dict) and entry.get("task_id") in wanted:
@@ -115,17 +100,15 @@ class Kling(Adapter):
         """GET by `external_task_id`; 404 proves that there is none."""
         for kind in _KINDS:
             try:
-                reply = await self.http.get(f"/v1/videos/{kind}/{client_id}")
+                return _submitted(kind, await self.http.get(f"/v1/videos/{kind}/{client_id}"))
             except GenerationError as error:
                 if error.details.get("http_status") != 404:
                     raise
-            else:
-                return _submitted(kind, reply)
         return None
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """The same JSON as a check, unsigned: only a hint."""
-        return WebhookReport(webhook_body(_Hint, body).task_id)
+        return WebhookReport(webhook_body(TaskHint, body).task_id)
 
     def _status(self, body: Any, reply: Reply) -> TaskStatus:
         word = first(body, "task_status", "status")
@@ -135,8 +118,8 @@ class Kling(Adapter):
         if state is TaskState.FAILED:
             why = str(first(body, "task_status_msg", "message") or "no reason given")[:500]
             return TaskStatus(state, error=GenerationError(ErrorCode.TASK_FAILED, why, reply.facts()))
-        urls = _urls(body) if state is TaskState.SUCCESS else ()
-        return TaskStatus(state, tuple(ProviderOutput(url=url) for url in urls), unknown_state=unknown)
+        outputs = tuple(ProviderOutput(url=url) for url in _urls(body)) if state is TaskState.SUCCESS else ()
+        return TaskStatus(state, outputs, unknown_state=unknown)
 
 
 def _payload(request: SubmitRequest) -> dict[str, Any]:
@@ -148,21 +131,19 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
         "mode": {"standard": "std", "pro": "pro"}[parameters.mode],
         "duration": str(parameters.duration),
         "external_task_id": request.client_id,
-        **parameters.model_dump(include={"negative_prompt", "cfg_scale"}, exclude_none=True),
+        **parameters.model_dump(include={"negative_prompt"}, exclude_none=True),
     }
-    if not request.input_images:
-        return payload | {"aspect_ratio": ratio_of(parameters.size_or_ratio)}
-    images = [image.bare_base64 for image in request.input_images]
-    return payload | {"image": images[0]} | ({"image_tail": images[1]} if len(images) > 1 else {})
+    images = dict(zip(("image", "image_tail"), (image.bare_base64 for image in request.input_images), strict=False))
+    return payload | (images or {"aspect_ratio": ratio_of(parameters.size_or_ratio)})
 
 
 def _submitted(kind: str, reply: Reply) -> Submitted:
-    task_id = task_id_of(reply.body, "task_id", "id")
+    task_id = replace(reply, body=unwrapped(reply.body)).parse(TaskHint).task_id
     return Submitted(task_id, f"/v1/videos/{kind}/{task_id}")
 
 
 def _urls(body: Any) -> list[str]:
     result = first(body, "task_result")
     videos = result.get("videos") if isinstance(result, dict) else None
-    found = [video.get("url") for video in videos if isinstance(video, dict)] if isinstance(videos, list) else []
-    return [url for url in found or [first(body, "url", "video_url")] if isinstance(url, str)]
+    found = [video.get("url") for video in videos if isinstance(video, dict)] if isinstance(videos, list) else ()
+    return [url for url in found or (first(body, "url", "video_url"),) if isinstance(url, str)]

@@ -7,18 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from libs.common.adapters.base import (
-    Adapter,
-    ProviderOutput,
-    SubmitRequest,
-    Submitted,
-    Task,
-    TaskStatus,
-    WebhookReport,
-)  # fmt: skip
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import FormFile
 from libs.common.adapters.openai_errors import code_of
-from libs.common.adapters.reading import webhook_body
+from libs.common.adapters.reading import TaskHint, TaskId, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
@@ -43,14 +35,10 @@ class _Error(BaseModel):
 
 
 class _Job(BaseModel):
-    id: str = Field(min_length=1, max_length=200)
+    id: TaskId
     status: str
     progress: float | None = None
     error: _Error | None = None
-
-
-class _Hint(BaseModel):
-    id: str = Field(min_length=1, max_length=200)
 
 
 @adapter("openai_video")
@@ -106,7 +94,7 @@ class OpenAIVideo(Adapter):
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """An event that names the job, signed as Standard Webhooks are: a hint to check it."""
         standard_webhook(headers, body, secret=secret, now=now)
-        return WebhookReport(webhook_body(_Hint, body).id)
+        return WebhookReport(webhook_body(TaskHint, body).task_id)
 
 
 def _fields(request: SubmitRequest) -> dict[str, str]:

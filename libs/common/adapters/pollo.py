@@ -8,17 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.adapters.base import (
-    Adapter,
-    ProviderOutput,
-    SubmitRequest,
-    Submitted,
-    Task,
-    TaskStatus,
-    WebhookReport,
-)  # fmt: skip
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import Reply
-from libs.common.adapters.reading import unwrapped, webhook_body
+from libs.common.adapters.reading import TaskId, unwrapped, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
@@ -51,7 +43,7 @@ class PolloParameters(Parameters):
 
 
 class _Accepted(BaseModel):
-    task_id: str = Field(alias="taskId", min_length=1, max_length=200)
+    task_id: TaskId = Field(alias="taskId")
 
 
 class _Generation(BaseModel):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, StringConstraints, ValidationError
 
 from libs.common.errors import ErrorCode, GenerationError
 
 Model = TypeVar("Model", bound=BaseModel)
 _LEVELS = 3
-TASK_ID_LIMIT = 200
+# It becomes part of a path that is asked with our credentials.
+TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
+
+
+class TaskHint(BaseModel):
+    """Anything that names a task."""
+
+    task_id: TaskId = Field(validation_alias=AliasChoices("task_id", "id"))
 
 
 def _levels(body: Any) -> Iterator[dict[str, Any]]:
@@ -32,14 +39,6 @@ def unwrapped(body: Any) -> Any:
 def first(body: Any, *names: str) -> Any:
     """The first of these fields that has a value, the innermost of the levels under `data` first."""
     return next((level[name] for name in names for level in reversed([*_levels(body)]) if level.get(name)), None)
-
-
-def task_id_of(body: Any, *names: str) -> str:
-    """The task's id. GenerationError PROVIDER_ERROR where there is none that can be kept."""
-    found = first(body, *names)
-    if not isinstance(found, str) or not 1 <= len(found) <= TASK_ID_LIMIT or "\x00" in found:
-        raise GenerationError(ErrorCode.PROVIDER_ERROR, "The provider names no task.")
-    return found
 
 
 def webhook_body(model: type[Model], body: bytes) -> Model:

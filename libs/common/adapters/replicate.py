@@ -12,16 +12,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 from yarl import URL
 
-from libs.common.adapters.base import (
-    Adapter,
-    ProviderOutput,
-    SubmitRequest,
-    Submitted,
-    Task,
-    TaskStatus,
-    WebhookReport,
-)  # fmt: skip
-from libs.common.adapters.reading import webhook_body
+from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
+from libs.common.adapters.reading import TaskId, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
@@ -44,7 +36,7 @@ class ReplicateParameters(Parameters):
 
 
 class _Prediction(BaseModel):
-    id: str = Field(min_length=1, max_length=200)
+    id: TaskId
     status: str
     output: Any = None
     error: Any = None

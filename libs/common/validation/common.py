@@ -40,7 +40,7 @@ def _image_url(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
+LongText = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_storable)]
 ShortText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_storable)]
 Prompt = Annotated[
     str, StringConstraints(min_length=1, max_length=PROMPT_LIMIT), AfterValidator(_not_blank), AfterValidator(_storable)

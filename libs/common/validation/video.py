@@ -6,9 +6,9 @@ from collections.abc import Callable
 from math import gcd
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
-from libs.common.validation.common import Text
+from libs.common.validation.common import LongText
 from libs.common.validation.image import SizeOrRatio, explicit_size
 
 
@@ -32,6 +32,4 @@ def _only(*ratios: str) -> Callable[[str], str]:
 
 WideTallOrSquare = Annotated[SizeOrRatio, AfterValidator(_only("16:9", "9:16", "1:1"))]
 WideOrTall = Annotated[SizeOrRatio, AfterValidator(_only("16:9", "9:16"))]
-NegativePrompt = Annotated[
-    Text, StringConstraints(max_length=2_000), Field(description="What the video should not show.")
-]
+NegativePrompt = Annotated[LongText, Field(description="What the video should not show.")]
