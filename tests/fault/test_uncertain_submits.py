@@ -8,6 +8,7 @@ import pytest
 from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
+from libs.common.crashpoints import CrashPoint
 from tests.conftest import StartStack, quick
 from tests.support.running import FAILED, SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
@@ -75,3 +76,35 @@ async def test_missing_credentials_are_told_and_nothing_is_sent(start_stack: Sta
     assert generation.error.code == common_pb2.ERROR_CODE_AUTHENTICATION_FAILED
     assert "BFL_API_KEY" in generation.error.message
     assert await simulator.bills("x") == []
+
+
+@pytest.mark.parametrize("kind", ["reset", "500", "truncated", "timeout"])
+async def test_a_vendor_that_can_be_asked_is_asked(start_stack: StartStack, simulator: Simulator, kind: str) -> None:
+    def hasty(catalog: dict[str, Any]) -> None:
+        quick(catalog)
+        catalog["providers"]["kling"]["limits"] = {"submit_timeout_seconds": 1}
+
+    running = await start_stack(adjust=hasty)
+    prompt = simulated(
+        "lost", task_seconds=0, faults=[{"operation": "submit", "kind": kind, "after": True, "times": 1}]
+    )
+    generation = await running.ended(await running.create("kling-v1-6", prompt))
+    assert (generation.status, generation.attempts) == (SUCCESS, 1)
+    assert len(await simulator.bills(prompt)) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "attempts"),
+    [(CrashPoint.DISPATCHER_ATTEMPT_RECORDED, 2), (CrashPoint.DISPATCHER_REPLY_RECEIVED, 1)],
+)
+async def test_a_dispatcher_that_dies_is_followed_by_one_that_asks(
+    start_stack: StartStack, simulator: Simulator, point: CrashPoint, attempts: int
+) -> None:
+    running = await start_stack(settings={"DARKROOM_CRASH_AT": point})
+    prompt = simulated("lost", task_seconds=0)
+    generation_id = await running.create("kling-v1-6", prompt)
+    await running.has_died("dispatcher")
+    await running.restart("dispatcher", {"DARKROOM_CRASH_AT": ""})
+    generation = await running.ended(generation_id)
+    assert (generation.status, generation.attempts) == (SUCCESS, attempts)
+    assert len(await simulator.bills(prompt)) == 1
