@@ -31,6 +31,8 @@ class FaultKind(StrEnum):
     FAILED = "failed"
     GONE = "gone"
     GARBAGE = "garbage"
+    EMPTY = "empty"
+    UNKNOWN_STATE = "unknown_state"
 
 
 class Fault(BaseModel):

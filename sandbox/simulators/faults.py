@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -29,11 +30,24 @@ class _Raw(NamedTuple):
 
 
 _OUT_OF_CREDIT = '{"error": {"message": "用户额度不足", "type": "new_api_error", "code": "quota"}}'
+_UNHEARD_OF = {
+    "id": "x",
+    "status": "warming up",
+    "data": {
+        "task_id": "x",
+        "task_status": "warming up",
+        "taskId": "x",
+        "generations": [{"status": "warming up"}],
+    },
+}
 _RAW: Mapping[FaultKind, _Raw] = {
     FaultKind.HTML: _Raw(200, "text/html", b"<html><body>502 Bad Gateway</body></html>"),
     FaultKind.TRUNCATED: _Raw(200, "application/json", b'{"id": "trunc'),
     FaultKind.ERROR_IN_OK: _Raw(200, "application/json", _OUT_OF_CREDIT.encode()),
     FaultKind.GONE: _Raw(404, "text/plain", b"gone"),
+    FaultKind.EMPTY: _Raw(200, "application/json", b"{}"),
+    # Whichever vendor's reply it stands for, its state is a word that nobody has heard of.
+    FaultKind.UNKNOWN_STATE: _Raw(200, "application/json", json.dumps(_UNHEARD_OF).encode()),
     FaultKind.GARBAGE: _Raw(200, "image/png", b"this is no image"),
 }
 

@@ -131,6 +131,7 @@ async def test_a_refusal_proves_that_nothing_was_taken(
         ("reset", ErrorCode.PROVIDER_UNAVAILABLE),
         ("html", ErrorCode.PROVIDER_ERROR),
         ("truncated", ErrorCode.PROVIDER_ERROR),
+        ("empty", ErrorCode.PROVIDER_ERROR),
     ],
 )
 async def test_a_reply_that_is_lost_leaves_the_submit_uncertain(
@@ -160,7 +161,7 @@ async def test_a_wrong_key_is_told_without_showing_it(
 
 
 @every(ASYNCHRONOUS)
-@pytest.mark.parametrize("kind", ["500", "503", "429", "timeout", "html", "truncated", "error_in_ok"])
+@pytest.mark.parametrize("kind", ["500", "503", "429", "timeout", "html", "truncated", "empty", "error_in_ok"])
 async def test_a_check_that_fails_is_an_error_and_no_end(adapter: Adapter, case: Case, kind: str) -> None:
     prompt = simulated("x", task_seconds=0, faults=[{"operation": "check", "kind": kind, "times": 1}])
     task = _task(await _submitted(adapter, case, prompt), case)
@@ -200,9 +201,19 @@ async def test_a_huge_reply_is_cut_off(accounts: Accounts, case: Case, monkeypat
 
 
 @every(ALL)
-def test_an_unknown_word_counts_as_processing_and_is_named(case: Case) -> None:
-    kind = adapters()[case.adapter]
-    assert kind.status_of(kind, "warming up") == (TaskState.PROCESSING, "warming up")  # type: ignore[arg-type]
+async def test_an_error_inside_a_good_status_is_seen(adapter: Adapter, case: Case) -> None:
+    prompt = simulated("x", task_seconds=0, faults=[{"operation": "submit", "kind": "error_in_ok"}])
+    with pytest.raises(GenerationError):
+        await adapter.submit(case.request(prompt))
+
+
+@every(ASYNCHRONOUS)
+async def test_an_unknown_state_counts_as_processing_and_is_named(adapter: Adapter, case: Case) -> None:
+    fault = {"operation": "check", "kind": "unknown_state", "times": 1}
+    task = _task(await _submitted(adapter, case, simulated("x", task_seconds=0, faults=[fault])), case)
+    status = await adapter.check_task(task)
+    assert (status.state, status.unknown_state) == (TaskState.PROCESSING, "warming up")
+    assert (await adapter.check_task(task)).state is TaskState.SUCCESS
 
 
 @every(ASYNCHRONOUS)

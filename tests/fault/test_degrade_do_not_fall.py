@@ -104,3 +104,12 @@ async def test_a_task_that_never_ends_times_out(start_stack: StartStack) -> None
     assert generation.status == FAILED
     assert generation.error.code == common_pb2.ERROR_CODE_TASK_TIMEOUT
     assert "within 1 s" in generation.error.message
+
+
+async def test_a_state_that_nobody_has_heard_of_is_counted_and_logged_once(start_stack: StartStack) -> None:
+    running = await start_stack()
+    fault = {"operation": "check", "kind": "unknown_state", "times": 3}
+    generation = await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0, faults=[fault])))
+    assert (generation.status, generation.polls) == (SUCCESS, 4)
+    assert await running.metric("poller", "darkroom_adapter_unknown_states_total", provider="bfl") == 3
+    assert running.log("poller").count("unknown state counts as processing") == 1

@@ -14,6 +14,8 @@ from darkroom.gateway.v1 import gateway_pb2
 from darkroom.poller.v1 import poller_pb2
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
+from libs.common.catalog import load
+from sandbox.plan import SHIPPED_CATALOG
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 
@@ -129,4 +131,6 @@ async def test_an_unknown_task_is_not_found(running: Running) -> None:
 async def test_the_queue_shows_every_provider_account(running: Running) -> None:
     dispatcher = DispatcherServiceStub(running.channel("dispatcher"))
     answer = await dispatcher.GetQueue(dispatcher_pb2.GetQueueRequest(), timeout=10)
-    assert {queue.provider_id: queue.concurrent_tasks_limit for queue in answer.providers} == {"bfl": 24, "tuzi": 0}
+    limits = {queue.provider_id: queue.concurrent_tasks_limit for queue in answer.providers}
+    assert set(limits) == set(load(SHIPPED_CATALOG).providers)
+    assert (limits["bfl"], limits["tuzi"]) == (24, 0)
