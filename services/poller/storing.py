@@ -38,7 +38,9 @@ def after_failure(result: ClaimedResult, error: GenerationError, provider: Provi
     spooled = any("spooled" in source for source in result.sources)
     kept_seconds = provider.storage.result_seconds if provider else _FORGOTTEN_SECONDS
     alive = spooled or result.waiting_seconds < kept_seconds
-    if error.is_retryable and alive:
+    # A key that is missing or wrong can be mended while the result, which is paid for, still lies there.
+    worthwhile = error.is_retryable or error.code is ErrorCode.AUTHENTICATION_FAILED
+    if worthwhile and alive:
         delay = wait_seconds(_BACKOFF, result.store_attempts, at_least_seconds=error.retry_after_seconds)
         return StoreOutcome(result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay)
     return StoreOutcome(result.id, result.lease_token, State.FAILED, error=error.to_json())

@@ -160,9 +160,13 @@ class ProviderHttp:
         trace.on_request_headers_sent.append(_note_sent)
         # A kept connection that the provider has just closed would lose a submit whose fate nobody knows: none is kept.
         self._submitting = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0), trace_configs=[trace]
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            trace_configs=[trace],
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._checking = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._checking = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -305,7 +309,7 @@ class ProviderHttp:
 
     def _clean(self, text: str) -> str:
         tokens = (value.rpartition(" ")[2] for value in self._headers().values())
-        for secret in (*self._secrets, *tokens):
+        for secret in filter(None, (*self._secrets, *tokens)):
             text = text.replace(secret, "[redacted]")
         # Postgres keeps no NUL in text.
         return text.replace("\x00", "").strip()[:TEXT_LIMIT]

@@ -181,7 +181,9 @@ class Downloader:
     def _session(self, allowed_hosts: tuple[str, ...]) -> aiohttp.ClientSession:
         if allowed_hosts not in self._sessions:
             connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts), limit=0, ttl_dns_cache=10)
-            self._sessions[allowed_hosts] = aiohttp.ClientSession(connector=connector)
+            self._sessions[allowed_hosts] = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._sessions[allowed_hosts]
 
     async def close(self) -> None:
