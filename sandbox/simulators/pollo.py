@@ -22,21 +22,21 @@ class _Input(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=2_500)
     image: str | None = Field(default=None, pattern=r"^https?://")
-    imageTail: str | None = Field(default=None, pattern=r"^https?://")  # noqa: N815
+    image_tail: str | None = Field(default=None, pattern=r"^https?://", alias="imageTail")
     resolution: Literal["480p", "720p", "1080p"] = "720p"
     length: int = Field(default=5, ge=1, le=30)
-    aspectRatio: str = Field(default="16:9", pattern=r"^\d+:\d+$")  # noqa: N815
+    aspect_ratio: str = Field(default="16:9", pattern=r"^\d+:\d+$", alias="aspectRatio")
     mode: Literal["basic", "pro"] | None = None
     seed: int | None = None
-    negativePrompt: str | None = None  # noqa: N815
-    generateAudio: bool = True  # noqa: N815
+    negative_prompt: str | None = Field(default=None, alias="negativePrompt")
+    generate_audio: bool = Field(default=True, alias="generateAudio")
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input: _Input
-    webhookUrl: str | None = None  # noqa: N815
+    webhook_url: str | None = Field(default=None, alias="webhookUrl")
 
 
 class Pollo(Vendor):

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ _TYPES = {"mp4": "video/mp4"}
 _EXPIRED = "<Error><Code>AuthenticationFailed</Code></Error>"
 
 
-class Vendor:
+class Vendor(ABC):
     """Base of the simulators.
 
     Args:
@@ -42,9 +43,9 @@ class Vendor:
         """What the vendor serves, files included."""
         return [web.get("/files/{task_id}/{index}.{kind}", self._file)]
 
+    @abstractmethod
     def error(self, status: int, text: str) -> web.Response:
         """The vendor's error reply."""
-        raise NotImplementedError
 
     def base(self, request: web.Request) -> str:
         """The URL below which the vendor is served."""

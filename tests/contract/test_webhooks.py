@@ -7,12 +7,13 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from libs.common.adapters.base import Adapter
+from libs.common.adapters.http import ProviderHttp
 from libs.common.adapters.registry import adapters
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
@@ -87,7 +88,7 @@ TIMED = sorted(set(SIGNED) - {"flux"})
 
 def _adapter(name: str) -> Adapter:
     # Webhooks are read without a connection.
-    return adapters()[name](http=None)  # type: ignore[arg-type]
+    return adapters()[name](cast("ProviderHttp", None))
 
 
 @pytest.mark.parametrize("name", sorted(SIGNED))

@@ -24,6 +24,7 @@ async def test_a_connection_that_died_while_it_was_idle_is_replaced(database: Da
         await asyncio.gather(*(victim.ping() for _ in range(4)))
         await rows(database, KILL)
     await asyncio.gather(*(victim.ping() for _ in range(4)))
+    assert victim.open_connections() == 2
     await victim.close()
 
 
