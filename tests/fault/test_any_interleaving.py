@@ -1,0 +1,233 @@
+"""Laws 3 and 7: any interleaving of claims, expiries, rescues, late writers and ends keeps to the transitions."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from libs.common.database.engine import Database
+from libs.common.database.records import (
+    Attempt,
+    ClaimedGeneration,
+    ClaimedResult,
+    ClaimedTask,
+    DispatchOutcome,
+    NewTask,
+    PollOutcome,
+    StoreOutcome,
+)
+from libs.common.database.states import TERMINAL, TRANSITIONS, State, SubmissionState, TaskState
+from libs.common.database.stores.dispatching import DispatchStore, Slots
+from libs.common.database.stores.generations import GenerationStore
+from libs.common.database.stores.polling import PollStore
+from libs.common.database.stores.storing import ResultStore
+from tests.support.rows import execute, new_generation, rows
+
+T = TypeVar("T")
+OWNERS = ("one", "two")
+WHO = st.sampled_from(OWNERS)
+ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
+OUTPUTS: list[dict[str, Any]] = [{"type": "image", "url": "https://example.com/1.png"}]
+_FACTS: dict[State, dict[str, Any]] = {
+    State.FAILED: {"error": ERROR},
+    State.CANCELLED: {"error": ERROR},
+    State.SUCCESS: {"outputs": OUTPUTS},
+    State.STORING: {"sources": OUTPUTS},
+}
+_numbers = itertools.count()
+
+
+class Interleaving(RuleBasedStateMachine):
+    """Two processes of each kind that hold on to every claim they ever got, however old, and write with it at will."""
+
+    database: Database
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._do(execute(self.database, "TRUNCATE generation_requests, submissions, poll_tasks, output_spool CASCADE"))
+        self.states: dict[str, State] = {}
+        self.ended: dict[str, dict[str, Any]] = {}
+        self.generations: list[tuple[str, ClaimedGeneration]] = []
+        self.tasks: list[tuple[str, ClaimedTask]] = []
+        self.results: list[tuple[str, ClaimedResult]] = []
+        lease = {"lease_seconds": 1_000}
+        self.dispatchers = {owner: DispatchStore(self.database, owner=owner, **lease) for owner in OWNERS}
+        self.pollers = {owner: PollStore(self.database, owner=owner, **lease) for owner in OWNERS}
+        self.storers = {owner: ResultStore(self.database, owner=owner, **lease) for owner in OWNERS}
+
+    def _do(self, work: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    @rule(count=st.integers(1, 3))
+    def accept(self, count: int) -> None:
+        self._do(GenerationStore(self.database).insert([new_generation() for _ in range(count)]))
+
+    @rule(who=WHO, places=st.integers(1, 3))
+    def claim(self, who: str, places: int) -> None:
+        found = self._do(self.dispatchers[who].claim([Slots("bfl", places, None)]))
+        self.generations += [(who, claimed) for claimed in found]
+
+    @rule(who=WHO)
+    def rescue(self, who: str) -> None:
+        self.generations += [(who, claimed) for claimed in self._do(self.dispatchers[who].rescue(5, held=[]))]
+
+    @rule()
+    def leases_expire(self) -> None:
+        for table in ("generation_requests", "poll_tasks"):
+            self._do(
+                execute(
+                    self.database,
+                    f"UPDATE {table} SET lease_until = now() - interval '1 s' WHERE lease_owner IS NOT NULL",
+                )
+            )
+
+    @rule()
+    def all_is_due(self) -> None:
+        for table, column in (("generation_requests", "next_attempt_at"), ("poll_tasks", "next_poll_at")):
+            sql = f"UPDATE {table} SET {column} = now() - interval '1 s' WHERE ended_at IS NULL"
+            self._do(execute(self.database, sql))
+
+    @rule(data=st.data())
+    def record(self, data: st.DataObject) -> None:
+        if not self.generations:
+            return
+        who, claimed = data.draw(st.sampled_from(self.generations))
+        if claimed.open_submission_id is None and not self._has_open_attempt(claimed.id):
+            attempt = Attempt(f"sub_{next(_numbers)}", claimed.id, claimed.lease_token)
+            self._expect(
+                claimed.id, who, claimed.lease_token, self._do(self.dispatchers[who].record_attempts([attempt]))
+            )
+
+    @rule(data=st.data(), state=st.sampled_from(sorted(TRANSITIONS[State.DISPATCHING])))
+    def end_dispatch(self, data: st.DataObject, state: State) -> None:
+        if not self.generations:
+            return
+        who, claimed = data.draw(st.sampled_from(self.generations))
+        task = NewTask(f"task_{next(_numbers)}", "flux", None, "fixed", 100, 600)
+        outcome = DispatchOutcome(
+            claimed.id,
+            claimed.lease_token,
+            state,
+            submission_id=self._open_attempt(claimed.id),
+            submission_state=SubmissionState.NOT_ACCEPTED if state is State.PENDING else SubmissionState.ACCEPTED,
+            task=task if state is State.PROCESSING else None,
+            **_FACTS.get(state, {}),
+        )
+        held = self._holds("generation_requests", "id", claimed.id, who, claimed.lease_token, State.DISPATCHING)
+        assert self._do(self.dispatchers[who].end([outcome])) == [held]
+
+    @rule(who=WHO)
+    def claim_tasks(self, who: str) -> None:
+        self.tasks += [(who, task) for task in self._do(self.pollers[who].claim({"bfl": 3}))]
+
+    @rule(data=st.data(), state=st.sampled_from([None, *sorted(TRANSITIONS[State.PROCESSING])]))
+    def end_poll(self, data: st.DataObject, state: State | None) -> None:
+        if not self.tasks:
+            return
+        who, task = data.draw(st.sampled_from(self.tasks))
+        ended = {State.FAILED: TaskState.FAILED, State.CANCELLED: TaskState.CANCELLED}
+        outcome = PollOutcome(
+            task.provider_id,
+            task.task_id,
+            task.lease_token,
+            TaskState.PROCESSING if state is None else ended.get(state, TaskState.SUCCESS),
+            generation_state=state,
+            **(_FACTS[state] if state else {}),
+        )
+        held = self._holds("poll_tasks", "task_id", task.task_id, who, task.lease_token, None)
+        assert self._do(self.pollers[who].end([outcome])) == [held]
+
+    @rule(who=WHO)
+    def claim_results(self, who: str) -> None:
+        self.results += [(who, result) for result in self._do(self.storers[who].claim(3))]
+
+    @rule(data=st.data(), state=st.sampled_from([State.SUCCESS, State.FAILED, State.STORING]))
+    def end_result(self, data: st.DataObject, state: State) -> None:
+        if not self.results:
+            return
+        who, result = data.draw(st.sampled_from(self.results))
+        facts = {name: value for name, value in _FACTS[state].items() if name != "sources"}
+        held = self._holds("generation_requests", "id", result.id, who, result.lease_token, State.STORING)
+        outcome = StoreOutcome(result.id, result.lease_token, state, **facts)
+        assert self._do(self.storers[who].end([outcome])) == [held]
+
+    @rule(who=WHO)
+    def leave(self, who: str) -> None:
+        ids = [claimed.id for owner, claimed in self.generations if owner == who]
+        self._do(self.dispatchers[who].give_back(ids))
+        self._do(self.pollers[who].give_back())
+        self._do(self.storers[who].give_back())
+
+    @invariant()
+    def only_the_table_is_followed(self) -> None:
+        for row in self._do(rows(self.database, "SELECT * FROM generation_requests")):
+            state, before = State(row["state"]), self.states.get(row["id"], State.PENDING)
+            assert state is before or state in TRANSITIONS[before], f"{before} → {state}"
+            self.states[row["id"]] = state
+            if state in TERMINAL:
+                assert self.ended.setdefault(row["id"], row) == row, "a terminal row has changed"
+
+    @invariant()
+    def every_row_makes_sense(self) -> None:
+        open_attempts = self._do(rows(self.database, "SELECT generation_id FROM submissions WHERE state = 'STARTED'"))
+        ids = [row["generation_id"] for row in open_attempts]
+        assert len(ids) == len(set(ids))
+        orphans = self._do(
+            rows(
+                self.database,
+                "SELECT g.id FROM generation_requests g LEFT JOIN poll_tasks t ON t.generation_id = g.id "
+                "AND t.ended_at IS NULL WHERE g.state = 'PROCESSING' AND t.task_id IS NULL",
+            )
+        )
+        assert orphans == [], "nobody polls for these"
+
+    def _holds(self, table: str, key: str, value: str, *lease: Any) -> bool:
+        who, token, state = lease
+        sql = f"SELECT 1 FROM {table} WHERE {key} = :value AND lease_owner = :who AND lease_token = :token"
+        if state is not None:
+            sql += f" AND state = '{state}'"
+        elif table == "poll_tasks":
+            sql += " AND ended_at IS NULL"
+        return bool(self._do(rows(self.database, sql, value=value, who=who, token=token)))
+
+    def _expect(self, generation_id: str, who: str, token: int, written: list[bool]) -> None:
+        held = self._holds("generation_requests", "id", generation_id, who, token, State.DISPATCHING)
+        assert written == [held]
+
+    def _open_attempt(self, generation_id: str) -> str | None:
+        sql = "SELECT id FROM submissions WHERE generation_id = :id AND state = 'STARTED'"
+        found = self._do(rows(self.database, sql, id=generation_id))
+        return found[0]["id"] if found else None
+
+    def _has_open_attempt(self, generation_id: str) -> bool:
+        return self._open_attempt(generation_id) is not None
+
+
+def test_any_interleaving_keeps_to_the_table(database_url: str) -> None:
+    loop = asyncio.new_event_loop()
+    database = Database(database_url, size=2, statement_timeout_seconds=10, application_name="test")
+
+    class Machine(Interleaving):
+        pass
+
+    Machine.database, Machine.loop = database, loop
+    try:
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=40,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        loop.run_until_complete(database.close())
+        loop.close()
