@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pytest
@@ -55,9 +57,25 @@ class StartStack(Protocol):
         """Start them, and answer once they are ready. `own_…`: one that the test may stop."""
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder apart from pytest's own.
+
+    Another run of pytest locks those against other users, and as root the embedded Postgres is another user.
+    """
+    with TemporaryDirectory(prefix="darkroom-tests-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with _folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Infrastructure]:
-    with infrastructure(tmp_path_factory.mktemp("shared")) as found:
+def shared() -> Iterator[Infrastructure]:
+    with _folder() as folder, infrastructure(folder) as found:
         yield found
 
 
@@ -142,10 +160,9 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
 
 
 @pytest.fixture(scope="session")
-def _lasting_stack(shared: Infrastructure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("lasting")
+def _lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
-    with Stack(_plan(shared, folder, url, settings={})) as stack:
+    with _folder() as folder, Stack(_plan(shared, folder, url, settings={})) as stack:
         yield stack
 
 
