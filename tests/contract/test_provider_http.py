@@ -17,6 +17,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[ProviderHttp]]
 
 
+def _client(base_url: str) -> ProviderHttp:
+    return ProviderHttp(
+        base_url=base_url,
+        headers=lambda: {"x-key": SECRET},
+        secrets=(SECRET,),
+        trusted_hosts=(".trusted.example.com",),
+        submit_timeout_seconds=0.5,
+        check_timeout_seconds=0.5,
+        reply_limit_bytes=10_000,
+        refine=lambda _: None,
+    )
+
+
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Serves one handler, and answers a client of it."""
@@ -29,18 +42,8 @@ async def serve() -> AsyncIterator[Serve]:
         server = TestServer(app)
         await server.start_server()
         servers.append(server)
-        client = ProviderHttp(
-            base_url=str(server.make_url("/")),
-            headers=lambda: {"x-key": SECRET},
-            secrets=(SECRET,),
-            trusted_hosts=(".trusted.example.com",),
-            submit_timeout_seconds=0.5,
-            check_timeout_seconds=0.5,
-            reply_limit_bytes=10_000,
-            refine=lambda _: None,
-        )
-        clients.append(client)
-        return client
+        clients.append(_client(str(server.make_url("/"))))
+        return clients[-1]
 
     yield start
     for client in clients:
@@ -144,3 +147,40 @@ async def test_credentials_stay_with_the_hosts_of_the_catalog(serve: Serve, url:
     http = await serve(fine)
     with pytest.raises(GenerationError):
         await http.get(url)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        pytest.param("http://127.0.0.1:9", id="refused"),
+        pytest.param("http://nowhere.invalid", id="no such name"),
+        pytest.param("http://192.0.2.1", id="a connection that is never made"),
+    ],
+)
+async def test_what_never_reached_the_provider_was_not_accepted(base_url: str) -> None:
+    async with _client(base_url) as http:
+        with pytest.raises(NotAccepted) as caught:
+            await http.post("/v1/x", json={})
+    assert caught.value.is_retryable
+    assert caught.value.code in {ErrorCode.PROVIDER_UNAVAILABLE, ErrorCode.PROVIDER_TIMEOUT}
+
+
+async def test_a_handshake_that_fails_was_not_accepted(serve: Serve) -> None:
+    async def plain(_: web.Request) -> web.Response:
+        return web.Response()
+
+    over_tls = (await serve(plain)).url("").replace("http:", "https:")
+    async with _client(over_tls) as http:
+        with pytest.raises(NotAccepted) as caught:
+            await http.post("/v1/x", json={})
+    assert caught.value.code is ErrorCode.PROVIDER_UNAVAILABLE
+
+
+async def test_a_credential_that_is_blank_does_not_spoil_the_texts(serve: Serve) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=400, text="bad request")
+
+    http = await serve(refuse)
+    http._headers = lambda: {"authorization": "Bearer "}
+    with pytest.raises(NotAccepted, match="bad request"):
+        await http.post("/v1/x", json={})
