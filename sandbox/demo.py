@@ -107,7 +107,7 @@ def chosen(catalog: Catalog) -> list[Shown]:
 
 def _table(requests: list[Shown]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "adapter", "state", "progress", "seconds", "tries", "polls"):
+    for heading in ("model", "adapter", "state", "progress", "seconds", "attempts", "polls"):
         justify: Literal["left", "right"] = "right" if heading in {"seconds", "attempts", "polls"} else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
     colours = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
