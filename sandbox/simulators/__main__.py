@@ -25,7 +25,9 @@ from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.world import World
 
 # By adapter: who speaks for the vendor, and the variables that hold the credentials it lets in.
-_TASK_VENDORS: dict[str, tuple[type[Vendor], dict[str, str]]] = {
+_VENDORS: dict[str, tuple[type[Vendor], dict[str, str]]] = {
+    "flux": (Bfl, {"api_key": "BFL_API_KEY"}),
+    "tuzi_openai": (OpenAIImages, {"api_key": "TUZI_API_KEY"}),
     "kling": (Kling, {"access_key": "KLING_ACCESS_KEY", "secret_key": "KLING_SECRET_KEY"}),
     "kling_relay": (KlingRelay, {"api_key": "TUZI_API_KEY"}),
     "pollo": (Pollo, {"api_key": "POLLO_API_KEY"}),
@@ -38,14 +40,10 @@ _TASK_VENDORS: dict[str, tuple[type[Vendor], dict[str, str]]] = {
 def application(world: World, environment: Mapping[str, str]) -> web.Application:
     """All vendors, each under a prefix of its own, and the control routes."""
     app = web.Application(client_max_size=64 * 1024**2)
-    bfl, images = Bfl(world, environment["BFL_API_KEY"]), OpenAIImages(world, environment["TUZI_API_KEY"])
-    routes = {"flux": bfl.routes(), "tuzi_openai": images.routes()}
-    for adapter, (kind, variables) in _TASK_VENDORS.items():
+    for adapter, (kind, variables) in _VENDORS.items():
         credentials = {name: environment[variable] for name, variable in variables.items()}
-        routes[adapter] = kind(world, credentials, VENDORS[adapter]).routes()
-    for adapter, found in routes.items():
         vendor_app = web.Application(client_max_size=64 * 1024**2)
-        vendor_app.add_routes(found)
+        vendor_app.add_routes(kind(world, credentials, VENDORS[adapter]).routes())
         app.add_subapp(VENDORS[adapter], vendor_app)
     app.add_routes(_control(world))
     return app

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import time
 import uuid
 from typing import Any, Literal
@@ -13,12 +12,11 @@ from aiohttp import web
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sandbox.simulators import faults, pictures
+from sandbox.simulators import pictures
 from sandbox.simulators.behaviour import FaultKind
-from sandbox.simulators.world import World
+from sandbox.simulators.vendor import Kind, Vendor
+from sandbox.simulators.world import SimulatedTask
 
-VENDOR = "openai"
-URL_LIFE_SECONDS = 3_600
 _SIZES: dict[str, set[str]] = {
     "dall-e-3": {"1024x1024", "1792x1024", "1024x1792"},
     "gpt-image-1": {"1024x1024", "1536x1024", "1024x1536", "auto"},
@@ -54,23 +52,29 @@ def _error(
     return web.json_response(body, status=status, headers={"x-request-id": f"req_{uuid.uuid4().hex}"})
 
 
-class OpenAIImages:
-    """The vendor's routes. Arguments as for `Bfl`."""
+class OpenAIImages(Vendor):
+    """The vendor's routes."""
 
-    def __init__(self, world: World, key: str) -> None:
-        self._world = world
-        self._key = key
+    name = "openai"
+    file_seconds = 3_600
 
     def routes(self) -> list[web.RouteDef]:
         """What the vendor serves."""
         return [
+            *super().routes(),
             web.post("/v1/images/generations", self._generate),
             web.post("/v1/images/edits", self._edit),
-            web.get("/files/{task_id}/{index}.{kind}", self._file),
         ]
 
+    def error(self, status: int, text: str) -> web.Response:
+        """The vendor's error body."""
+        return _error(status, text)
+
+    def _lets_in(self, request: web.Request) -> bool:
+        return request.headers.get("authorization") == f"Bearer {self.credentials['api_key']}"
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("authorization") != f"Bearer {self._key}":
+        if not self._lets_in(request):
             return _error(401, "Incorrect API key provided.", code="invalid_api_key")
         try:
             asked = _Request.model_validate(await request.json())
@@ -85,7 +89,7 @@ class OpenAIImages:
         return await self._answer(request, asked)
 
     async def _edit(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("authorization") != f"Bearer {self._key}":
+        if not self._lets_in(request):
             return _error(401, "Incorrect API key provided.", code="invalid_api_key")
         form = await request.post()
         files = [form.getall(name) for name in ("image", "image[]") if name in form]
@@ -103,56 +107,37 @@ class OpenAIImages:
         return _refusal(asked) or await self._answer(request, asked)
 
     async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
-        behaviour = self._world.behaviour_for(asked.prompt)
-        if any(fault.kind is FaultKind.MODERATED for fault in behaviour.faults):
+        if any(fault.kind is FaultKind.MODERATED for fault in self.world.behaviour_for(asked.prompt).faults):
             return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
-        struck = await faults.strike(request, behaviour, "submit", _error)
-        if struck is not None:
-            return struck
-        task_id = uuid.uuid4().hex
-        facts = {"task_id": task_id, "model": asked.model, "prompt": asked.prompt}
-        self._world.add_task(VENDOR, **facts, request=asked.model_dump(), behaviour=behaviour)
-        self._world.bill(VENDOR, **facts, outputs=asked.n, price_usd=_PRICES_USD[asked.model] * asked.n)
-        await asyncio.sleep(behaviour.task_seconds + behaviour.submit_seconds)
-        struck = await faults.strike(request, behaviour, "submit", _error, after=True)
-        if struck is not None:
-            return struck
-        data = [await self._item(request, task_id, asked, index) for index in range(asked.n)]
+        taken = await self.take(
+            request,
+            model=asked.model,
+            prompt=asked.prompt,
+            body=asked.model_dump(),
+            outputs=asked.n,
+            price_usd=_PRICES_USD[asked.model] * asked.n,
+            until_done=True,
+        )
+        if not isinstance(taken, SimulatedTask):
+            return taken
+        data = [await self._item(request, taken, asked, index) for index in range(asked.n)]
         body: dict[str, Any] = {"created": int(time.time()), "data": data}
         if asked.model.startswith("gpt-image"):
             body["usage"] = {"input_tokens": 50, "output_tokens": 1_056 * asked.n, "total_tokens": 50 + 1_056 * asked.n}
-        return web.json_response(body, headers={"x-request-id": f"req_{task_id}"})
+        return web.json_response(body, headers={"x-request-id": f"req_{taken.task_id}"})
 
-    async def _item(self, request: web.Request, task_id: str, asked: _Request, index: int) -> dict[str, str]:
+    async def _item(self, request: web.Request, task: SimulatedTask, asked: _Request, index: int) -> dict[str, str]:
         extra = {"revised_prompt": asked.prompt} if asked.model == "dall-e-3" else {}
-        wants_base64 = asked.model.startswith("gpt-image") or asked.response_format == "b64_json"
-        if wants_base64:
-            return {"b64_json": base64.b64encode(await _draw(asked, index)).decode(), **extra}
-        expires = int(time.time()) + URL_LIFE_SECONDS
-        signature = hashlib.sha256(f"{task_id}/{expires}/{self._key}".encode()).hexdigest()[:32]
-        path = f"/{VENDOR}/files/{task_id}/{index}.{asked.output_format}"
-        return {"url": f"{request.scheme}://{request.host}{path}?se={expires}&sig={signature}", **extra}
+        if asked.model.startswith("gpt-image") or asked.response_format == "b64_json":
+            content = await self.draw(task, index, asked.output_format)
+            return {"b64_json": base64.b64encode(content).decode(), **extra}
+        return {"url": self.file_url(request, task, index, asked.output_format), **extra}
 
-    async def _file(self, request: web.Request) -> web.StreamResponse:
-        task = self._world.task(VENDOR, request.match_info["task_id"])
-        expires = request.query.get("se", "0")
-        if task is None or int(expires) < time.time():
-            return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>")
-        signature = hashlib.sha256(f"{task.task_id}/{expires}/{self._key}".encode()).hexdigest()[:32]
-        if request.query.get("sig") != signature:
-            return web.Response(status=403, text="<Error><Code>AuthenticationFailed</Code></Error>")
-        fault = task.behaviour.fault("result")
-        self._world.save_behaviour(task)
-        if fault is not None:
-            return await faults.reply_with(fault, request, _error)
+    async def draw(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
+        """A picture of the size that was asked for."""
         asked = _Request.model_validate(task.request)
-        content = await _draw(asked, int(request.match_info["index"]))
-        return web.Response(body=content, content_type=f"image/{asked.output_format}")
-
-
-async def _draw(asked: _Request, index: int) -> bytes:
-    width, height = (int(side) for side in ("1024x1024" if asked.size == "auto" else asked.size).split("x"))
-    return await asyncio.to_thread(pictures.draw, asked.prompt, index, width, height, asked.output_format)
+        width, height = (int(side) for side in ("1024x1024" if asked.size == "auto" else asked.size).split("x"))
+        return await asyncio.to_thread(pictures.draw, asked.prompt, index, width, height, asked.output_format)
 
 
 def _refusal(asked: _Request) -> web.Response | None:

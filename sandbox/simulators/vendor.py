@@ -9,7 +9,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from aiohttp import web
 
@@ -33,6 +33,10 @@ class Vendor(ABC):
     """
 
     name: ClassVar[str]
+    files: ClassVar[str] = "/files/{task_id}/{index}.{kind}"
+    """Where an output lies."""
+    file_seconds: ClassVar[float | None] = None
+    """How long its URL lives. None: as the task's behaviour says."""
 
     def __init__(self, world: World, credentials: Mapping[str, str], prefix: str) -> None:
         self.world = world
@@ -41,7 +45,7 @@ class Vendor(ABC):
 
     def routes(self) -> list[web.RouteDef]:
         """What the vendor serves, files included."""
-        return [web.get("/files/{task_id}/{index}.{kind}", self._file)]
+        return [web.get(self.files, self._file)]
 
     @abstractmethod
     def error(self, status: int, text: str) -> web.Response:
@@ -52,9 +56,20 @@ class Vendor(ABC):
         return f"{request.scheme}://{request.host}{self._prefix}"
 
     async def take(
-        self, request: web.Request, *, model: str, prompt: str, body: dict[str, Any], price_usd: float, outputs: int = 1
+        self,
+        request: web.Request,
+        *,
+        model: str,
+        prompt: str,
+        body: dict[str, Any],
+        price_usd: float,
+        outputs: int = 1,
+        until_done: bool = False,
     ) -> SimulatedTask | web.StreamResponse:
-        """Accept and bill a submit, or answer with the fault that its behaviour asks for."""
+        """Accept and bill a submit, or answer with the fault that its behaviour asks for.
+
+        `until_done`: the answer comes when the task has ended.
+        """
         behaviour = self.world.behaviour_for(prompt)
         struck = await faults.strike(request, behaviour, "submit", self.error)
         if struck is not None:
@@ -62,7 +77,7 @@ class Vendor(ABC):
         task_id = f"{self.name}-{uuid.uuid4().hex}"
         self.world.add_task(self.name, task_id=task_id, model=model, prompt=prompt, request=body, behaviour=behaviour)
         self.world.bill(self.name, task_id=task_id, model=model, prompt=prompt, outputs=outputs, price_usd=price_usd)
-        await asyncio.sleep(behaviour.submit_seconds)
+        await asyncio.sleep(behaviour.submit_seconds + (behaviour.task_seconds if until_done else 0.0))
         struck = await faults.strike(request, behaviour, "submit", self.error, after=True)
         if struck is not None:
             return struck
@@ -94,8 +109,9 @@ class Vendor(ABC):
 
     def file_url(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> str:
         """Where an output can be read for a while."""
-        expires = int(time.time() + task.behaviour.result_seconds)
-        path = f"/files/{task.task_id}/{index}.{kind}"
+        seconds = task.behaviour.result_seconds if self.file_seconds is None else self.file_seconds
+        expires = int(time.time() + seconds)
+        path = self.files.format(task_id=task.task_id, index=index, kind=kind)
         return f"{self.base(request)}{path}?se={expires}&sig={_signature(path, expires)}"
 
     async def draw(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
@@ -106,21 +122,22 @@ class Vendor(ABC):
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         task_id, index, kind = (request.match_info[name] for name in ("task_id", "index", "kind"))
-        path, expires = f"/files/{task_id}/{index}.{kind}", int(request.query.get("se", "0"))
+        path = self.files.format(task_id=task_id, index=index, kind=kind)
+        expires = int(request.query.get("se", "0"))
         task = self.world.task(self.name, task_id)
         signed = hmac.compare_digest(request.query.get("sig", ""), _signature(path, expires))
         if task is None or not signed or expires < time.time():
             return web.Response(status=403, text=_EXPIRED, content_type="text/xml")
-        return await self.serve(request, task, int(index), kind)
+        # The signature vouches for the path, so the kind is one that was given out.
+        return await self.serve(request, task, int(index), cast("Kind", kind))
 
-    async def serve(self, request: web.Request, task: SimulatedTask, index: int, kind: str) -> web.StreamResponse:
+    async def serve(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> web.StreamResponse:
         """The bytes of an output, or the fault that strikes."""
         fault = task.behaviour.fault("result")
         self.world.save_behaviour(task)
         if fault is not None:
             return await faults.reply_with(fault, request, self.error)
-        known: Kind = "mp4" if kind == "mp4" else "jpeg" if kind == "jpeg" else "png"
-        content = await self.draw(task, index, known)
+        content = await self.draw(task, index, kind)
         return web.Response(body=content, content_type=_TYPES.get(kind, f"image/{kind}"))
 
 
