@@ -12,7 +12,6 @@ from libs.common import metrics
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import Task, TaskStatus
 from libs.common.catalog import CatalogHolder, Model, Provider
-from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
 from libs.common.database.records import ClaimedTask, PollOutcome
 from libs.common.database.states import TERMINAL, State
@@ -23,27 +22,22 @@ from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
 from libs.common.settings import Settings
 from services.poller.decisions import after_check, after_failed_check, unwritable
-from services.poller.window import Window
+from services.poller.holding import Holding
 
 log = structlog.get_logger()
-LINGER_SECONDS = 0.2
 _FORGOTTEN = "forgotten"
 _FORGOTTEN_PLACES = 10
 
 
-class Polling:
+class Polling(Holding[PollOutcome]):
     """The tasks that this process holds."""
 
     def __init__(self, store: PollStore, catalog: CatalogHolder, accounts: Accounts, settings: Settings) -> None:
+        super().__init__("poll_outcomes", store, store.end, drain_seconds=settings.drain_seconds)
         self._store = store
         self._catalog = catalog
         self._accounts = accounts
-        self._settings = settings
         self._warned: set[tuple[str, str]] = set()
-        self.window = Window()
-        self._outcomes: GroupWriter[PollOutcome, bool] = GroupWriter(
-            "poll_outcomes", store.end, linger_seconds=LINGER_SECONDS, expected=self.window.__len__
-        )
         self.storing_loop: Loop | None = None
 
     async def claim(self) -> bool:
@@ -76,18 +70,6 @@ class Polling:
         for task in found:
             self.window.begin(_FORGOTTEN, partial(self._poll, task), partial(self._end, task))
         return len(found) == room
-
-    async def renew(self) -> bool:
-        """Prolong the leases of all that is held."""
-        if len(self.window):
-            await self._store.renew()
-        return False
-
-    async def drain(self) -> None:
-        """Let checks under way end, and give back the rest."""
-        await self.window.drain(self._settings.drain_seconds)
-        await self._outcomes.close()
-        await self._store.give_back()
 
     async def _poll(self, task: ClaimedTask) -> PollOutcome:
         follow(task.request_id, task.generation_id)

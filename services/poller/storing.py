@@ -12,7 +12,6 @@ import structlog
 from libs.common import metrics
 from libs.common.adapters.accounts import Accounts
 from libs.common.catalog import CatalogHolder, Provider, Retry
-from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
 from libs.common.database.records import ClaimedResult, StoreOutcome
 from libs.common.database.states import State
@@ -23,8 +22,7 @@ from libs.common.rpc.context import follow
 from libs.common.settings import Settings
 from libs.common.storage.download import no_headers
 from libs.common.storage.results import Place, Results
-from services.poller.polling import LINGER_SECONDS
-from services.poller.window import Window
+from services.poller.holding import Holding
 
 log = structlog.get_logger()
 _LANE = "storing"
@@ -46,21 +44,18 @@ def after_failure(result: ClaimedResult, error: GenerationError, provider: Provi
     return StoreOutcome(result.id, result.lease_token, State.FAILED, error=error.to_json())
 
 
-class Storing:
+class Storing(Holding[StoreOutcome]):
     """The results that this process holds."""
 
     def __init__(
         self, store: ResultStore, catalog: CatalogHolder, accounts: Accounts, results: Results, settings: Settings
     ) -> None:
+        super().__init__("store_outcomes", store, store.end, drain_seconds=settings.drain_seconds)
         self._store = store
         self._accounts = accounts
         self._catalog = catalog
         self._results = results
         self._settings = settings
-        self.window = Window()
-        self._outcomes: GroupWriter[StoreOutcome, bool] = GroupWriter(
-            "store_outcomes", store.end, linger_seconds=LINGER_SECONDS, expected=self.window.__len__
-        )
 
     async def claim(self) -> bool:
         """Claim as many results as there is room for."""
@@ -75,18 +70,6 @@ class Storing:
         for result in claimed:
             self.window.begin(_LANE, partial(self._carry, result), partial(self._end, result))
         return False
-
-    async def renew(self) -> bool:
-        """Prolong the leases of all that is held."""
-        if len(self.window):
-            await self._store.renew()
-        return False
-
-    async def drain(self) -> None:
-        """Let what is under way end, and give back the rest."""
-        await self.window.drain(self._settings.drain_seconds)
-        await self._outcomes.close()
-        await self._store.give_back()
 
     async def _carry(self, result: ClaimedResult) -> StoreOutcome:
         follow(result.request_id, result.id)

@@ -12,8 +12,8 @@ from libs.common.database.records import ClaimedResult
 from libs.common.database.states import State
 from libs.common.errors import ErrorCode, GenerationError
 from services.poller.storing import after_failure
+from tests.support.catalogs import PROVIDER
 
-PROVIDER = Provider.model_validate({"id": "bfl", "adapter": "flux", "base_url": "https://api.example.com"})
 RESULT = ClaimedResult(
     id="gen_1",
     model_identifier="flux-pro",

@@ -7,23 +7,14 @@ from dataclasses import replace
 import pytest
 
 from libs.common.adapters.base import ProviderOutput, TaskStatus
-from libs.common.catalog import Model, Provider, StoragePolicy
+from libs.common.catalog import StoragePolicy
 from libs.common.database.records import ClaimedTask
 from libs.common.database.states import State, TaskState
 from libs.common.errors import ErrorCode, GenerationError
 from services.poller.decisions import HOPELESS_CHECKS, after_check, after_failed_check
+from tests.support.catalogs import MODEL, PROVIDER
 
-PROVIDER = Provider.model_validate({"id": "bfl", "adapter": "flux", "base_url": "https://api.example.com"})
 UNSTORED = PROVIDER.model_copy(update={"storage": StoragePolicy(upload_to_s3=False)})
-MODEL = Model.model_validate(
-    {
-        "identifier": "flux-pro",
-        "provider": "bfl",
-        "upstream_model": "flux-pro-1.1",
-        "media_type": "image",
-        "price_per_output_usd": 0.04,
-    }
-)
 TASK = ClaimedTask(
     provider_id="bfl",
     task_id="t",

@@ -10,12 +10,13 @@ import pytest
 
 from libs.common.adapters.base import Adapter, Submitted
 from libs.common.adapters.flux import Flux
-from libs.common.catalog import Model, Provider, Retry
+from libs.common.catalog import Retry
 from libs.common.database.records import ClaimedGeneration
 from libs.common.database.states import State, SubmissionState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
 from services.dispatcher import outcomes
 from services.dispatcher.outcomes import Job
+from tests.support.catalogs import MODEL, PROVIDER
 
 
 class Idempotent(Flux):
@@ -39,17 +40,6 @@ CLAIMED = ClaimedGeneration(
     attempts=0,
     lease_token=3,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
-)
-PROVIDER = Provider.model_validate({"id": "bfl", "adapter": "flux", "base_url": "https://api.example.com"})
-MODEL = Model.model_validate(
-    {
-        "identifier": "flux-pro",
-        "provider": "bfl",
-        "upstream_model": "flux-pro-1.1",
-        "media_type": "image",
-        "price_per_output_usd": 0.04,
-        "polling": {"strategy": "fixed", "interval_seconds": 2.5},
-    }
 )
 # Decisions ask an adapter's class attributes alone, so none is connected.
 JOB = Job(CLAIMED, MODEL, PROVIDER, cast("Adapter", Flux), attempt=1, submission_id="sub_1", latency_ms=12)

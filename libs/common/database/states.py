@@ -39,9 +39,6 @@ TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not fo
 INITIAL = frozenset({State.HELD, State.PENDING, State.PROCESSING})
 """A new row is HELD in a batch, PENDING alone, and PROCESSING for a task that another backend submitted itself."""
 
-AT_PROVIDER = frozenset({State.DISPATCHING, State.PROCESSING})
-"""States that take one of the provider account's concurrent tasks."""
-
 
 class IllegalTransition(ValueError):
     """Nothing leads from the one state to the other: a fault of ours, never of a caller."""
