@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from libs.common.database.engine import Database
 from libs.common.database.records import (
@@ -66,6 +66,18 @@ class Interleaving(RuleBasedStateMachine):
     def _do(self, work: Awaitable[T]) -> T:
         return self.loop.run_until_complete(work)
 
+    @initialize(who=WHO)
+    def begin_with_work_of_every_kind(self, who: str) -> None:
+        """A generation at the provider, one to be stored, one claimed, one waiting, and all claims held."""
+        self.accept(4)
+        self.claim(who, 3)
+        self.only_the_table_is_followed()
+        for (_, claimed), state in zip(list(self.generations), (State.PROCESSING, State.STORING), strict=False):
+            self._end_dispatch(who, claimed, state)
+        self.all_is_due()
+        self.claim_tasks(who)
+        self.claim_results(who)
+
     @rule(count=st.integers(1, 3))
     def accept(self, count: int) -> None:
         self._do(GenerationStore(self.database).insert([new_generation() for _ in range(count)]))
@@ -97,8 +109,6 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def record(self, data: st.DataObject) -> None:
-        if not self.generations:
-            return
         who, claimed = data.draw(st.sampled_from(self.generations))
         if claimed.open_submission_id is None and not self._has_open_attempt(claimed.id):
             attempt = Attempt(f"sub_{next(_numbers)}", claimed.id, claimed.lease_token)
@@ -108,9 +118,10 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(data=st.data(), state=st.sampled_from(sorted(TRANSITIONS[State.DISPATCHING])))
     def end_dispatch(self, data: st.DataObject, state: State) -> None:
-        if not self.generations:
-            return
         who, claimed = data.draw(st.sampled_from(self.generations))
+        self._end_dispatch(who, claimed, state)
+
+    def _end_dispatch(self, who: str, claimed: ClaimedGeneration, state: State) -> None:
         task = NewTask(f"task_{next(_numbers)}", "flux", None, "fixed", 100, 600)
         outcome = DispatchOutcome(
             claimed.id,
@@ -130,8 +141,6 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(data=st.data(), state=st.sampled_from([None, *sorted(TRANSITIONS[State.PROCESSING])]))
     def end_poll(self, data: st.DataObject, state: State | None) -> None:
-        if not self.tasks:
-            return
         who, task = data.draw(st.sampled_from(self.tasks))
         ended = {State.FAILED: TaskState.FAILED, State.CANCELLED: TaskState.CANCELLED}
         outcome = PollOutcome(
@@ -151,8 +160,6 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(data=st.data(), state=st.sampled_from([State.SUCCESS, State.FAILED, State.STORING]))
     def end_result(self, data: st.DataObject, state: State) -> None:
-        if not self.results:
-            return
         who, result = data.draw(st.sampled_from(self.results))
         facts = {name: value for name, value in _FACTS[state].items() if name != "sources"}
         held = self._holds("generation_requests", "id", result.id, who, result.lease_token, State.STORING)
