@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,11 @@ def simulated(shipped: str, simulators_url: str, adjust: Adjust | None = None) -
         provider["base_url"] = simulators_url + VENDORS[provider["adapter"]]
         provider.pop("api_hosts", None)
         provider.setdefault("storage", {})["result_hosts"] = ["127.0.0.1"]
+        hooks = provider.get("webhooks", {})
+        if "keys_url" in hooks:
+            hooks["keys_url"] = f"{provider['base_url']}/.well-known/jwks.json"
+        if "secret" in hooks:
+            credentials[hooks["secret"]] = base64.b64encode(hooks["secret"].lower().encode()).decode()
         for variable in provider["credentials"].values():
             credentials[variable] = f"simulated-{variable.lower()}".ljust(_KEY_LENGTH, "0")
     if adjust is not None:

@@ -58,6 +58,11 @@ class Child:
         return self._process.pid
 
     @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        return self._started().pid
+
+    @property
     def exit_code(self) -> int | None:
         """How it ended; None while it runs. A negative number is the signal that killed it."""
         return self._started().poll()

@@ -110,6 +110,13 @@ class Stack:
         else:
             self._pids.add(self.children[name].start())
 
+    def kill(self, name: str) -> None:
+        """End a part as a power cut would; it does not come back by itself."""
+        if name == POSTGRES and self.postgres is not None:
+            self.postgres.stop(immediate=True)
+        else:
+            self.children[name].kill()
+
     def add_replica(self, name: ServiceName) -> str:
         """Start one more of a service, on ports of its own, and answer the name under which it is kept."""
         replica = f"{name}-{sum(child.startswith(name) for child in self.children) + 1}"
@@ -216,7 +223,8 @@ class Stack:
         )
         self._wait_for_port(child, port)
         self._tell(f"simulated providers on http://127.0.0.1:{port}")
-        return {"DARKROOM_CATALOG": str(path), **made.credentials}
+        callback = {"DARKROOM_PUBLIC_URL": f"http://127.0.0.1:{self.plan.ports.gateway_http}"}
+        return {"DARKROOM_CATALOG": str(path), **made.credentials, **callback}
 
     def _make_bucket(self) -> None:
         made = subprocess.run(

@@ -27,6 +27,7 @@ class Ports:
     postgres: int
     object_store: int
     simulators: int
+    gateway_http: int
     grpc: Mapping[ServiceName, int]
     metrics: Mapping[ServiceName, int]
 
@@ -40,6 +41,7 @@ class Ports:
         fields = Settings.model_fields
         return cls(
             **{name: of(f"sandbox_{name}", port) for name, port in _SANDBOX_PORTS.items()},
+            gateway_http=of("gateway_http", fields["gateway_http_port"].default),
             grpc={name: of(name, fields[f"{name}_port"].default) for name in SERVICES},
             metrics={name: of(f"{name}_metrics", fields[f"{name}_metrics_port"].default) for name in SERVICES},
         )
@@ -49,6 +51,7 @@ class Ports:
         """Ports that nobody uses now, so that stacks can stand side by side."""
         return cls(
             **{name: free_port() for name in _SANDBOX_PORTS},
+            gateway_http=free_port(),
             grpc={name: free_port() for name in SERVICES},
             metrics={name: free_port() for name in SERVICES},
         )
@@ -58,6 +61,7 @@ class Ports:
         return {
             **{f"DARKROOM_{name.upper()}_PORT": str(port) for name, port in self.grpc.items()},
             **{f"DARKROOM_{name.upper()}_METRICS_PORT": str(port) for name, port in self.metrics.items()},
+            "DARKROOM_GATEWAY_HTTP_PORT": str(self.gateway_http),
             "DARKROOM_DISPATCHER_ADDRESS": f"127.0.0.1:{self.grpc['dispatcher']}",
             "DARKROOM_POLLER_ADDRESS": f"127.0.0.1:{self.grpc['poller']}",
         }
@@ -113,4 +117,5 @@ class Plan:
             },
             **{f"DARKROOM_{name.upper()}_PORT": self.ports.grpc[name] for name in self.services},
             **{f"DARKROOM_{name.upper()}_METRICS_PORT": self.ports.metrics[name] for name in self.services},
+            **({"DARKROOM_GATEWAY_HTTP_PORT": self.ports.gateway_http} if "gateway" in self.services else {}),
         }

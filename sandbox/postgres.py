@@ -111,6 +111,16 @@ class Postgres:
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url_of(name)
 
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self._log
+
+    def log_statements(self, database: str) -> None:
+        """Log every statement that connections to a database send from now on."""
+        for setting in ("log_statement = 'all'", "log_min_messages = 'log'"):
+            self._execute(f'ALTER DATABASE "{database}" SET {setting}')
+
     def drop_database(self, name: str) -> None:
         """Drop a database and whoever is connected to it."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

@@ -38,6 +38,9 @@ def quick(catalog: dict[str, Any]) -> None:
     """Providers without long waits: polls every 0.1 s, repeats after 0.1 s."""
     for provider in catalog["providers"].values():
         provider["retry"] = {"attempts": 3, "first_wait_seconds": 0.1, "longest_wait_seconds": 0.5}
+        # Tests share providers and make them fail on purpose; those of breakers set their own.
+        provider["breaker"] = {"minimum_calls": 1_000_000}
+        provider.get("limits", {}).pop("requests_per_minute", None)
     for model in catalog["models"].values():
         model["polling"] = {"strategy": "fixed", "interval_seconds": 0.1}
 
@@ -53,8 +56,12 @@ class StartStack(Protocol):
         services: tuple[ServiceName, ...] = PATH_SERVICES,
         own_postgres: bool = False,
         own_objects: bool = False,
+        webhooks: bool = False,
     ) -> Running:
-        """Start them, and answer once they are ready. `own_…`: one that the test may stop."""
+        """Start them, and answer once they are ready. `own_…`: one that the test may stop.
+
+        `webhooks`: providers are asked to report to the gateway.
+        """
 
 
 @contextmanager
@@ -139,6 +146,7 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
         services: tuple[ServiceName, ...] = PATH_SERVICES,
         own_postgres: bool = False,
         own_objects: bool = False,
+        webhooks: bool = False,
     ) -> Running:
         folder = tmp_path / f"stack-{len(started)}"
         folder.mkdir()
@@ -146,6 +154,8 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
         plan = _plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services)
         if own_objects:
             plan = replace(plan, environment={**plan.environment, "DARKROOM_S3_ENDPOINT_URL": ""})
+        if webhooks:
+            plan = _reporting(plan)
         # One that is cut off must keep what it has committed.
         plan = replace(plan, durable=own_postgres)
         stack = Stack(plan)
@@ -157,6 +167,39 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
     for running in started:
         await running.close()
         await asyncio.to_thread(running.stack.stop)
+
+
+def with_webhooks(catalog: dict[str, Any]) -> None:
+    """Providers whose tasks would end by polling after a minute: webhooks are to end them."""
+    quick(catalog)
+    for provider in catalog["providers"].values():
+        if "webhooks" in provider:
+            provider["webhooks"]["poll_interval_seconds"] = 60
+    for model in catalog["models"].values():
+        model["polling"] = {"strategy": "fixed", "interval_seconds": 60}
+
+
+def _reporting(plan: Plan) -> Plan:
+    """The plan with providers that are asked to report to its gateway."""
+    public_url = f"http://127.0.0.1:{plan.ports.gateway_http}"
+    return replace(plan, settings={**plan.settings, "DARKROOM_PUBLIC_URL": public_url})
+
+
+@pytest.fixture(scope="session")
+def _lasting_hooked_stack(shared: Infrastructure) -> Iterator[Stack]:
+    url = shared.postgres.create_database("lasting_hooked", template=TEMPLATE)
+    with _folder() as folder:
+        plan = _reporting(_plan(shared, folder, url, settings={}, adjust=with_webhooks))
+        with Stack(plan) as stack:
+            yield stack
+
+
+@pytest.fixture
+async def hooked(_lasting_hooked_stack: Stack) -> AsyncIterator[Running]:
+    """A stack that tests share which do not harm it, whose providers report the ends of tasks."""
+    found = Running(_lasting_hooked_stack)
+    yield found
+    await found.close()
 
 
 @pytest.fixture(scope="session")

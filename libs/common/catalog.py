@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
+from yarl import URL
 
 from libs.common.adapters.base import Adapter
 from libs.common.adapters.registry import adapters
 from libs.common.database.records import MediaType, Strategy, UncertainPolicy
 from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.hosts import is_listed
 from libs.common.validation.common import Parameters, violations
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -44,8 +46,18 @@ class Limits(_Entry):
     concurrent_tasks: int | None = Field(default=None, ge=1, le=1_000_000)
     concurrent_submits: int = Field(default=50, ge=1, le=10_000)
     concurrent_checks: int = Field(default=20, ge=1, le=10_000)
+    requests_per_second: float | None = Field(default=None, gt=0, le=10_000)
+    requests_per_minute: float | None = Field(default=None, gt=0, le=600_000)
+    daily_spend_usd: float | None = Field(default=None, ge=0)
     submit_timeout_seconds: float = Field(default=60.0, gt=0, le=3_600)
     check_timeout_seconds: float = Field(default=20.0, gt=0, le=600)
+
+    @property
+    def rate_per_second(self) -> float | None:
+        """How many submits may leave in a second; None: no bound."""
+        by_minute = None if self.requests_per_minute is None else self.requests_per_minute / 60
+        bounds = [bound for bound in (self.requests_per_second, by_minute) if bound is not None]
+        return min(bounds, default=None)
 
 
 class Retry(_Entry):
@@ -54,6 +66,28 @@ class Retry(_Entry):
     attempts: int = Field(default=3, ge=1, le=20)
     first_wait_seconds: float = Field(default=1.0, gt=0, le=600)
     longest_wait_seconds: float = Field(default=30.0, gt=0, le=3_600)
+    longest_retry_after_seconds: float = Field(default=600.0, ge=0, le=86_400)
+
+
+class BreakerPolicy(_Entry):
+    """When nothing more is sent to a provider account, because what was sent lately has failed by its fault."""
+
+    failure_rate: float = Field(default=0.5, gt=0, le=1)
+    minimum_calls: int = Field(default=10, ge=1, le=1_000_000)
+    window_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    """After so long a call counts half."""
+    open_seconds: float = Field(default=30.0, gt=0, le=86_400)
+    longest_open_seconds: float = Field(default=300.0, gt=0, le=86_400)
+
+
+class WebhookPolicy(_Entry):
+    """How a provider tells us that a task has ended, and how it is polled beside that."""
+
+    secret: EnvironmentName | None = None
+    """The environment variable that holds what the vendor signs with."""
+    keys_url: HttpUrl | None = None
+    """Where the vendor publishes the keys that it signs with, as a JWKS document."""
+    poll_interval_seconds: float = Field(default=30.0, ge=0.1, le=3_600)
 
 
 class StoragePolicy(_Entry):
@@ -81,7 +115,18 @@ class Provider(_Entry):
     """By the adapter's name for each, the environment variable that holds it."""
     limits: Limits = Limits()
     retry: Retry = Retry()
+    breaker: BreakerPolicy = BreakerPolicy()
+    webhooks: WebhookPolicy | None = None
     storage: StoragePolicy = StoragePolicy()
+
+    def owns(self, url: str) -> bool:
+        """Whether a URL is http(s) and on one of the provider's own hosts."""
+        try:
+            parsed = URL(url)
+        except ValueError:
+            return False
+        hosts = (*self.api_hosts, self.base_url.host or "")
+        return parsed.scheme in {"http", "https"} and is_listed(parsed.host or "", hosts) and "\x00" not in url
 
     def secrets(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The credentials themselves. GenerationError AUTHENTICATION_FAILED names the variables that are not set."""
@@ -94,12 +139,19 @@ class Provider(_Entry):
             )
         return {key: environment[name] for key, name in self.credentials.items()}
 
+    def webhook_secret(self, environment: Mapping[str, str] = os.environ) -> str | None:
+        """What the vendor signs its webhooks with; None where none is named or set."""
+        named = self.webhooks.secret if self.webhooks else None
+        return environment.get(named) or None if named else None
+
 
 class Polling(_Entry):
     """How a model's tasks are followed. `max_duration_seconds` None: 600 for images, 1,200 for videos."""
 
     strategy: Strategy = "exponential"
     interval_seconds: float = Field(default=2.0, ge=0.1, le=300)
+    jitter: float = Field(default=0.1, ge=0, le=0.5)
+    """By what share waits are spread either way, so that tasks handed in together drift apart."""
     max_duration_seconds: int | None = Field(default=None, ge=1, le=86_400)
 
 
@@ -118,6 +170,8 @@ class Model(_Entry):
     polling: Polling = Polling()
     defaults: dict[str, Any] = {}
     when_uncertain: UncertainPolicy = "fail"
+    fallbacks: tuple[Name, ...] = Field(default=(), max_length=10)
+    """Models that are tried in order where this one's provider cannot take a request."""
 
     @property
     def max_duration_seconds(self) -> int:
@@ -185,9 +239,33 @@ def _provider_faults(provider: Provider) -> list[str]:
         return [f"{path}.adapter: there is no adapter {provider.adapter!r}; there are {', '.join(sorted(adapters()))}"]
     wanted, named = set(found.credentials), set(provider.credentials)
     missing = [f"{path}.credentials.{name}: adapter {found.name} needs it" for name in sorted(wanted - named)]
+    missing += _webhook_faults(provider, found)
     return missing + [
         f"{path}.credentials.{name}: adapter {found.name} knows none such" for name in sorted(named - wanted)
     ]
+
+
+def _webhook_faults(provider: Provider, kind: type[Adapter]) -> list[str]:
+    path, policy = f"providers.{provider.id}.webhooks", provider.webhooks
+    if policy is None:
+        return []
+    if not kind.sends_webhooks:
+        return [f"{path}: adapter {kind.name} knows no webhooks"]
+    if kind.signs_webhooks and (policy.secret is None) == (policy.keys_url is None):
+        return [f"{path}: exactly one of secret and keys_url is needed"]
+    return []
+
+
+def _fallback_faults(model: Model, models: Mapping[str, Model], declared: set[str]) -> list[str]:
+    path, faults = f"models.{model.identifier}.fallbacks", []
+    for name in model.fallbacks:
+        if name not in declared:
+            faults.append(f"{path}: there is no model {name!r}")
+        elif name in models and models[name].media_type != model.media_type:
+            faults.append(f"{path}: {name} makes another kind of media")
+        elif name == model.identifier:
+            faults.append(f"{path}: a model is no fallback of its own")
+    return faults
 
 
 def _model_faults(model: Model, declared: set[str], catalog: Catalog) -> list[str]:
@@ -233,6 +311,7 @@ def parse(text: str) -> Catalog:
         faults += _provider_faults(provider)
     for model in catalog.models.values():
         faults += _model_faults(model, set(file.providers), catalog)
+        faults += _fallback_faults(model, catalog.models, set(file.models))
     if faults:
         raise CatalogFault(faults)
     return catalog

@@ -57,9 +57,17 @@ ADAPTER_UNKNOWN_STATES = Counter(
 SUBMITS_UNDER_WAY = Gauge("darkroom_dispatcher_submits_under_way", "Submits sent and not answered.", ["provider"])
 CLAIMED = Counter("darkroom_claimed_total", "Rows claimed.", ["kind"])
 FENCED_WRITES = Counter("darkroom_fenced_writes_total", "Outcomes dropped because the lease had passed on.", ["kind"])
+LATE_RESULTS = Counter("darkroom_late_results_total", "Results dropped that came after a cancel.", ["kind"])
+FALLBACKS = Counter("darkroom_fallbacks_total", "Generations that went on with another model.", ["model", "code"])
+BREAKER_STATE = Gauge("darkroom_breaker_state", "0: all may pass; 1: a probe is out; 2: nothing passes.", ["provider"])
+PROVIDER_SPEND_USD = Gauge("darkroom_provider_spend_usd", "What was sent today (UTC), in US dollars.", ["provider"])
+WEBHOOKS = Counter("darkroom_webhooks_total", "Webhooks of providers.", ["provider", "outcome"])
 POLLS = Counter("darkroom_poller_polls_total", "Tasks checked.", ["provider", "outcome"])
 POLL_LATENESS_SECONDS = Histogram(
-    "darkroom_poller_lateness_seconds", "From a task's due time to its claim, in seconds.", buckets=_SECONDS
+    "darkroom_poller_lateness_seconds",
+    "From a task's due time to its claim, in seconds.",
+    ["provider"],
+    buckets=_SECONDS,
 )
 
 STORED_BYTES = Counter("darkroom_storage_stored_bytes_total", "Bytes put into object storage.", ["provider"])

@@ -1,4 +1,8 @@
-"""When to try again: decisions as values. Whoever asks for one writes it into a row or waits for it."""
+"""When to try again.
+
+A wait that outlives the process is a value, written into a row (`wait_seconds`). A call that can be repeated on the
+spot, because a second one costs nothing, is repeated by tenacity with the same waits (`repeat`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,13 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from libs.common.catalog import Retry
 from libs.common.errors import ErrorCode, GenerationError
@@ -21,12 +31,39 @@ def wait_seconds(policy: Retry, failures: int, *, at_least_seconds: float | None
     Args:
         policy: the provider account's.
         failures: 1 after the first.
-        at_least_seconds: what the provider asked for, if it did.
+        at_least_seconds: what the provider asked for, if it did; obeyed as far as the policy goes.
         chance: 0 to 1; None: drawn.
     """
     doubled = min(policy.longest_wait_seconds, policy.first_wait_seconds * 2.0 ** min(failures - 1, 30))
     drawn = random.random() if chance is None else chance
-    return max(doubled * (1 - JITTER + 2 * JITTER * drawn), at_least_seconds or 0.0)
+    asked_for = min(policy.longest_retry_after_seconds, at_least_seconds or 0.0)
+    return max(doubled * (1 - JITTER + 2 * JITTER * drawn), asked_for)
+
+
+async def repeat(policy: Retry, call: Callable[[], Awaitable[T]]) -> T:
+    """Do `call`, and again after retryable failures, as often as the policy says. Raises what the last one raised.
+
+    For what may be done twice without harm: looking a task up, cancelling one, storing a file under its own key.
+    """
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(_is_retryable),
+        stop=stop_after_attempt(policy.attempts),
+        wait=lambda state: _wait_after(policy, state),
+        reraise=True,
+    ):
+        with attempt:
+            return await call()
+    raise AssertionError("tenacity raises what the last attempt raised")
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, GenerationError) and error.is_retryable
+
+
+def _wait_after(policy: Retry, state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked_for = error.retry_after_seconds if isinstance(error, GenerationError) else None
+    return wait_seconds(policy, state.attempt_number, at_least_seconds=asked_for)
 
 
 def _database_away(error: BaseException) -> bool:

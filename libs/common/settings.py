@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     poller_metrics_port: int = 9103
     monitor_metrics_port: int = 9104
     experiments_metrics_port: int = 9105
+    gateway_http_port: int = Field(default=8080, description="Where providers' webhooks come in.")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Where providers reach the gateway's HTTP port. None: they are asked for no webhooks.",
+    )
     dispatcher_address: str = "127.0.0.1:50052"
     poller_address: str = "127.0.0.1:50053"
 

@@ -30,8 +30,8 @@ _VENDORS: dict[str, tuple[type[Vendor], dict[str, str]]] = {
     "tuzi_openai": (OpenAIImages, {"api_key": "TUZI_API_KEY"}),
     "kling": (Kling, {"access_key": "KLING_ACCESS_KEY", "secret_key": "KLING_SECRET_KEY"}),
     "kling_relay": (KlingRelay, {"api_key": "TUZI_API_KEY"}),
-    "pollo": (Pollo, {"api_key": "POLLO_API_KEY"}),
-    "replicate": (Replicate, {"api_key": "REPLICATE_API_TOKEN"}),
+    "pollo": (Pollo, {"api_key": "POLLO_API_KEY", "webhook_secret": "POLLO_WEBHOOK_SECRET"}),
+    "replicate": (Replicate, {"api_key": "REPLICATE_API_TOKEN", "webhook_secret": "REPLICATE_WEBHOOK_SECRET"}),
     "fal": (Fal, {"api_key": "FAL_KEY"}),
     "openai_video": (OpenAIVideos, {"api_key": "TUZI_API_KEY"}),
 }
@@ -54,7 +54,7 @@ def _control(world: World) -> list[web.RouteDef]:
         return web.json_response({"status": "up"})
 
     async def ledger(_: web.Request) -> web.Response:
-        return web.json_response({"bills": world.bills(), "checks": world.checks()})
+        return web.json_response({"bills": world.bills(), "checks": world.checks(), "cancelled": world.cancelled()})
 
     async def behave(request: web.Request) -> web.Response:
         world.behaviour = Behaviour.model_validate(await request.json())
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".darkroom/simulators"))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    world = World(arguments.folder / "world.sqlite")
+    world = World(arguments.folder / "vendors.sqlite")
     app = application(world, os.environ)
     # A vendor that goes away does not wait for its clients.
     web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.2)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 _DIRECTIVE = re.compile(r"\[sim (\{.*\})\]")
 
 Operation = Literal["submit", "check", "result"]
+Chance = Callable[[], float]
 
 
 class FaultKind(StrEnum):
@@ -64,6 +65,14 @@ class Behaviour(BaseModel):
     """Flux: more tasks at once are refused with 429."""
     result_seconds: float = 600.0
     """How long a Flux result can be fetched."""
+    result_wait_seconds: float = Field(default=0.0, ge=0)
+    """How long a result's host waits before it answers."""
+    webhooks_lost: float = Field(default=0.0, ge=0, le=1)
+    """The share of webhooks that are never sent."""
+    webhooks_doubled: float = Field(default=0.0, ge=0, le=1)
+    """The share of webhooks that are sent twice."""
+    seed: int | None = None
+    """Makes chance follow from this and the prompt alone, so that a run can be repeated."""
     faults: list[Fault] = []
 
     def of_prompt(self, prompt: str) -> Behaviour:
@@ -77,12 +86,12 @@ class Behaviour(BaseModel):
             return self
         return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
-    def fault(self, operation: Operation, *, after: bool = False) -> Fault | None:
-        """The fault that strikes now, if any; its count goes down."""
+    def fault(self, operation: Operation, chance: Chance, *, after: bool = False) -> Fault | None:
+        """The fault that strikes now, if any; its count goes down. `chance` draws from 0 to 1."""
         for fault in self.faults:
             if fault.operation != operation or fault.after != after or fault.times == 0:
                 continue
-            if random.random() >= fault.probability:
+            if chance() >= fault.probability:
                 continue
             if fault.times is not None:
                 fault.times -= 1

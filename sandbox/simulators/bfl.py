@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import json
 from typing import Any, Literal
 
 from aiohttp import web
@@ -10,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sandbox.simulators import pictures
 from sandbox.simulators.vendor import Kind, Vendor
+from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
 
 _PRICES_USD = {
@@ -31,6 +35,8 @@ class _Request(BaseModel):
     prompt_upsampling: bool = False
     safety_tolerance: int = Field(default=2, ge=0, le=6)
     output_format: Literal["jpeg", "png"] = "jpeg"
+    webhook_url: str | None = None
+    webhook_secret: str | None = None
 
 
 class Bfl(Vendor):
@@ -72,7 +78,12 @@ class Bfl(Vendor):
         if self.world.active(self.name) >= self.world.behaviour_for(asked.prompt).active_tasks_limit:
             return self.error(429, "Too many active tasks")
         taken = await self.take(
-            request, model=model, prompt=asked.prompt, body=asked.model_dump(), price_usd=_PRICES_USD[model]
+            request,
+            model=model,
+            prompt=asked.prompt,
+            body=asked.model_dump(),
+            price_usd=_PRICES_USD[model],
+            webhook=asked.webhook_url,
         )
         if not isinstance(taken, SimulatedTask):
             return taken
@@ -105,6 +116,12 @@ class Bfl(Vendor):
             "duration": task.ready_at - task.created_at,
         }
         return _body(task.task_id, "Ready", result=result)
+
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """The state, signed with the secret that the request brought."""
+        body = json.dumps({**self._state(request, task), "task_id": task.task_id}).encode()
+        secret = (task.request["webhook_secret"] or "").encode()
+        return Webhook({"x-bfl-signature": hmac.new(secret, body, hashlib.sha256).hexdigest()}, body)
 
     async def draw(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
         """A picture of the size that was asked for."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from sandbox.simulators.signing import FalSigner
 from sandbox.simulators.vendor import Vendor
-from sandbox.simulators.world import SimulatedTask
+from sandbox.simulators.webhooks import Webhook
+from sandbox.simulators.world import SimulatedTask, World
 
 
 class Fal(Vendor):
     """The vendor's routes: an app is `owner/name` with an optional path; its requests lie below `owner/name`."""
 
     name = "fal"
+
+    def __init__(self, world: World, credentials: Mapping[str, str], prefix: str) -> None:
+        super().__init__(world, credentials, prefix)
+        self._signer = FalSigner(credentials["api_key"])
 
     def routes(self) -> list[web.RouteDef]:
         """What the vendor serves."""
@@ -23,6 +31,7 @@ class Fal(Vendor):
             web.get(f"{below}/status", self._status),
             web.get(below, self._response),
             web.put(f"{below}/cancel", self._cancel),
+            web.get("/.well-known/jwks.json", self._keys),
             web.post("/{owner}/{app}{path:.*}", self._submit),
         ]
 
@@ -52,6 +61,7 @@ class Fal(Vendor):
             body={key: value for key, value in body.items() if key != "image_url"},
             outputs=int(body.get("num_images", 1)),
             price_usd=0.025,
+            webhook=request.query.get("fal_webhook"),
         )
         if not isinstance(taken, SimulatedTask):
             return taken
@@ -86,6 +96,22 @@ class Fal(Vendor):
         task = self.world.task(self.name, request.match_info["task_id"])
         if not self._lets_in(request) or task is None or self.share(task) < 1:
             return self.error(400, "Request is still in progress")
+        return self._outcome(request, task)
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        return web.json_response({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": self._signer.public}]})
+
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """The outcome, signed with Ed25519."""
+        outcome = self._outcome(request, task)
+        payload = json.loads(outcome.body) if isinstance(outcome.body, bytes) else None
+        facts: dict[str, Any] = {"status": "OK", "payload": payload}
+        if outcome.status != 200:
+            facts = {"status": "ERROR", "error": "the app has failed", "payload": payload}
+        body = json.dumps({"request_id": task.task_id, "gateway_request_id": task.task_id, **facts}).encode()
+        return Webhook(self._signer.headers(task.task_id, body), body)
+
+    def _outcome(self, request: web.Request, task: SimulatedTask) -> web.Response:
         failure = self.failure(task)
         if failure == "moderated":
             detail = [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from sandbox.simulators.behaviour import Behaviour, Fault, FaultKind, Operation
+from sandbox.simulators.behaviour import Behaviour, Chance, Fault, FaultKind
 
 ErrorReply = Callable[[int, str], web.Response]
 """From an HTTP status and a text to the vendor's error reply."""
@@ -53,10 +53,10 @@ _RAW: Mapping[FaultKind, _Raw] = {
 
 
 async def strike(
-    request: web.Request, behaviour: Behaviour, operation: Operation, error_reply: ErrorReply, *, after: bool = False
+    request: web.Request, behaviour: Behaviour, chance: Chance, error_reply: ErrorReply, *, after: bool = False
 ) -> web.StreamResponse | None:
-    """The reply of the fault that strikes, or None if all goes well."""
-    fault = behaviour.fault(operation, after=after)
+    """The reply of the fault that strikes a submit, or None if all goes well."""
+    fault = behaviour.fault("submit", chance, after=after)
     return await reply_with(fault, request, error_reply) if fault else None
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.simulators.vendor import Vendor
+from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
 
 _PRICES_USD = {("std", "5"): 0.14, ("std", "10"): 0.28, ("pro", "5"): 0.28, ("pro", "10"): 0.56}
@@ -79,6 +80,8 @@ class Kling(Vendor):
             prompt=asked.prompt,
             body=asked.model_dump(exclude={"image", "image_tail"}),
             price_usd=_PRICES_USD[asked.mode, asked.duration],
+            client_id=asked.external_task_id,
+            webhook=asked.callback_url,
         )
         return self.answer(self.entry(request, taken)) if isinstance(taken, SimulatedTask) else taken
 
@@ -86,7 +89,7 @@ class Kling(Vendor):
         if not self.lets_in(request):
             return self.error(401, "Authorization failed")
         asked = request.match_info["task_id"]
-        ours = next((t for t in self.world.tasks(self.name) if t.request.get("external_task_id") == asked), None)
+        ours = self.world.task_of_client(self.name, asked)
         task = await self.look(request, ours.task_id if ours else asked)
         return self.answer(self.entry(request, task)) if isinstance(task, SimulatedTask) else task
 
@@ -95,8 +98,13 @@ class Kling(Vendor):
             return self.error(401, "Authorization failed")
         size = int(request.query.get("pageSize", "30"))
         start = (int(request.query.get("pageNum", "1")) - 1) * size
-        tasks = self.world.tasks(self.name)[start : start + size]
+        tasks = self.world.tasks(self.name, limit=size, offset=start)
         return self.answer([self.entry(request, task) for task in tasks])
+
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """The same JSON as a check, unsigned."""
+        reply = self.answer(self.entry(request, task))
+        return Webhook({}, reply.body if isinstance(reply.body, bytes) else b"")
 
     def answer(self, data: Any) -> web.Response:
         """A good reply."""

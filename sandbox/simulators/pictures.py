@@ -13,9 +13,18 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 Format = Literal["png", "jpeg", "webp"]
 
 
-@lru_cache(maxsize=256)
+def words_of(prompt: str) -> str:
+    """What of a prompt is drawn: directives and what follows a `#` are not."""
+    return prompt.partition(" [sim ")[0].partition(" #")[0]
+
+
 def draw(prompt: str, seed: int, width: int, height: int, kind: Format) -> bytes:
     """A picture of `width` by `height` pixels with the prompt written on it."""
+    return _draw(words_of(prompt), seed, width, height, kind)
+
+
+@lru_cache(maxsize=256)
+def _draw(prompt: str, seed: int, width: int, height: int, kind: Format) -> bytes:
     digest = hashlib.sha256(f"{prompt}/{seed}".encode()).digest()
     dark, light = (digest[0] // 3, digest[1] // 3, digest[2] // 3), tuple(128 + value // 2 for value in digest[3:6])
     field = Image.radial_gradient("L") if digest[6] % 2 else Image.linear_gradient("L")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sandbox.simulators.signing import standard_signature
 from sandbox.simulators.vendor import Vendor
+from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
 
 _CODES = {
@@ -61,7 +64,8 @@ class Pollo(Vendor):
         if request.headers.get("x-api-key") != self.credentials["api_key"]:
             return self.error(401, "Invalid API key")
         try:
-            asked = _Request.model_validate(await request.json()).input
+            body = _Request.model_validate(await request.json())
+            asked, webhook_url = body.input, body.webhook_url
         except (ValidationError, ValueError) as error:
             return self.error(400, f"Input validation failed: {error}"[:300])
         taken = await self.take(
@@ -70,6 +74,7 @@ class Pollo(Vendor):
             prompt=asked.prompt,
             body=asked.model_dump(),
             price_usd=0.05 * asked.length,
+            webhook=webhook_url,
         )
         if not isinstance(taken, SimulatedTask):
             return taken
@@ -81,9 +86,16 @@ class Pollo(Vendor):
         task = await self.look(request, request.match_info["task_id"])
         if not isinstance(task, SimulatedTask):
             return task
-        body = {"taskId": task.task_id, "generations": [self._generation(request, task)], "credit": 10}
         # Some versions wrap their replies.
-        return web.json_response({"code": "SUCCESS", "message": "success", "data": body})
+        return web.json_response({"code": "SUCCESS", "message": "success", "data": self._job(request, task)})
+
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """The job, signed as Standard Webhooks are, under headers of the vendor's own."""
+        body = json.dumps(self._job(request, task)).encode()
+        return Webhook(standard_signature(body, self.credentials["webhook_secret"], prefix="x-"), body)
+
+    def _job(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
+        return {"taskId": task.task_id, "generations": [self._generation(request, task)], "credit": 10}
 
     def _generation(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
         share, failure = self.share(task), self.failure(task)

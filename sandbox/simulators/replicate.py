@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sandbox.simulators.signing import standard_signature
 from sandbox.simulators.vendor import Kind, Vendor
+from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
 
+_PAGE = 100
 _VIDEO_WORDS = ("video", "kling", "wan", "veo")
 
 
@@ -44,6 +48,11 @@ class Replicate(Vendor):
         """A problem document."""
         return web.json_response({"title": text, "detail": text, "status": status}, status=status)
 
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """The prediction, signed as Standard Webhooks are."""
+        body = json.dumps(self._entry(request, task)).encode()
+        return Webhook(standard_signature(body, self.credentials["webhook_secret"], version="v1,"), body)
+
     def _lets_in(self, request: web.Request) -> bool:
         return request.headers.get("authorization") == f"Bearer {self.credentials['api_key']}"
 
@@ -66,6 +75,7 @@ class Replicate(Vendor):
             body={"input": {key: value for key, value in asked.input.items() if key != "image"}},
             outputs=int(asked.input.get("num_outputs", 1)),
             price_usd=0.003,
+            webhook=asked.webhook,
         )
         return web.json_response(self._entry(request, taken), status=201) if isinstance(taken, SimulatedTask) else taken
 
@@ -78,7 +88,7 @@ class Replicate(Vendor):
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if not self._lets_in(request):
             return self.error(401, "Unauthenticated")
-        tasks = self.world.tasks(self.name)[:100]
+        tasks = self.world.tasks(self.name, limit=_PAGE)[:100]
         results = [self._entry(request, task) for task in tasks]
         return web.json_response({"previous": None, "next": None, "results": results})
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, cast
 
 from aiohttp import web
 
-from sandbox.simulators import faults, pictures, videos
+from sandbox.simulators import faults, pictures, videos, webhooks
 from sandbox.simulators.behaviour import FaultKind
+from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask, World
 
 Kind = Literal["png", "jpeg", "webp", "mp4"]
@@ -42,6 +43,7 @@ class Vendor(ABC):
         self.world = world
         self.credentials = credentials
         self._prefix = prefix
+        self._reports: set[asyncio.Task[None]] = set()
 
     def routes(self) -> list[web.RouteDef]:
         """What the vendor serves, files included."""
@@ -65,31 +67,66 @@ class Vendor(ABC):
         price_usd: float,
         outputs: int = 1,
         until_done: bool = False,
+        client_id: str | None = None,
+        webhook: str | None = None,
     ) -> SimulatedTask | web.StreamResponse:
         """Accept and bill a submit, or answer with the fault that its behaviour asks for.
 
-        `until_done`: the answer comes when the task has ended.
+        `until_done`: the answer comes when the task has ended. `webhook`: where to report that.
         """
         behaviour = self.world.behaviour_for(prompt)
-        struck = await faults.strike(request, behaviour, "submit", self.error)
+        struck = await faults.strike(request, behaviour, self.world.chance(prompt), self.error)
         if struck is not None:
             return struck
         task_id = f"{self.name}-{uuid.uuid4().hex}"
-        self.world.add_task(self.name, task_id=task_id, model=model, prompt=prompt, request=body, behaviour=behaviour)
+        self.world.add_task(
+            self.name,
+            task_id=task_id,
+            model=model,
+            prompt=prompt,
+            request=body,
+            behaviour=behaviour,
+            client_id=client_id,
+        )
         self.world.bill(self.name, task_id=task_id, model=model, prompt=prompt, outputs=outputs, price_usd=price_usd)
+        if webhook is not None:
+            self._report_later(request, task_id, webhook)
         await asyncio.sleep(behaviour.submit_seconds + (behaviour.task_seconds if until_done else 0.0))
-        struck = await faults.strike(request, behaviour, "submit", self.error, after=True)
+        struck = await faults.strike(request, behaviour, self.world.chance(prompt), self.error, after=True)
         if struck is not None:
             return struck
         task = self.world.task(self.name, task_id)
         return task if task is not None else self.error(500, "The task is gone.")
+
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
+        """What the vendor sends when a task has ended."""
+        raise NotImplementedError(f"{self.name} sends no webhooks")
+
+    def _report_later(self, request: web.Request, task_id: str, url: str) -> None:
+        report = asyncio.create_task(self._report(request, task_id, url))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _report(self, request: web.Request, task_id: str, url: str) -> None:
+        task = self.world.task(self.name, task_id)
+        while task is not None and time.time() < task.ready_at:
+            await asyncio.sleep(task.ready_at - time.time())
+            # A cancel brings the end forward.
+            task = self.world.task(self.name, task_id)
+        if task is None:
+            return
+        chance = self.world.chance(task.prompt)
+        if chance() < task.behaviour.webhooks_lost:
+            return
+        for _ in range(2 if chance() < task.behaviour.webhooks_doubled else 1):
+            await webhooks.deliver(url, self.webhook(request, task))
 
     async def look(self, request: web.Request, task_id: str) -> SimulatedTask | web.StreamResponse:
         """A task that is asked for, or the reply of a fault, or that there is none."""
         task = self.world.task(self.name, task_id)
         if task is None:
             return self.error(404, "Not found.")
-        fault = task.behaviour.fault("check")
+        fault = task.behaviour.fault("check", self.world.chance(task.prompt))
         self.world.save_behaviour(task)
         return await faults.reply_with(fault, request, self.error) if fault else task
 
@@ -133,10 +170,11 @@ class Vendor(ABC):
 
     async def serve(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> web.StreamResponse:
         """The bytes of an output, or the fault that strikes."""
-        fault = task.behaviour.fault("result")
+        fault = task.behaviour.fault("result", self.world.chance(task.prompt))
         self.world.save_behaviour(task)
         if fault is not None:
             return await faults.reply_with(fault, request, self.error)
+        await asyncio.sleep(task.behaviour.result_wait_seconds)
         content = await self.draw(task, index, kind)
         return web.Response(body=content, content_type=_TYPES.get(kind, f"image/{kind}"))
 

@@ -13,9 +13,13 @@ from sandbox.simulators import pictures
 _WIDTH, _HEIGHT, _RATE, _FRAMES = 320, 176, 12, 12
 
 
-@lru_cache(maxsize=64)
 def draw(prompt: str, seed: int) -> bytes:
     """A second of video: the picture of the prompt, brightening."""
+    return _draw(pictures.words_of(prompt), seed)
+
+
+@lru_cache(maxsize=64)
+def _draw(prompt: str, seed: int) -> bytes:
     still = Image.open(io.BytesIO(pictures.draw(prompt, seed, _WIDTH, _HEIGHT, "png"))).convert("RGB")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.simulators.behaviour import Behaviour
+from sandbox.simulators.behaviour import Behaviour, Chance
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS bills (
@@ -18,8 +19,10 @@ CREATE TABLE IF NOT EXISTS bills (
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY, vendor TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL,
-    checks INTEGER NOT NULL, cancelled INTEGER NOT NULL DEFAULT 0);
+    checks INTEGER NOT NULL, cancelled INTEGER NOT NULL DEFAULT 0, client_id TEXT);
 CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (vendor, ready_at);
+CREATE INDEX IF NOT EXISTS tasks_by_creation ON tasks (vendor, created_at);
+CREATE INDEX IF NOT EXISTS tasks_by_client_id ON tasks (vendor, client_id) WHERE client_id IS NOT NULL;
 """
 
 
@@ -50,6 +53,7 @@ class SimulatedTask:
     ready_at: float
     checks: int
     cancelled: bool
+    client_id: str | None
 
 
 class World:
@@ -65,6 +69,7 @@ class World:
         self._connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {_SCHEMA}")
         self.behaviour = Behaviour()
         self._of_prompts: dict[str, Behaviour] = {}
+        self._chances: dict[str, random.Random] = {}
 
     def behaviour_for(self, prompt: str) -> Behaviour:
         """What holds for a request with that prompt. A prompt with a directive has counts of faults of its own."""
@@ -74,6 +79,14 @@ class World:
                 return own
             self._of_prompts[prompt] = own
         return self._of_prompts[prompt]
+
+    def chance(self, prompt: str) -> Chance:
+        """Draws from 0 to 1 for a request with that prompt: one row of draws for each, if the behaviour has a seed."""
+        if self.behaviour.seed is None:
+            return random.random
+        if prompt not in self._chances:
+            self._chances[prompt] = random.Random(f"{self.behaviour.seed}/{prompt}")
+        return self._chances[prompt].random
 
     def bill(self, vendor: str, *, task_id: str, model: str, prompt: str, outputs: int, price_usd: float) -> None:
         """An accepted submit is written into the ledger."""
@@ -86,13 +99,21 @@ class World:
         return [asdict(Bill(**dict(row))) for row in rows]
 
     def add_task(
-        self, vendor: str, *, task_id: str, model: str, prompt: str, request: dict[str, Any], behaviour: Behaviour
+        self,
+        vendor: str,
+        *,
+        task_id: str,
+        model: str,
+        prompt: str,
+        request: dict[str, Any],
+        behaviour: Behaviour,
+        client_id: str | None = None,
     ) -> None:
-        """A task begins to run."""
+        """A task begins to run. `client_id` is the client's own id for it, where the vendor takes one."""
         now = time.time()
         row = (task_id, vendor, model, prompt, json.dumps(request), behaviour.model_dump_json(), now,
-               now + behaviour.task_seconds, 0)  # fmt: skip
-        self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", row)
+               now + behaviour.task_seconds, 0, client_id)  # fmt: skip
+        self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)", row)
 
     def task(self, vendor: str, task_id: str) -> SimulatedTask | None:
         """The task, or None."""
@@ -101,9 +122,18 @@ class World:
         ).fetchone()
         return None if row is None else _task(row)
 
-    def tasks(self, vendor: str) -> list[SimulatedTask]:
-        """A vendor's tasks, the newest first."""
-        rows = self._connection.execute("SELECT * FROM tasks WHERE vendor = ? ORDER BY created_at DESC", (vendor,))
+    def task_of_client(self, vendor: str, client_id: str) -> SimulatedTask | None:
+        """The task that has that id of the client's, or None."""
+        row = self._connection.execute(
+            "SELECT * FROM tasks WHERE vendor = ? AND client_id = ?", (vendor, client_id)
+        ).fetchone()
+        return None if row is None else _task(row)
+
+    def tasks(self, vendor: str, *, limit: int, offset: int = 0) -> list[SimulatedTask]:
+        """A page of a vendor's tasks, the newest first."""
+        rows = self._connection.execute(
+            "SELECT * FROM tasks WHERE vendor = ? ORDER BY created_at DESC LIMIT ? OFFSET ?", (vendor, limit, offset)
+        )
         return [_task(row) for row in rows]
 
     def cancel(self, task_id: str) -> None:
@@ -116,6 +146,11 @@ class World:
             "UPDATE tasks SET behaviour = ?, checks = checks + 1 WHERE task_id = ?",
             (task.behaviour.model_dump_json(), task.task_id),
         )
+
+    def cancelled(self) -> dict[str, bool]:
+        """By prompt, whether its task was cancelled."""
+        rows = self._connection.execute("SELECT prompt, cancelled FROM tasks")
+        return {row["prompt"]: bool(row["cancelled"]) for row in rows}
 
     def checks(self) -> int:
         """How often tasks were checked, all together."""
@@ -130,6 +165,7 @@ class World:
         """An empty ledger, no tasks, and everybody behaves."""
         self.behaviour = Behaviour()
         self._of_prompts.clear()
+        self._chances.clear()
         self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")
 
 

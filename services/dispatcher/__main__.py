@@ -6,15 +6,19 @@ from darkroom.dispatcher.v1.dispatcher_pb2_grpc import add_DispatcherServiceServ
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.adapters.accounts import Accounts
+from libs.common.database.stores.accounts import AccountStore
+from libs.common.database.stores.claiming import ClaimStore
 from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
+from services.dispatcher.circuits import Circuits
 from services.dispatcher.claims import Claims
 from services.dispatcher.handlers import DispatcherHandlers
 from services.dispatcher.inputs import LIMIT_BYTES, InputImages
+from services.dispatcher.preparing import Preparation
 from services.dispatcher.submit import Submitter
 from services.dispatcher.wakeups import Wakeups
 
@@ -26,7 +30,9 @@ async def wire(frame: Frame) -> None:
     settings = frame.settings
     channel = open_channel(settings.poller_address)
     wakeups = Wakeups(PollingServiceStub(channel))
-    store = DispatchStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
+    store = DispatchStore(frame.database, owner=frame.owner)
+    account_store = AccountStore(frame.database)
+    circuits = Circuits(account_store, frame.catalog, frame.set_health)
     objects = ObjectStore(settings)
     downloader = Downloader(
         limit_bytes=settings.download_limit_bytes, timeout_seconds=settings.download_timeout_seconds
@@ -35,15 +41,22 @@ async def wire(frame: Frame) -> None:
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
     pictures = Downloader(limit_bytes=LIMIT_BYTES, timeout_seconds=settings.download_timeout_seconds)
     submitter = Submitter(
-        store, frame.catalog, accounts, inputs=InputImages(pictures), results=results, wakeups=wakeups
+        store,
+        Preparation(frame.catalog, accounts, public_url=settings.public_url),
+        inputs=InputImages(pictures),
+        results=results,
+        wakeups=wakeups,
+        circuits=circuits,
     )
-    claims = Claims(store, frame.catalog, submitter, settings)
+    claim_store = ClaimStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
+    claims = Claims(claim_store, frame.catalog, submitter, settings)
     claims.claim_loop = frame.loop("claim", claims.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("rescue", claims.rescue, interval_seconds=settings.lease_seconds / 6)
     frame.loop("forgotten", claims.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
+    frame.loop("circuits", circuits.share, interval_seconds=settings.sweep_seconds)
     frame.loop("renew", claims.renew, interval_seconds=settings.lease_seconds / 3)
     frame.serve(
-        DispatcherHandlers(store, frame.catalog, claims.claim_loop),
+        DispatcherHandlers(store, account_store, frame.catalog, claims),
         add_DispatcherServiceServicer_to_server,
         "darkroom.dispatcher.v1.DispatcherService",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from time import monotonic
 
 import structlog
@@ -11,22 +12,24 @@ import structlog
 from libs.common import metrics
 from libs.common.catalog import CatalogHolder
 from libs.common.crashpoints import CrashPoint, reach
-from libs.common.database.records import ClaimedGeneration
-from libs.common.database.stores.dispatching import DispatchStore, Slots
+from libs.common.database.records import AccountRecord, ClaimedGeneration, Grant
+from libs.common.database.stores.claiming import ClaimStore
 from libs.common.errors import GenerationError
 from libs.common.loops import Loop
 from libs.common.settings import Settings
+from services.dispatcher import limits
 from services.dispatcher.outcomes import PATIENCE_SECONDS
 from services.dispatcher.submit import Submitter
 
 log = structlog.get_logger()
 _RESCUE_LIMIT = 200
+_FALL_BACK_LIMIT = 500
 
 
 class Claims:
     """The generations that this process holds."""
 
-    def __init__(self, store: DispatchStore, catalog: CatalogHolder, submitter: Submitter, settings: Settings) -> None:
+    def __init__(self, store: ClaimStore, catalog: CatalogHolder, submitter: Submitter, settings: Settings) -> None:
         self._store = store
         self._catalog = catalog
         self._submitter = submitter
@@ -34,24 +37,33 @@ class Claims:
         self._held: dict[str, tuple[ClaimedGeneration, asyncio.Task[None]]] = {}
         self._by_provider: Counter[str] = Counter()
         self._crowded: set[str] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._rescue_from = 0.0
         self.claim_loop: Loop | None = None
 
     async def claim(self) -> bool:
-        """Claim for every provider account what there is room for."""
-        slots = self._slots()
-        if not slots:
+        """Claim for every provider account what there is room for, within the account's limits."""
+        rooms = self._rooms()
+        if not rooms:
             return False
-        claimed = await self._store.claim(slots)
+        accounts: dict[str, AccountRecord] = {}
+        grants: dict[str, Grant] = {}
+        providers = self._catalog.current.providers
+
+        def decide(account: AccountRecord) -> Grant:
+            accounts[account.provider_id] = account
+            made = limits.grant(account, providers[account.provider_id], rooms[account.provider_id])
+            grants[account.provider_id] = made
+            return made
+
+        claimed = await self._store.claim(rooms, decide)
         if claimed:
             reach(CrashPoint.DISPATCHER_CLAIMED)
         metrics.CLAIMED.labels("generation").inc(len(claimed))
-        taken = Counter(generation.provider_id for generation in claimed)
-        # Where every slot was taken there may be more: the next one that ends wakes the loop.
-        self._crowded = {slot.provider_id for slot in slots if taken[slot.provider_id] >= slot.slots}
         for generation in claimed:
             self._hold(generation)
-        return False
+        self._look_again(grants, Counter(generation.provider_id for generation in claimed))
+        return await self._fall_back(accounts)
 
     async def rescue(self) -> bool:
         """Take over what a dead dispatcher left behind."""
@@ -85,9 +97,27 @@ class Claims:
             await self._store.renew(list(self._held))
         return False
 
+    def wake(self) -> None:
+        """Look at the rows now."""
+        if self.claim_loop is not None:
+            self.claim_loop.wake()
+
+    def cancel(self, generation_ids: Iterable[str]) -> None:
+        """Put back those that are held and were not sent: their rows know whether they are cancelled."""
+        for generation_id in generation_ids:
+            held = self._held.get(generation_id)
+            if held is None or not self._submitter.is_unsent(generation_id):
+                continue
+            generation, task = held
+            task.cancel()
+            ending = asyncio.create_task(self._submitter.put_back(generation))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
     async def drain(self) -> None:
         """Let submits under way end, and give back what was not sent."""
-        tasks = [task for _, task in self._held.values()]
+        self.cancel(list(self._held))
+        tasks = [*(task for _, task in self._held.values()), *self._ending]
         if tasks:
             log.info("waiting for submits under way", submits=len(tasks))
             renewing = Loop("drain", self.renew, interval_seconds=self._settings.lease_seconds / 3)
@@ -101,14 +131,38 @@ class Claims:
             log.warning("submits cut off", generations=left)
             await self._store.give_back(left)
 
-    def _slots(self) -> list[Slots]:
+    def _rooms(self) -> dict[str, int]:
         free = self._settings.submit_concurrency - len(self._held)
-        slots = []
-        for provider in self._catalog.current.providers.values():
-            room = min(free, provider.limits.concurrent_submits - self._by_provider[provider.id])
-            if room > 0:
-                slots.append(Slots(provider.id, room, provider.limits.concurrent_tasks))
-        return slots
+        rooms = {
+            provider.id: min(free, provider.limits.concurrent_submits - self._by_provider[provider.id])
+            for provider in self._catalog.current.providers.values()
+        }
+        return {provider_id: room for provider_id, room in rooms.items() if room > 0}
+
+    def _look_again(self, grants: Mapping[str, Grant], taken: Counter[str]) -> None:
+        """Where all places were taken there may be more: the next that ends wakes the loop, or the next free token."""
+        full = {provider_id for provider_id, grant in grants.items() if taken[provider_id] >= grant.places}
+        self._crowded = {provider_id for provider_id in full if grants[provider_id].places > 0}
+        providers = self._catalog.current.providers
+        bound = [name for name in full if name in providers and grants[name].is_rate_bound]
+        waits = [limits.seconds_to_next(providers[name]) for name in bound]
+        soonest = min((wait for wait in waits if wait is not None), default=None)
+        if soonest is not None and soonest < self._settings.sweep_seconds:
+            asyncio.get_running_loop().call_later(soonest, self.wake)
+
+    async def _fall_back(self, accounts: Mapping[str, AccountRecord]) -> bool:
+        """Move on what waits for accounts that take nothing now, if it may go elsewhere."""
+        providers = self._catalog.current.providers
+        found = [
+            limits.unavailable(account, providers[name]) for name, account in accounts.items() if name in providers
+        ]
+        stuck = [entry for entry in found if entry is not None]
+        if not stuck:
+            return False
+        moved = await self._store.fall_back(stuck, _FALL_BACK_LIMIT)
+        for generation_id, provider_id in moved.items():
+            log.info("generation falls back", generation_id=generation_id, provider=provider_id)
+        return bool(moved)
 
     def _hold(self, generation: ClaimedGeneration) -> None:
         task = asyncio.create_task(self._submitter.carry(generation), name=generation.id)
@@ -124,5 +178,5 @@ class Claims:
         if not task.cancelled() and task.exception() is not None:
             # Its lease ends by itself, and then it is taken over.
             log.error("submit failed", generation_id=generation.id, exc_info=task.exception())
-        if generation.provider_id in self._crowded and self.claim_loop is not None:
-            self.claim_loop.wake()
+        if generation.provider_id in self._crowded:
+            self.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -9,11 +10,12 @@ from darkroom.dispatcher.v1 import dispatcher_pb2 as messages
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceServicer
 
 from libs.common.catalog import CatalogHolder
-from libs.common.database.records import QueueRecord
+from libs.common.database.records import AccountRecord, QueueRecord
+from libs.common.database.states import BreakerState
+from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.dispatching import DispatchStore
-from libs.common.errors import Unimplemented
-from libs.common.loops import Loop
 from libs.common.rpc.messages import timestamp
+from services.dispatcher.claims import Claims
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -21,34 +23,41 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DispatcherHandlers(DispatcherServiceServicer):
     """Serves `darkroom.dispatcher.v1.DispatcherService`."""
 
-    def __init__(self, store: DispatchStore, catalog: CatalogHolder, claiming: Loop) -> None:
+    def __init__(self, store: DispatchStore, accounts: AccountStore, catalog: CatalogHolder, claims: Claims) -> None:
         self._store = store
+        self._accounts = accounts
         self._catalog = catalog
-        self._claiming = claiming
+        self._claims = claims
 
     async def Dispatch(self, request: messages.DispatchRequest, context: Context) -> messages.DispatchResponse:
         """See the proto."""
-        self._claiming.wake()
+        self._claims.wake()
         return messages.DispatchResponse()
 
     async def CancelGeneration(
         self, request: messages.CancelGenerationRequest, context: Context
     ) -> messages.CancelGenerationResponse:
         """See the proto."""
-        raise Unimplemented("Cancelling generations is not served by this version.")
+        self._claims.cancel(request.generation_ids)
+        return messages.CancelGenerationResponse()
 
     async def GetQueue(self, request: messages.GetQueueRequest, context: Context) -> messages.GetQueueResponse:
         """See the proto."""
         found = {record.provider_id: record for record in await self._store.queue()}
+        accounts = {account.provider_id: account for account in await self._accounts.read()}
         names = sorted({*found, *self._catalog.current.providers})
-        empty = [QueueRecord(name, 0, 0, 0, 0, None) for name in names]
-        queues = [self._message(found.get(record.provider_id, record)) for record in empty]
         return messages.GetQueueResponse(
-            providers=[queue for queue in queues if request.provider_id in ("", queue.provider_id)]
+            providers=[
+                self._message(found.get(name) or QueueRecord(name, 0, 0, 0, 0, None), accounts.get(name))
+                for name in names
+                if request.provider_id in ("", name)
+            ]
         )
 
-    def _message(self, record: QueueRecord) -> messages.ProviderQueue:
+    def _message(self, record: QueueRecord, account: AccountRecord | None) -> messages.ProviderQueue:
         provider = self._catalog.current.providers.get(record.provider_id)
+        state = account.breaker_state if account else BreakerState.CLOSED
+        retry_at = account.breaker_retry_at if account else None
         return messages.ProviderQueue(
             provider_id=record.provider_id,
             pending=record.pending,
@@ -57,4 +66,8 @@ class DispatcherHandlers(DispatcherServiceServicer):
             storing=record.storing,
             oldest_pending_at=timestamp(record.oldest_pending_at),
             concurrent_tasks_limit=(provider.limits.concurrent_tasks or 0) if provider else 0,
+            breaker_state=messages.BreakerState.Value(f"BREAKER_STATE_{state}"),
+            breaker_retry_at=timestamp(datetime.fromtimestamp(retry_at, UTC)) if retry_at is not None else None,
+            spend_today_usd=account.spend_today_usd if account else 0.0,
+            daily_spend_limit_usd=provider.limits.daily_spend_usd if provider else None,
         )

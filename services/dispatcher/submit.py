@@ -9,26 +9,24 @@ from time import perf_counter
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
 from libs.common import metrics
-from libs.common.adapters.accounts import Accounts
-from libs.common.adapters.base import Completed, InputImage, SubmitRequest, Submitted
-from libs.common.catalog import CatalogHolder
+from libs.common.adapters.base import Completed, SubmitRequest, Submitted
+from libs.common.adapters.http import last_reply
 from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
 from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.dispatching import DispatchStore
-from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, NotAccepted, NotFound
-from libs.common.ids import new_id
-from libs.common.retry import until_database_answers
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
+from libs.common.retry import repeat, until_database_answers
 from libs.common.rpc.context import follow
 from libs.common.storage.results import Place, Results
-from libs.common.validation.common import violations
 from services.dispatcher import outcomes
+from services.dispatcher.circuits import Circuits
 from services.dispatcher.inputs import InputImages
 from services.dispatcher.outcomes import Job
+from services.dispatcher.preparing import Preparation
 from services.dispatcher.wakeups import Wakeups
 
 log = structlog.get_logger()
@@ -36,25 +34,35 @@ _STORE_AT_ONCE_SECONDS = 30.0
 
 
 class Submitter:
-    """Submits claimed generations; concurrent ones share their commits."""
+    """Submits claimed generations; concurrent ones share their commits.
+
+    Args:
+        store: takes attempts and outcomes.
+        preparation: makes the vendor's request of a claimed generation.
+        inputs, results: fetch input images, store outputs that come as bytes.
+        wakeups, circuits: are told of what was handed over, and of how submits end.
+    """
 
     def __init__(
         self,
         store: DispatchStore,
-        catalog: CatalogHolder,
-        accounts: Accounts,
+        preparation: Preparation,
         *,
         inputs: InputImages,
         results: Results,
         wakeups: Wakeups,
+        circuits: Circuits,
     ) -> None:
+        self._preparation = preparation
+        self._circuits = circuits
+        self._unsent: set[str] = set()
         self._inputs = inputs
-        self._catalog = catalog
-        self._accounts = accounts
         self._results = results
         self._wakeups = wakeups
         self._attempts: GroupWriter[Attempt, bool] = GroupWriter("attempts", store.record_attempts, concurrency=2)
-        self._outcomes: GroupWriter[DispatchOutcome, bool] = GroupWriter("dispatch_outcomes", store.end, concurrency=2)
+        self._outcomes: GroupWriter[DispatchOutcome, State | None] = GroupWriter(
+            "dispatch_outcomes", store.end, concurrency=2
+        )
 
     async def close(self) -> None:
         """Write what is under way."""
@@ -64,15 +72,30 @@ class Submitter:
     async def carry(self, claimed: ClaimedGeneration) -> None:
         """From the claim to the outcome. Raises nothing but what a fault of our own raises."""
         follow(claimed.request_id, claimed.id)
+        if claimed.is_cancel_requested and claimed.open_submission_id is None:
+            await self.put_back(claimed)
+            return
         try:
-            job, request = self._prepare(claimed)
+            job, request = self._preparation.prepare(claimed)
         except GenerationError as error:
             await self._refuse(claimed, error)
             return
         if claimed.open_submission_id is not None:
             await self._resolve_left_behind(job)
             return
-        await self._submit(job, request)
+        self._unsent.add(claimed.id)
+        try:
+            await self._submit(job, request)
+        finally:
+            self._unsent.discard(claimed.id)
+
+    def is_unsent(self, generation_id: str) -> bool:
+        """Whether a generation that is being carried has not come to its attempt yet."""
+        return generation_id in self._unsent
+
+    async def put_back(self, claimed: ClaimedGeneration) -> None:
+        """End the claim of a generation that was not sent; its row knows whether it was cancelled."""
+        await self._end(claimed, outcomes.put_back(claimed))
 
     async def _refuse(self, claimed: ClaimedGeneration, error: GenerationError) -> None:
         waits = isinstance(error, NotFound) and _age_seconds(claimed) < outcomes.PATIENCE_SECONDS
@@ -82,36 +105,6 @@ class Submitter:
             await self._end(claimed, outcomes.unresolvable(claimed, error))
         # Else its attempt stays open: the lease is left to end, and whoever claims the row then looks again.
 
-    def _prepare(self, claimed: ClaimedGeneration) -> tuple[Job, SubmitRequest]:
-        catalog = self._catalog.current
-        model = catalog.model(claimed.model_identifier)
-        if model.provider != claimed.provider_id:
-            raise GenerationError(
-                ErrorCode.INVALID_REQUEST,
-                f"The catalog has moved {model.identifier} from {claimed.provider_id} to {model.provider} since this "
-                "was accepted; send it again.",
-            )
-        provider = catalog.provider_of(model)
-        adapter = self._accounts.adapter(provider)
-        try:
-            parameters = adapter.parameters.model_validate(claimed.parameters)
-        except ValidationError as error:
-            raise InvalidRequest(violations(error, prefix="parameters"), ErrorCode.INVALID_PARAMETERS) from error
-        submission_id = claimed.open_submission_id or new_id("sub")
-        job = Job(claimed, model, provider, adapter, claimed.attempts, submission_id)
-        request = SubmitRequest(
-            # A vendor that deduplicates by our id must see the same one at each attempt.
-            client_id=claimed.id if adapter.idempotent_submit else submission_id,
-            upstream_model=model.upstream_model,
-            prompt=claimed.prompt,
-            input_images=tuple(InputImage(url) for url in claimed.input_images),
-            number_of_outputs=claimed.number_of_outputs,
-            parameters=parameters,
-            media_type=model.media_type,
-            user_id=claimed.user_id,
-        )
-        return job, request
-
     async def _submit(self, job: Job, request: SubmitRequest) -> None:
         claimed = job.claimed
         assert job.submission_id is not None
@@ -120,14 +113,15 @@ class Submitter:
         except GenerationError as error:
             await self._end(claimed, outcomes.without_inputs(job, error))
             return
+        self._unsent.discard(claimed.id)
         try:
             may_leave = await self._attempts.write(Attempt(job.submission_id, claimed.id, claimed.lease_token))
         except GenerationError as error:
             await self._end(claimed, outcomes.not_sent(job, error))
             return
         if not may_leave:
-            metrics.FENCED_WRITES.labels("attempt").inc()
-            log.warning("lease lost before the submit, nothing was sent")
+            # The lease was lost, or it was cancelled: in either case nothing is sent.
+            await self.put_back(claimed)
             return
         reach(CrashPoint.DISPATCHER_ATTEMPT_RECORDED)
         outcome = await self._send(replace(job, attempt=claimed.attempts + 1), request)
@@ -137,26 +131,19 @@ class Submitter:
     async def _send(self, job: Job, request: SubmitRequest) -> DispatchOutcome | None:
         """Send the request. None: nothing can be said yet, and the row's next holder resolves it."""
         started = perf_counter()
-        under_way = metrics.SUBMITS_UNDER_WAY.labels(job.provider.id)
-        under_way.inc()
-        outcome_label = "failure"
-        try:
-            answer = await job.adapter.submit(request)
-            outcome_label = "success"
-        except NotAccepted as error:
-            return outcomes.not_accepted(job.after(perf_counter() - started), error)
-        except GenerationError as error:
-            return await self._resolve(job.after(perf_counter() - started), error)
-        except Exception as error:
-            log.exception("adapter failed", adapter=job.adapter.name)
-            fault = GenerationError(ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}.")
-            return await self._resolve(job.after(perf_counter() - started), fault)
-        finally:
-            under_way.dec()
-            seconds = perf_counter() - started
-            metrics.ADAPTER_CALL_SECONDS.labels(job.provider.id, "submit", outcome_label).observe(seconds)
+        with metrics.SUBMITS_UNDER_WAY.labels(job.provider.id).track_inprogress():
+            answer, failure = await _asked(job, request)
+        seconds = perf_counter() - started
+        label = "success" if failure is None else "failure"
+        metrics.ADAPTER_CALL_SECONDS.labels(job.provider.id, "submit", label).observe(seconds)
+        self._circuits.note(job.provider.id, failure)
+        job = job.after(seconds, last_reply.get())
+        if isinstance(failure, NotAccepted):
+            return outcomes.not_accepted(job, failure)
+        if failure is not None:
+            return await self._resolve(job, failure)
+        assert answer is not None
         reach(CrashPoint.DISPATCHER_REPLY_RECEIVED)
-        job = job.after(seconds)
         return outcomes.accepted(job, answer) if isinstance(answer, Submitted) else await self._completed(job, answer)
 
     async def _completed(self, job: Job, answer: Completed) -> DispatchOutcome:
@@ -209,7 +196,7 @@ class Submitter:
             return outcomes.uncertain(job, cause)
         client_id = job.claimed.id if job.adapter.idempotent_submit else job.submission_id
         try:
-            found = await job.adapter.find_task(client_id or "")
+            found = await repeat(job.provider.retry, lambda: job.adapter.find_task(client_id or ""))
         except GenerationError as error:
             # The lease is left to end: whoever claims the row then asks again.
             log.warning("provider cannot be asked about the submit yet", error=error)
@@ -231,29 +218,51 @@ class Submitter:
             )
             outcome = replace(outcome, state=State.FAILED, task=None, sources=None, outputs=None, error=fault.to_json())
             written = await until_database_answers(lambda: self._outcomes.write(outcome))
-        if not written:
+        if written is None:
             metrics.FENCED_WRITES.labels("dispatch").inc()
             log.warning("lease lost, the outcome is dropped", state=outcome.state, task=outcome.task)
             return
         reach(CrashPoint.DISPATCHER_OUTCOME_WRITTEN)
-        self._tell(claimed, outcome)
+        if written is State.CANCELLED and outcome.state in {State.SUCCESS, State.STORING}:
+            await self._drop(outcome)
+        self._tell(claimed, outcome, written)
 
-    def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
+    async def _drop(self, outcome: DispatchOutcome) -> None:
+        """A result that came after the cancel: nobody will read it."""
+        metrics.LATE_RESULTS.labels("submit").inc()
+        await self._results.discard(outcome.outputs or [])
+
+    def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome, state: State) -> None:
         code = outcome.error["code"] if outcome.error else ""
-        if outcome.state in TERMINAL:
+        if state is State.CANCELLED:
+            code = ErrorCode.TASK_CANCELLED.value
+        if state in TERMINAL:
             age_seconds = _age_seconds(claimed)
-            metrics.count_end(claimed.model_identifier, claimed.provider_id, outcome.state, code, age_seconds)
+            metrics.count_end(claimed.model_identifier, claimed.provider_id, state, code, age_seconds)
+        if outcome.fallback is not None and state is State.PENDING:
+            metrics.FALLBACKS.labels(claimed.model_identifier, code).inc()
         if outcome.task is not None:
             self._wakeups.note(claimed, outcome.task)
         log.info(
-            "generation submitted" if outcome.state is not State.PENDING else "generation put back",
-            state=outcome.state.value,
+            "generation submitted" if state is not State.PENDING else "generation put back",
+            state=state.value,
             model=claimed.model_identifier,
             provider=claimed.provider_id,
             provider_task_id=outcome.task.task_id if outcome.task else None,
             code=code or None,
             delay_seconds=round(outcome.delay_seconds, 2) or None,
         )
+
+
+async def _asked(job: Job, request: SubmitRequest) -> tuple[Submitted | Completed | None, GenerationError | None]:
+    """The provider's answer, or why there is none."""
+    try:
+        return await job.adapter.submit(request), None
+    except GenerationError as error:
+        return None, error
+    except Exception as error:
+        log.exception("adapter failed", adapter=job.adapter.name)
+        return None, GenerationError(ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}.")
 
 
 def _age_seconds(claimed: ClaimedGeneration) -> float:

@@ -11,24 +11,44 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceServicer
 
 from libs.common.catalog import CatalogHolder
 from libs.common.database.stores.generations import GenerationStore
+from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound, Unimplemented
+from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.messages import UrlOf
+from services.gateway.cancels import Cancels, no_generation
 from services.gateway.intake import Intake
-from services.gateway.messages import generation_message, model_message
+from services.gateway.messages import generation_message, model_message, submission_message
 from services.gateway.requests import validate
+from services.gateway.resolutions import page_size, resolution_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MEDIA_TYPES = ("image", "video")
 
 
+def _known(key: str) -> str:
+    """A key as Postgres takes it; one with a NUL in it is nobody's."""
+    return key.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
 class GenerationHandlers(GenerationServiceServicer):
     """Serves `darkroom.gateway.v1.GenerationService`."""
 
-    def __init__(self, catalog: CatalogHolder, generations: GenerationStore, intake: Intake, url_of: UrlOf) -> None:
+    def __init__(
+        self,
+        catalog: CatalogHolder,
+        *,
+        generations: GenerationStore,
+        submissions: SubmissionStore,
+        intake: Intake,
+        cancels: Cancels,
+        url_of: UrlOf,
+    ) -> None:
         self._catalog = catalog
         self._generations = generations
+        self._submissions = submissions
         self._intake = intake
+        self._cancels = cancels
         self._url_of = url_of
 
     async def CreateGeneration(
@@ -43,10 +63,37 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.GetGenerationRequest, context: Context
     ) -> messages.GetGenerationResponse:
         """See the proto."""
-        record = await self._generations.get(request.id) if "\x00" not in request.id else None
+        record = await self._generations.get(_known(request.id))
         if record is None:
-            raise NotFound("id", f"There is no generation {request.id[:100]!r}.")
+            raise no_generation(request.id)
         return messages.GetGenerationResponse(generation=generation_message(record, self._url_of))
+
+    async def ListSubmissions(
+        self, request: messages.ListSubmissionsRequest, context: Context
+    ) -> messages.ListSubmissionsResponse:
+        """See the proto."""
+        size = page_size(request)
+        found = await self._submissions.list_page(
+            size + 1, generation_id=_known(request.generation_id) or None, after=_known(request.page_token)
+        )
+        return messages.ListSubmissionsResponse(
+            submissions=[submission_message(record) for record in found[:size]],
+            next_page_token=found[size - 1].id if len(found) > size else "",
+        )
+
+    async def ResolveSubmission(
+        self, request: messages.ResolveSubmissionRequest, context: Context
+    ) -> messages.ResolveSubmissionResponse:
+        """See the proto."""
+        record = await self._submissions.get(_known(request.submission_id))
+        if record is None:
+            raise NotFound("submission_id", f"There is no submission {request.submission_id[:100]!r}.")
+        wanted = resolution_of(request, record, self._catalog.current)
+        continued_by = await self._submissions.resolve(
+            record.id, wanted.resolution, note=request.note, new_id=new_id("gen"), task=wanted.task
+        )
+        self._intake.nudge([continued_by] if continued_by else [])
+        return messages.ResolveSubmissionResponse(generation_id=continued_by or "")
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
         """See the proto."""
@@ -69,7 +116,8 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.CancelGenerationRequest, context: Context
     ) -> messages.CancelGenerationResponse:
         """See the proto."""
-        raise Unimplemented("Cancelling generations is not served by this version.")
+        record = await self._cancels.cancel(_known(request.id))
+        return messages.CancelGenerationResponse(generation=generation_message(record, self._url_of))
 
     async def WatchGeneration(
         self, request: messages.WatchGenerationRequest, context: Context

@@ -41,10 +41,15 @@ class Intake:
 
     async def _commit(self, group: Sequence[NewGeneration]) -> Sequence[None]:
         await self._generations.insert(group)
-        task = asyncio.create_task(self._nudge([generation.id for generation in group]))
-        self._nudges.add(task)
-        task.add_done_callback(self._nudges.discard)
+        self.nudge([generation.id for generation in group])
         return [None] * len(group)
+
+    def nudge(self, generation_ids: list[str]) -> None:
+        """Tell the dispatcher that these are committed and wait."""
+        if generation_ids:
+            task = asyncio.create_task(self._nudge(generation_ids))
+            self._nudges.add(task)
+            task.add_done_callback(self._nudges.discard)
 
     async def _nudge(self, generation_ids: list[str]) -> None:
         request = dispatcher_pb2.DispatchRequest(generation_ids=generation_ids)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.catalog import Catalog, Model
-from libs.common.database.records import GenerationRecord
-from libs.common.database.states import State
+from libs.common.database.records import GenerationRecord, SubmissionRecord
+from libs.common.database.states import TERMINAL, State
 from libs.common.rpc.messages import UrlOf, error_message, output_messages, timestamp
 from libs.common.rpc.structs import to_struct
 from libs.common.validation.common import json_schema
@@ -22,11 +25,18 @@ STATUS_OF_STATE: dict[State, gateway_pb2.GenerationStatus.ValueType] = {
     State.CANCELLED: gateway_pb2.GENERATION_STATUS_CANCELLED,
 }
 _SHOW_ERROR = {State.FAILED, State.CANCELLED}
+_RESOLUTIONS: dict[str | None, gateway_pb2.SubmissionResolution.ValueType] = {
+    None: gateway_pb2.SUBMISSION_RESOLUTION_UNSPECIFIED,
+    "ATTACHED": gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED,
+    "RESUBMITTED": gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED,
+    "DISMISSED": gateway_pb2.SUBMISSION_RESOLUTION_DISMISSED,
+}
 
 
 def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.Generation:
     """A generation as its owner sees it."""
     state = State(record.state)
+    waits = state is State.PENDING and record.attempts > 0
     return gateway_pb2.Generation(
         id=record.id,
         status=STATUS_OF_STATE[state],
@@ -50,6 +60,43 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         submitted_at=timestamp(record.submitted_at),
         ended_at=timestamp(record.ended_at),
         cost_usd=(record.cost_usd or 0.0) if state is State.SUCCESS else 0.0,
+        next_attempt_at=timestamp(record.next_attempt_at) if waits else None,
+        last_error=error_message(record.error) if record.error and state not in TERMINAL else None,
+        fallback_path=[_step_message(step) for step in record.fallback_path],
+        cancel_requested_at=timestamp(record.cancel_requested_at),
+        continues_id=record.continues_id or "",
+        continued_by_id=record.continued_by_id or "",
+    )
+
+
+def _step_message(step: dict[str, str]) -> gateway_pb2.FallbackStep:
+    return gateway_pb2.FallbackStep(
+        model_identifier=step["model_identifier"],
+        provider_id=step["provider_id"],
+        code=common_pb2.ErrorCode.Value(f"ERROR_CODE_{step['code']}"),
+        left_at=timestamp(datetime.fromisoformat(step["left_at"])),
+    )
+
+
+def submission_message(record: SubmissionRecord) -> gateway_pb2.Submission:
+    """An attempt to submit as an operator sees it."""
+    return gateway_pb2.Submission(
+        id=record.id,
+        generation_id=record.generation_id,
+        attempt=record.attempt,
+        provider_id=record.provider_id,
+        model_identifier=record.model_identifier or "",
+        state=gateway_pb2.SubmissionState.Value(f"SUBMISSION_STATE_{record.state}"),
+        provider_task_id=record.provider_task_id or "",
+        provider_request_id=record.provider_request_id or "",
+        http_status=record.http_status or 0,
+        error=error_message(record.error) if record.error else None,
+        latency_ms=record.latency_ms or 0,
+        started_at=timestamp(record.started_at),
+        ended_at=timestamp(record.ended_at),
+        resolution=_RESOLUTIONS[record.resolution],
+        note=record.resolution_note or "",
+        resolved_at=timestamp(record.resolved_at),
     )
 
 

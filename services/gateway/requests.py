@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from darkroom.gateway.v1 import gateway_pb2
 from pydantic import ValidationError
 
 from libs.common.catalog import Catalog, Model
-from libs.common.database.records import NewGeneration, UncertainPolicy
+from libs.common.database.records import Fallback, NewGeneration, UncertainPolicy
 from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest, Unimplemented
 from libs.common.ids import new_id
 from libs.common.rpc.structs import from_struct
 from libs.common.validation.common import GenerationInput, Parameters, violations
 
-_NOT_SERVED = ("idempotency_key", "callback_url", "fallback_models", "reuse_within_seconds")
+_NOT_SERVED = ("idempotency_key", "callback_url", "reuse_within_seconds")
+_FALLBACKS_LIMIT = 10
 _POLICIES: dict[int, UncertainPolicy] = {
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_FAIL: "fail",
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT: "resubmit",
@@ -35,10 +38,12 @@ def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, req
             for index, url in enumerate(message.input_images)
             if url.startswith("data:")
         ]
+    fallbacks = tuple(_fallbacks(message, model, catalog, found))
     parameters = _parameters(message, model, catalog, found)
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)
         raise InvalidRequest(found, ErrorCode.INVALID_PARAMETERS if only_parameters else ErrorCode.INVALID_REQUEST)
+    chosen = parameters.model_dump(mode="json", exclude_none=True)
     return NewGeneration(
         id=new_id("gen"),
         model_identifier=model.identifier,
@@ -47,12 +52,14 @@ def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, req
         prompt=given.prompt,
         input_images=given.input_images,
         number_of_outputs=given.number_of_outputs,
-        parameters=parameters.model_dump(mode="json", exclude_none=True),
+        parameters=chosen,
         priority=given.priority,
         when_uncertain=_POLICIES.get(message.when_uncertain, model.when_uncertain),
         user_id=given.user_id,
         labels=given.labels,
         request_id=request_id,
+        expected_cost_usd=model.cost_usd(given.number_of_outputs, chosen),
+        fallbacks=fallbacks,
     )
 
 
@@ -91,6 +98,52 @@ def _input(
             FieldViolation("number_of_outputs", "max_outputs", f"{model.identifier} makes at most {model.max_outputs}")
         )
     return validated
+
+
+def _fallbacks(
+    message: gateway_pb2.CreateGenerationRequest, model: Model, catalog: Catalog, found: list[FieldViolation]
+) -> Iterator[Fallback]:
+    """The request's fallbacks, each of which must fit; else those of the catalog that do."""
+    if len(message.fallback_models) > _FALLBACKS_LIMIT:
+        found.append(FieldViolation("fallback_models", "length", f"must be at most {_FALLBACKS_LIMIT}"))
+        return
+    for index, name in enumerate(message.fallback_models or model.fallbacks):
+        fault, fallback = _fallback(message, model, name, catalog)
+        if fallback is not None:
+            yield fallback
+        elif message.fallback_models:
+            found.append(FieldViolation(f"fallback_models[{index}]", "fits", fault))
+
+
+def _fallback(
+    message: gateway_pb2.CreateGenerationRequest, model: Model, name: str, catalog: Catalog
+) -> tuple[str, Fallback | None]:
+    other = catalog.models.get(name)
+    if other is None:
+        return f"there is no model {name[:100]!r}; ListModels names those there are", None
+    outputs = message.number_of_outputs if message.HasField("number_of_outputs") else 1
+    data_urls = any(url.startswith("data:") for url in message.input_images)
+    faults = {
+        f"{name} makes another kind of media": other.media_type != model.media_type,
+        f"{name} makes at most {other.max_outputs} outputs": outputs > other.max_outputs,
+        f"{name} takes at most {other.max_input_images} input images": (
+            len(message.input_images) > other.max_input_images
+        ),
+        f"{name} takes http(s) URLs only": data_urls and not catalog.adapter_of(other).takes_data_urls,
+        f"{name} is the model itself": other.identifier == model.identifier,
+    }
+    fault = next((fault for fault, holds in faults.items() if holds), None)
+    if fault is not None:
+        return fault, None
+    names = {alias for key, field in catalog.adapter_of(other).parameters.model_fields.items()
+             for alias in (key, field.alias) if alias}  # fmt: skip
+    given = {key: value for key, value in from_struct(message.parameters).items() if key in names}
+    try:
+        parameters = catalog.parameters(other, given).model_dump(mode="json", exclude_none=True)
+    except ValidationError as error:
+        listed = "; ".join(f"{fault.field}: {fault.description}" for fault in violations(error, prefix="parameters"))
+        return f"{name} does not take these: {listed}", None
+    return "", Fallback(other.identifier, other.provider, parameters, other.cost_usd(outputs, parameters))
 
 
 def _parameters(

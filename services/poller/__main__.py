@@ -11,6 +11,7 @@ from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
+from services.poller.asking import Asking
 from services.poller.handlers import PollerHandlers
 from services.poller.polling import Polling
 from services.poller.storing import Storing
@@ -31,7 +32,7 @@ async def wire(frame: Frame) -> None:
     )
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
-    polling = Polling(poll_store, frame.catalog, accounts, settings)
+    polling = Polling(poll_store, frame.catalog, Asking(accounts), settings)
     storing = Storing(result_store, frame.catalog, accounts, results, settings)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
@@ -40,7 +41,7 @@ async def wire(frame: Frame) -> None:
     for name, renew in (("renew_tasks", polling.renew), ("renew_results", storing.renew)):
         frame.loop(name, renew, interval_seconds=settings.lease_seconds / 3)
     frame.serve(
-        PollerHandlers(poll_store, frame.catalog, polling.window.refill, objects.url),
+        PollerHandlers(poll_store, frame.catalog, polling, objects.url),
         add_PollingServiceServicer_to_server,
         "darkroom.poller.v1.PollingService",
     )

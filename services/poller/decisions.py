@@ -7,7 +7,7 @@ from libs.common.catalog import Model, Provider
 from libs.common.database.records import ClaimedTask, PollOutcome
 from libs.common.database.states import State, TaskState
 from libs.common.errors import ErrorCode, GenerationError
-from services.poller.strategies import delay_seconds
+from services.poller.strategies import JITTER, delay_seconds
 
 HOPELESS_CHECKS = 10
 """So many refused checks in a row end a task: the provider knows nothing of it, or does not let us in."""
@@ -23,18 +23,37 @@ def after_check(task: ClaimedTask, status: TaskStatus, provider: Provider, model
     if status.state is TaskState.CANCELLED:
         error = status.error or GenerationError(ErrorCode.TASK_CANCELLED, "The task was cancelled at the provider.")
         return _ended(task, TaskState.CANCELLED, State.CANCELLED, error)
-    if task.seconds_left <= 0:
-        return _timed_out(task, None)
-    return _again(task, state=status.state, progress=status.progress)
+    return _again(task, model, state=status.state, progress=status.progress)
 
 
-def after_failed_check(task: ClaimedTask, error: GenerationError) -> PollOutcome:
+def after_failed_check(task: ClaimedTask, error: GenerationError, model: Model | None) -> PollOutcome:
     """The provider could not be asked, or its answer could not be read. Asking again is always safe."""
-    if task.seconds_left <= 0:
-        return _timed_out(task, error)
     if not error.is_retryable and task.retry_count + 1 >= HOPELESS_CHECKS:
         return _ended(task, TaskState.FAILED, State.FAILED, error)
-    return _again(task, error=error)
+    return _again(task, model, error=error)
+
+
+def cancelled(task: ClaimedTask, *, was_told: bool) -> PollOutcome:
+    """Somebody asked for the generation to be cancelled. `was_told`: the provider has taken the cancel."""
+    told = "and the provider was told to stop" if was_told else f"but {task.provider_id} may still finish and bill it"
+    error = GenerationError(
+        ErrorCode.TASK_CANCELLED,
+        f"It was cancelled while the provider worked on it, {told}.",
+        {"provider_task_id": task.task_id, "cancelled_at_provider": was_told},
+    )
+    return _ended(task, TaskState.CANCELLED, State.CANCELLED, error)
+
+
+def timed_out(task: ClaimedTask, cause: GenerationError | None, *, was_told: bool) -> PollOutcome:
+    """The last look found no end. `was_told`: the provider has taken the cancel."""
+    told = "the provider was told to stop" if was_told else f"{task.provider_id} may still finish and bill it"
+    error = GenerationError(
+        ErrorCode.TASK_TIMEOUT,
+        f"The task did not end within {task.age_seconds + task.seconds_left:.0f} s; {told}.",
+        {"provider_task_id": task.task_id, "cancelled_at_provider": was_told}
+        | ({"last_error": cause.message} if cause else {}),
+    )
+    return _ended(task, TaskState.FAILED, State.FAILED, error)
 
 
 def unwritable(task: ClaimedTask, cause: Exception) -> PollOutcome:
@@ -47,12 +66,16 @@ def unwritable(task: ClaimedTask, cause: Exception) -> PollOutcome:
 
 def _again(
     task: ClaimedTask,
+    model: Model | None,
     *,
     state: TaskState | None = None,
     progress: int | None = None,
     error: GenerationError | None = None,
 ) -> PollOutcome:
-    delay = delay_seconds(task.strategy, task.poll_interval_ms, task.attempts + 1, seconds_left=task.seconds_left)
+    jitter = model.polling.jitter if model is not None else JITTER
+    delay = delay_seconds(
+        task.strategy, task.poll_interval_ms, task.attempts + 1, seconds_left=task.seconds_left, jitter=jitter
+    )
     asked_for = (error.retry_after_seconds if error else None) or 0.0
     return PollOutcome(
         task.provider_id,
@@ -75,16 +98,6 @@ def _ended(task: ClaimedTask, task_state: TaskState, state: State, error: Genera
         error=error.to_json(),
         generation_state=state,
     )
-
-
-def _timed_out(task: ClaimedTask, cause: GenerationError | None) -> PollOutcome:
-    error = GenerationError(
-        ErrorCode.TASK_TIMEOUT,
-        f"The task did not end within {task.age_seconds + task.seconds_left:.0f} s; "
-        f"{task.provider_id} may still finish and bill it.",
-        {"provider_task_id": task.task_id} | ({"last_error": cause.message} if cause else {}),
-    )
-    return _ended(task, TaskState.FAILED, State.FAILED, error)
 
 
 def _succeeded(task: ClaimedTask, status: TaskStatus, provider: Provider, model: Model | None) -> PollOutcome:

@@ -12,10 +12,11 @@ from darkroom.poller.v1.poller_pb2_grpc import PollingServiceServicer
 from libs.common.catalog import CatalogHolder
 from libs.common.database.records import PollTaskRecord
 from libs.common.database.stores.polling import PollStore
-from libs.common.errors import ErrorCode, GenerationError, NotFound, Unimplemented
-from libs.common.loops import Loop
+from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.messages import UrlOf, error_message, output_messages, timestamp
+from services.poller.polling import Polling
+from services.poller.reports import hint, note_late, reported
 from services.poller.requests import Page, adopted, page_of, page_token
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,7 +25,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class PollerHandlers(PollingServiceServicer):
     """Serves `darkroom.poller.v1.PollingService`."""
 
-    def __init__(self, store: PollStore, catalog: CatalogHolder, polling: Loop, url_of: UrlOf) -> None:
+    def __init__(self, store: PollStore, catalog: CatalogHolder, polling: Polling, url_of: UrlOf) -> None:
         self._store = store
         self._catalog = catalog
         self._polling = polling
@@ -34,13 +35,13 @@ class PollerHandlers(PollingServiceServicer):
         """See the proto."""
         if request.generation_id:
             # A hand-over that is committed already: look at the rows, whichever they are.
-            self._polling.wake()
+            self._wake()
             return messages.AddTaskResponse(generation_id=request.generation_id, created=False)
         generation, task = adopted(request, self._catalog.current, current_request_id())
         generation_id, created = await self._store.adopt(generation, task)
         if not created:
             await self._store.wake(request.provider_id, request.task_id)
-        self._polling.wake()
+        self._wake()
         return messages.AddTaskResponse(generation_id=generation_id, created=created)
 
     async def RemoveTask(self, request: messages.RemoveTaskRequest, context: Context) -> messages.RemoveTaskResponse:
@@ -72,7 +73,22 @@ class PollerHandlers(PollingServiceServicer):
 
     async def ReportTask(self, request: messages.ReportTaskRequest, context: Context) -> messages.ReportTaskResponse:
         """See the proto."""
-        raise Unimplemented("Webhooks are not served by this version; tasks are polled to their end.")
+        found = await self._get(request.provider_id, request.task_id)
+        if found.ended_at is not None:
+            note_late(found)
+            return messages.ReportTaskResponse(applied=False)
+        status = reported(request)
+        if status is not None:
+            applied = await self._polling.report(request.provider_id, request.task_id, status)
+            return messages.ReportTaskResponse(applied=applied)
+        state, progress = hint(request)
+        applied = await self._store.wake(request.provider_id, request.task_id, state=state, progress=progress)
+        self._wake()
+        return messages.ReportTaskResponse(applied=applied)
+
+    def _wake(self) -> None:
+        if self._polling.window.refill is not None:
+            self._polling.window.refill.wake()
 
     async def _get(self, provider_id: str, task_id: str) -> PollTaskRecord:
         found = await self._store.get(provider_id, task_id) if "\x00" not in provider_id + task_id else None

@@ -8,13 +8,11 @@ import json
 from dataclasses import dataclass
 
 from darkroom.poller.v1 import poller_pb2
-from yarl import URL
 
 from libs.common.catalog import Catalog, Model, Provider
 from libs.common.database.records import NewGeneration, NewTask, PollTaskRecord, Strategy
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.ids import new_id
-from libs.common.storage.addresses import is_listed
 
 TASK_ID_LIMIT = 200
 PAGE_DEFAULT, PAGE_LIMIT = 50, 1_000
@@ -86,20 +84,11 @@ def _violations(request: poller_pb2.AddTaskRequest, provider: Provider) -> list[
         ("poll_interval_ms", "range", "must be from 100 to 300000"): (
             not request.HasField("poll_interval_ms") or 100 <= request.poll_interval_ms <= 300_000
         ),
-        ("check_url", "host", "must be an http(s) URL on a host of the provider"): _is_own(request.check_url, provider),
+        ("check_url", "host", "must be an http(s) URL on a host of the provider"): (
+            not request.check_url or provider.owns(request.check_url)
+        ),
     }
     return [FieldViolation(*rule) for rule, holds in rules.items() if not holds]
-
-
-def _is_own(url: str, provider: Provider) -> bool:
-    if not url:
-        return True
-    try:
-        parsed = URL(url)
-    except ValueError:
-        return False
-    hosts = (*provider.api_hosts, provider.base_url.host or "")
-    return parsed.scheme in {"http", "https"} and is_listed(parsed.host or "", hosts) and "\x00" not in url
 
 
 def _generation(model: Model, request_id: str) -> NewGeneration:

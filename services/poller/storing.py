@@ -28,7 +28,7 @@ log = structlog.get_logger()
 _LANE = "storing"
 # The catalog that names the result's provider may come back for so long.
 _FORGOTTEN_SECONDS = 3_600.0
-_BACKOFF = Retry(first_wait_seconds=1.0, longest_wait_seconds=30.0)
+_UNKNOWN_PROVIDERS_RETRY = Retry()
 
 
 def after_failure(result: ClaimedResult, error: GenerationError, provider: Provider | None) -> StoreOutcome:
@@ -39,12 +39,13 @@ def after_failure(result: ClaimedResult, error: GenerationError, provider: Provi
     # A key that is missing or wrong can be mended while the result, which is paid for, still lies there.
     worthwhile = error.is_retryable or error.code is ErrorCode.AUTHENTICATION_FAILED
     if worthwhile and alive:
-        delay = wait_seconds(_BACKOFF, result.store_attempts, at_least_seconds=error.retry_after_seconds)
+        policy = provider.retry if provider else _UNKNOWN_PROVIDERS_RETRY
+        delay = wait_seconds(policy, result.store_attempts, at_least_seconds=error.retry_after_seconds)
         return StoreOutcome(result.id, result.lease_token, State.STORING, error=error.to_json(), delay_seconds=delay)
     return StoreOutcome(result.id, result.lease_token, State.FAILED, error=error.to_json())
 
 
-class Storing(Holding[StoreOutcome]):
+class Storing(Holding[StoreOutcome, bool]):
     """The results that this process holds."""
 
     def __init__(
@@ -68,7 +69,7 @@ class Storing(Holding[StoreOutcome]):
         metrics.CLAIMED.labels("result").inc(len(claimed))
         self.window.claimed(_LANE, len(claimed), room)
         for result in claimed:
-            self.window.begin(_LANE, partial(self._carry, result), partial(self._end, result))
+            self.window.begin(_LANE, result.id, partial(self._carry, result), partial(self._end, result))
         return False
 
     async def _carry(self, result: ClaimedResult) -> StoreOutcome:
@@ -91,9 +92,18 @@ class Storing(Holding[StoreOutcome]):
         reach(CrashPoint.POLLER_RESULT_STORED)
         if not await until_database_answers(lambda: self._outcomes.write(outcome)):
             metrics.FENCED_WRITES.labels("store").inc()
+            await self._drop_if_cancelled(result, outcome)
             return
         reach(CrashPoint.POLLER_GENERATION_ENDED)
         self._tell(result, outcome)
+
+    async def _drop_if_cancelled(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
+        """Another storer would have used the same keys; only after a cancel are they nobody's."""
+        if not outcome.outputs:
+            return
+        if await until_database_answers(lambda: self._store.is_cancelled(result.id)):
+            metrics.LATE_RESULTS.labels("store").inc()
+            await self._results.discard(outcome.outputs)
 
     async def _store_one(
         self, result: ClaimedResult, provider: Provider, index: int, source: dict[str, Any]

@@ -26,6 +26,8 @@ class Window:
         self._sizes: dict[str, int] = {}
         self._full: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: set[str] = set()
+        self.is_draining = False
         self.refill: Loop | None = None
 
     def room(self, lane: str, concurrency: int) -> int:
@@ -36,15 +38,30 @@ class Window:
         free = concurrency * DEPTH - self._claimed[lane]
         return free if free >= concurrency * DEPTH / 2 else 0
 
-    def begin(self, lane: str, work: Callable[[], Awaitable[T]], finish: Callable[[T], Awaitable[None]]) -> None:
-        """Do a claimed piece of work once its lane has a place; `finish` it with what came out, off that place."""
+    def begin(
+        self, lane: str, name: str, work: Callable[[], Awaitable[T]], finish: Callable[[T], Awaitable[object]]
+    ) -> None:
+        """Do a claimed piece of work once its lane has a place; `finish` it with what came out, off that place.
+
+        `name` is one that no other piece of work has.
+        """
         self._claimed[lane] += 1
         places = self._places[lane]
 
         async def run() -> None:
             async with places:
-                found = await work()
-            await finish(found)
+                if self.is_draining:
+                    return
+                self._busy.add(name)
+                try:
+                    found = await work()
+                except BaseException:
+                    self._busy.discard(name)
+                    raise
+            try:
+                await finish(found)
+            finally:
+                self._busy.discard(name)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
@@ -57,8 +74,14 @@ class Window:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def stop(self) -> list[str]:
+        """Begin nothing more. Answers the names of what is under way."""
+        self.is_draining = True
+        return sorted(self._busy)
+
     async def drain(self, timeout_seconds: float) -> None:
         """Let what is under way end; cut off what takes longer."""
+        self.is_draining = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)
         for task in self._tasks:

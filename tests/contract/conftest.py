@@ -30,6 +30,12 @@ async def accounts(shared: Infrastructure, tmp_path: Path, monkeypatch: pytest.M
     await found.close()
 
 
+@pytest.fixture
+def simulated_credentials(shared: Infrastructure, tmp_path: Path) -> dict[str, str]:
+    """What the simulated catalog's variables hold."""
+    return shared.catalog(tmp_path, None)[1]
+
+
 def adapter(accounts: Accounts, provider_id: str) -> Adapter:
     """The adapter of one provider account."""
     return accounts.adapter(accounts.catalog.current.providers[provider_id])

@@ -22,7 +22,8 @@ FILES = {
 }
 RPCS = {
     "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
-    "RateGeneration CreateBatch GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost ListModels",
+    "RateGeneration CreateBatch GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost ListModels ListSubmissions "
+    "ResolveSubmission",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
     "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
     "MonitorService": "LogError ListErrors ResolveError GetErrorStats SendAlert ListAlerts AcknowledgeAlert "
@@ -43,6 +44,8 @@ ROUTES = {
     "post /api/external/generation/batch/{batch_id}/resume",
     "post /api/external/generation/estimate",
     "get /api/external/models",
+    "get /api/admin/submissions",
+    "post /api/admin/submissions/{submission_id}/resolve",
     "get /api/admin/monitoring/stats",
     "get /api/admin/monitoring/errors",
     "get /api/admin/monitoring/alerts",

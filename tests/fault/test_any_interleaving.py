@@ -1,4 +1,4 @@
-"""Laws 3 and 7: any interleaving of claims, expiries, rescues, late writers and ends keeps to the transitions."""
+"""Laws 3 and 7: any interleaving of claims, expiries, rescues, cancels, late writers and ends keeps to the table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from libs.common.database.records import (
     StoreOutcome,
 )
 from libs.common.database.states import TERMINAL, TRANSITIONS, State, SubmissionState, TaskState
-from libs.common.database.stores.dispatching import DispatchStore, Slots
+from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
+from tests.support.dispatchers import Dispatcher
 from tests.support.rows import execute, new_generation, rows
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Interleaving(RuleBasedStateMachine):
         self.tasks: list[tuple[str, ClaimedTask]] = []
         self.results: list[tuple[str, ClaimedResult]] = []
         lease = {"lease_seconds": 1_000}
-        self.dispatchers = {owner: DispatchStore(self.database, owner=owner, **lease) for owner in OWNERS}
+        self.dispatchers = {owner: Dispatcher(self.database, owner=owner, **lease) for owner in OWNERS}
         self.pollers = {owner: PollStore(self.database, owner=owner, **lease) for owner in OWNERS}
         self.storers = {owner: ResultStore(self.database, owner=owner, **lease) for owner in OWNERS}
 
@@ -84,12 +85,12 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(who=WHO, places=st.integers(1, 3))
     def claim(self, who: str, places: int) -> None:
-        found = self._do(self.dispatchers[who].claim([Slots("bfl", places, None)]))
+        found = self._do(self.dispatchers[who].claim(places))
         self.generations += [(who, claimed) for claimed in found]
 
     @rule(who=WHO)
     def rescue(self, who: str) -> None:
-        self.generations += [(who, claimed) for claimed in self._do(self.dispatchers[who].rescue(5, held=[]))]
+        self.generations += [(who, claimed) for claimed in self._do(self.dispatchers[who].claims.rescue(5, held=[]))]
 
     @rule()
     def leases_expire(self) -> None:
@@ -133,7 +134,9 @@ class Interleaving(RuleBasedStateMachine):
             **_FACTS.get(state, {}),
         )
         held = self._holds("generation_requests", "id", claimed.id, who, claimed.lease_token, State.DISPATCHING)
-        assert self._do(self.dispatchers[who].end([outcome])) == [held]
+        stays = state in {State.PROCESSING, State.FAILED} or not self._is_cancel_requested(claimed.id)
+        expected = (state if stays else State.CANCELLED) if held else None
+        assert self._do(self.dispatchers[who].end([outcome])) == [expected]
 
     @rule(who=WHO)
     def claim_tasks(self, who: str) -> None:
@@ -152,7 +155,24 @@ class Interleaving(RuleBasedStateMachine):
             **(_FACTS[state] if state else {}),
         )
         held = self._holds("poll_tasks", "task_id", task.task_id, who, task.lease_token, None)
-        assert self._do(self.pollers[who].end([outcome])) == [held]
+        late = state in {State.STORING, State.SUCCESS} and self._is_cancel_requested(task.generation_id)
+        expected = (State.CANCELLED if late else state or State.PROCESSING) if held else None
+        assert self._do(self.pollers[who].end([outcome])) == [expected]
+
+    @rule(who=WHO, data=st.data())
+    def take_for_a_report(self, who: str, data: st.DataObject) -> None:
+        """A webhook takes a task from whoever holds it."""
+        _, task = data.draw(st.sampled_from(self.tasks))
+        found = self._do(self.pollers[who].take(task.provider_id, task.task_id))
+        self.tasks += [(who, found)] if found else []
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        generation_id = data.draw(st.sampled_from(sorted(self.states)))
+        before = self.states[generation_id]
+        answer = self._do(CancelStore(self.database).request(generation_id))
+        at_once = before in {State.HELD, State.PENDING, State.STORING}
+        assert answer == (None if before in TERMINAL else State.CANCELLED if at_once else before)
 
     @rule(who=WHO)
     def claim_results(self, who: str) -> None:
@@ -169,7 +189,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(who=WHO)
     def leave(self, who: str) -> None:
         ids = [claimed.id for owner, claimed in self.generations if owner == who]
-        self._do(self.dispatchers[who].give_back(ids))
+        self._do(self.dispatchers[who].claims.give_back(ids))
         self._do(self.pollers[who].give_back())
         self._do(self.storers[who].give_back())
 
@@ -208,7 +228,11 @@ class Interleaving(RuleBasedStateMachine):
 
     def _expect(self, generation_id: str, who: str, token: int, written: list[bool]) -> None:
         held = self._holds("generation_requests", "id", generation_id, who, token, State.DISPATCHING)
-        assert written == [held]
+        assert written == [held and not self._is_cancel_requested(generation_id)]
+
+    def _is_cancel_requested(self, generation_id: str) -> bool:
+        sql = "SELECT 1 FROM generation_requests WHERE id = :id AND cancel_requested_at IS NOT NULL"
+        return bool(self._do(rows(self.database, sql, id=generation_id)))
 
     def _open_attempt(self, generation_id: str) -> str | None:
         sql = "SELECT id FROM submissions WHERE generation_id = :id AND state = 'STARTED'"

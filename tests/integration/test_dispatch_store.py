@@ -11,20 +11,20 @@ from sqlalchemy.exc import IntegrityError
 from libs.common.database.engine import Database
 from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
 from libs.common.database.states import IllegalTransition, State, SubmissionState
-from libs.common.database.stores.dispatching import DispatchStore, Slots
 from libs.common.database.stores.generations import GenerationStore
+from tests.support.dispatchers import Dispatcher
 from tests.support.rows import execute, new_generation, rows
 
 TASK = NewTask("task_1", "flux", None, "fixed", 100, 60)
 
 
-def _store(database: Database, owner: str = "one") -> DispatchStore:
-    return DispatchStore(database, owner=owner, lease_seconds=30)
+def _store(database: Database, owner: str = "one") -> Dispatcher:
+    return Dispatcher(database, owner=owner)
 
 
-async def _claim_one(database: Database, store: DispatchStore) -> ClaimedGeneration:
+async def _claim_one(database: Database, store: Dispatcher) -> ClaimedGeneration:
     await GenerationStore(database).insert([new_generation()])
-    (claimed,) = await store.claim([Slots("bfl", 10, None)])
+    (claimed,) = await store.claim(10)
     return claimed
 
 
@@ -47,7 +47,7 @@ async def test_concurrent_claims_share_the_rows_without_overlap(database: Databa
     await GenerationStore(database).insert([new_generation() for _ in range(60)])
     stores = [_store(database, f"owner-{number}") for number in range(4)]
 
-    claimed = await asyncio.gather(*(store.claim([Slots("bfl", 20, None)]) for store in stores))
+    claimed = await asyncio.gather(*(store.claim(20) for store in stores))
 
     ids = Counter(generation.id for group in claimed for generation in group)
     assert len(ids) == 60
@@ -61,7 +61,7 @@ async def test_higher_priority_goes_first_then_age(database: Database) -> None:
     for generation in generations:
         await GenerationStore(database).insert([generation])
     store = _store(database)
-    order = [(await store.claim([Slots("bfl", 1, None)]))[0].id for _ in generations]
+    order = [(await store.claim(1))[0].id for _ in generations]
     assert order == ["gen_b", "gen_c", "gen_a"]
 
 
@@ -69,7 +69,7 @@ async def test_no_more_are_at_the_provider_than_its_account_may_have(database: D
     await GenerationStore(database).insert([new_generation() for _ in range(20)])
     stores = [_store(database, f"owner-{number}") for number in range(4)]
 
-    claimed = await asyncio.gather(*(store.claim([Slots("bfl", 20, 7)]) for store in stores))
+    claimed = await asyncio.gather(*(store.claim(20, 7) for store in stores))
 
     assert sum(map(len, claimed)) == 7
 
@@ -79,21 +79,21 @@ async def test_a_task_at_the_provider_keeps_its_place(database: Database) -> Non
     claimed = await _claim_one(database, store)
     await store.end([_accepted(claimed)])
     await GenerationStore(database).insert([new_generation()])
-    assert await store.claim([Slots("bfl", 10, 1)]) == []
-    assert len(await store.claim([Slots("bfl", 10, 2)])) == 1
+    assert await store.claim(10, 1) == []
+    assert len(await store.claim(10, 2)) == 1
 
 
 async def test_other_providers_are_left_alone(database: Database) -> None:
     await GenerationStore(database).insert([new_generation(provider_id="tuzi")])
-    assert await _store(database).claim([Slots("bfl", 10, None)]) == []
+    assert await _store(database).claim(10) == []
 
 
 async def test_a_row_put_back_waits_for_its_time(database: Database) -> None:
     store = _store(database)
     claimed = await _claim_one(database, store)
     later = DispatchOutcome(claimed.id, claimed.lease_token, State.PENDING, delay_seconds=3_600)
-    assert await store.end([later]) == [True]
-    assert await store.claim([Slots("bfl", 10, None)]) == []
+    assert await store.end([later]) == [State.PENDING]
+    assert await store.claim(10) == []
 
 
 async def test_the_hand_over_is_one_change(database: Database) -> None:
@@ -101,7 +101,7 @@ async def test_the_hand_over_is_one_change(database: Database) -> None:
     claimed = await _claim_one(database, store)
     assert await store.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)]) == [True]
 
-    assert await store.end([_accepted(claimed, "sub_1")]) == [True]
+    assert await store.end([_accepted(claimed, "sub_1")]) == [State.PROCESSING]
 
     (generation,) = await rows(database, "SELECT state, provider_task_id, attempts FROM generation_requests")
     assert generation == {"state": "PROCESSING", "provider_task_id": "task_1", "attempts": 1}
@@ -126,13 +126,13 @@ async def test_a_holder_that_lost_its_lease_can_neither_send_nor_write(database:
     sleeper, rescuer = _store(database, "sleeper"), _store(database, "rescuer")
     claimed = await _claim_one(database, sleeper)
     await _expire(database)
-    (taken,) = await rescuer.rescue(10, held=[])
+    (taken,) = await rescuer.claims.rescue(10, held=[])
     assert (taken.id, taken.lease_token) == (claimed.id, claimed.lease_token + 1)
 
     assert await sleeper.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)]) == [False]
-    assert await sleeper.end([_accepted(claimed)]) == [False]
-    await sleeper.renew([claimed.id])
-    await sleeper.give_back([claimed.id])
+    assert await sleeper.end([_accepted(claimed)]) == [None]
+    await sleeper.claims.renew([claimed.id])
+    await sleeper.claims.give_back([claimed.id])
 
     (row,) = await rows(database, "SELECT state, lease_owner, attempts FROM generation_requests")
     assert row == {"state": "DISPATCHING", "lease_owner": "rescuer", "attempts": 0}
@@ -143,8 +143,8 @@ async def test_the_same_owner_with_an_older_claim_is_fenced_too(database: Databa
     store = _store(database)
     claimed = await _claim_one(database, store)
     await _expire(database)
-    await store.rescue(10, held=[])
-    assert await store.end([_accepted(claimed)]) == [False]
+    await store.claims.rescue(10, held=[])
+    assert await store.end([_accepted(claimed)]) == [None]
 
 
 async def test_a_rescuer_learns_of_an_attempt_without_an_outcome(database: Database) -> None:
@@ -152,16 +152,16 @@ async def test_a_rescuer_learns_of_an_attempt_without_an_outcome(database: Datab
     claimed = await _claim_one(database, dead)
     await dead.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)])
     await _expire(database)
-    (taken,) = await rescuer.rescue(10, held=[])
+    (taken,) = await rescuer.claims.rescue(10, held=[])
     assert (taken.open_submission_id, taken.attempts) == ("sub_1", 1)
 
 
 async def test_a_live_lease_is_not_rescued_nor_what_is_held_here(database: Database) -> None:
     store = _store(database)
     claimed = await _claim_one(database, store)
-    assert await store.rescue(10, held=[]) == []
+    assert await store.claims.rescue(10, held=[]) == []
     await _expire(database)
-    assert await store.rescue(10, held=[claimed.id]) == []
+    assert await store.claims.rescue(10, held=[claimed.id]) == []
 
 
 async def test_giving_back_frees_what_was_not_sent_and_keeps_what_was(database: Database) -> None:
@@ -170,7 +170,7 @@ async def test_giving_back_frees_what_was_not_sent_and_keeps_what_was(database: 
     await store.record_attempts([Attempt("sub_1", sent.id, sent.lease_token)])
     unsent = await _claim_one(database, store)
 
-    await store.give_back([sent.id, unsent.id])
+    await store.claims.give_back([sent.id, unsent.id])
 
     states = {row["id"]: row["state"] for row in await rows(database, "SELECT id, state FROM generation_requests")}
     assert states == {sent.id: "DISPATCHING", unsent.id: "PENDING"}
@@ -205,7 +205,7 @@ async def test_the_queue_counts_by_provider_and_state(database: Database) -> Non
     store = _store(database)
     await _claim_one(database, store)
     await GenerationStore(database).insert([new_generation(), new_generation(provider_id="tuzi")])
-    queue = {record.provider_id: record for record in await store.queue()}
+    queue = {record.provider_id: record for record in await store.outcomes.queue()}
     assert (queue["bfl"].pending, queue["bfl"].dispatching, queue["tuzi"].pending) == (1, 1, 1)
     assert queue["bfl"].oldest_pending_at is not None
 
@@ -213,9 +213,9 @@ async def test_the_queue_counts_by_provider_and_state(database: Database) -> Non
 async def test_what_waits_for_a_provider_that_nobody_knows_is_taken_in_the_end(database: Database) -> None:
     store = _store(database)
     await GenerationStore(database).insert([new_generation(provider_id="gone"), new_generation()])
-    assert await store.claim_forgotten(10, known=["bfl"], patience_seconds=600) == []
+    assert await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600) == []
     await execute(database, "UPDATE generation_requests SET created_at = now() - interval '11 min'")
-    (claimed,) = await store.claim_forgotten(10, known=["bfl"], patience_seconds=600)
+    (claimed,) = await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600)
     assert claimed.provider_id == "gone"
 
 

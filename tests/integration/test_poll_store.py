@@ -55,7 +55,7 @@ async def test_a_poll_without_an_end_counts_and_waits(database: Database) -> Non
     store = _polls(database)
     (task,) = await store.claim({"bfl": 10})
     outcome = PollOutcome("bfl", task.task_id, task.lease_token, TaskState.PROCESSING, progress=40, delay_seconds=60)
-    assert await store.end([outcome]) == [True]
+    assert await store.end([outcome]) == [State.PROCESSING]
     (row,) = await rows(database, "SELECT state, progress, attempts, retry_count, lease_owner FROM poll_tasks")
     assert row == {"state": "PROCESSING", "progress": 40, "attempts": 1, "retry_count": 0, "lease_owner": None}
 
@@ -112,7 +112,7 @@ async def test_a_late_outcome_of_a_lost_lease_changes_nothing(database: Database
     late = PollOutcome(
         "bfl", task.task_id, task.lease_token, TaskState.FAILED, generation_state=State.FAILED, error=ERROR
     )
-    assert await sleeper.end([late]) == [False]
+    assert await sleeper.end([late]) == [None]
     (row,) = await rows(database, "SELECT state FROM generation_requests")
     assert row["state"] == "PROCESSING"
     assert again.lease_token == task.lease_token + 1
@@ -126,7 +126,7 @@ async def test_a_terminal_generation_never_changes(database: Database) -> None:
     outcome = PollOutcome(
         "bfl", task.task_id, task.lease_token, TaskState.SUCCESS, generation_state=State.SUCCESS, outputs=SOURCES
     )
-    assert await store.end([outcome]) == [False]
+    assert await store.end([outcome]) == [None]
     (row,) = await rows(database, "SELECT state, outputs FROM generation_requests")
     assert row == {"state": "CANCELLED", "outputs": None}
 

@@ -158,7 +158,7 @@ async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: P
     await _says(up, "Darkroom is up")
     (port,) = [match[1] for match in re.finditer(r"gateway on 127.0.0.1:(\d+)", up.tail)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
+        request = gateway_pb2.CreateGenerationRequest(model_identifier="sora-2", prompt="x")
         await GenerationServiceStub(channel).CreateGeneration(request, timeout=10)
     assert await asyncio.to_thread(up.wait, 60) == 1
     assert "poller has ended 4 times in a minute" in (tmp_path / "up.log").read_text()

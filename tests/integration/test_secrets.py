@@ -11,11 +11,13 @@ from tests.support.simulator import simulated
 
 
 async def test_no_credential_shows_anywhere(start_stack: StartStack) -> None:
-    running = await start_stack(settings={"DARKROOM_LOG_LEVEL": "trace"})
+    running = await start_stack(settings={"DARKROOM_LOG_LEVEL": "trace"}, webhooks=True)
     environment = running.stack.environment
     secrets = [
         environment["BFL_API_KEY"],
         environment["TUZI_API_KEY"],
+        # It goes along with each submit.
+        environment["BFL_WEBHOOK_SECRET"],
         environment["DARKROOM_S3_SECRET_ACCESS_KEY"],
         str(make_url(environment["DARKROOM_DATABASE_URL"]).password),
     ]

@@ -31,6 +31,10 @@ FULL_NAMES: dict[ServiceName, str] = {
 SERVED = {
     "CreateGeneration", "GetGeneration", "ListModels", "Dispatch", "GetQueue", "AddTask", "RemoveTask",
     "GetTaskStatus", "ListTasks",
+    "CancelGeneration",
+    "ListSubmissions",
+    "ResolveSubmission",
+    "ReportTask",
 }  # fmt: skip
 
 

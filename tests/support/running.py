@@ -26,6 +26,7 @@ ENDED = {
     gateway_pb2.GENERATION_STATUS_CANCELLED,
 }
 SUCCESS = gateway_pb2.GENERATION_STATUS_SUCCESS
+CANCELLED = gateway_pb2.GENERATION_STATUS_CANCELLED
 FAILED = gateway_pb2.GENERATION_STATUS_FAILED
 _SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -68,6 +69,11 @@ class Running:
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
         return (await self.gateway.GetGeneration(request, timeout=10)).generation
 
+    async def cancel(self, generation_id: str) -> gateway_pb2.Generation:
+        """Ask for a generation to be cancelled; it as it stands then."""
+        request = gateway_pb2.CancelGenerationRequest(id=generation_id)
+        return (await self.gateway.CancelGeneration(request, timeout=10)).generation
+
     async def ended(self, generation_id: str, *, within: float = 20) -> gateway_pb2.Generation:
         """The generation once it has ended."""
 
@@ -106,6 +112,10 @@ class Running:
     def log(self, service: str) -> str:
         """All that a service has logged."""
         return (self.stack.plan.folder / f"logs/{service}.log").read_text(errors="replace")
+
+    async def stack_replica(self, service: ServiceName) -> str:
+        """Start one more of a service, and answer its name."""
+        return await asyncio.to_thread(self.stack.add_replica, service)
 
     async def has_died(self, service: ServiceName, *, within: float = 20) -> None:
         """Wait until a service has been killed by SIGKILL."""

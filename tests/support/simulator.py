@@ -30,6 +30,11 @@ class Simulator:
         """How often tasks were checked."""
         return int((await self._call("GET", "ledger"))["checks"])
 
+    async def cancelled(self, prompt: str) -> list[bool]:
+        """Whether the task for that prompt was cancelled; empty where there is none."""
+        found = (await self._call("GET", "ledger"))["cancelled"]
+        return [found[prompt]] if prompt in found else []
+
     async def behave(self, **behaviour: Any) -> None:
         """Behave so for all requests without a directive of their own."""
         await self._call("PUT", "behaviour", behaviour)

@@ -4,7 +4,8 @@ import pytest
 from yarl import URL
 
 from libs.common.errors import GenerationError
-from libs.common.storage.addresses import GuardedResolver, check_url, is_listed, is_public
+from libs.common.hosts import is_listed
+from libs.common.storage.addresses import GuardedResolver, check_url, is_public
 
 
 @pytest.mark.parametrize(

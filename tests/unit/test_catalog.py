@@ -74,6 +74,13 @@ def test_the_shipped_catalog_is_good_and_uses_every_adapter() -> None:
             {"models__flux_pro__polling": {"interval_seconds": 0}}, "polling.interval_seconds", id="interval of nothing"
         ),
         pytest.param({"models": []}, "models", id="a list for models"),
+        pytest.param(
+            {"providers__bfl__webhooks": {}}, "webhooks: exactly one of secret and keys_url", id="webhooks unsigned"
+        ),
+        pytest.param({"models__flux_pro__fallbacks": ["x"]}, "fallbacks: there is no model 'x'", id="fallback"),
+        pytest.param({"models__flux_pro__fallbacks": ["flux-pro"]}, "no fallback of its own", id="fallback to itself"),
+        pytest.param({"providers__bfl__limits": {"requests_per_second": 0}}, "requests_per_second", id="rate"),
+        pytest.param({"providers__bfl__breaker": {"failure_rate": 2}}, "breaker.failure_rate", id="breaker"),
     ],
 )
 def test_a_fault_is_told_with_its_path(changes: dict[str, Any], fault: str) -> None:
@@ -148,6 +155,30 @@ def test_credentials_that_are_not_set_are_named() -> None:
         provider.secrets({})
     assert caught.value.code is ErrorCode.AUTHENTICATION_FAILED
     assert provider.secrets({"BFL_API_KEY": "k"}) == {"api_key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "rate"),
+    [({}, None), ({"requests_per_second": 3}, 3), ({"requests_per_minute": 120, "requests_per_second": 3}, 2)],
+)
+def test_the_narrower_rate_holds(limits: dict[str, float], rate: float | None) -> None:
+    assert parse(_text(providers__bfl__limits=limits)).providers["bfl"].limits.rate_per_second == rate
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("https://api.bfl.ai/v1/get_result?id=1", True),
+        ("https://eu1.bfl.ai/x", True),
+        ("https://bfl.ai.evil.example/x", False),
+        ("ftp://api.bfl.ai/x", False),
+        ("http://[", False),
+        ("", False),
+    ],
+)
+def test_a_provider_knows_its_own_urls(url: str, own: bool) -> None:
+    provider = parse(_text(providers__bfl__api_hosts=[".bfl.ai"], providers__bfl__base_url="https://api.bfl.ai"))
+    assert provider.providers["bfl"].owns(url) == own
 
 
 def test_an_unknown_model_points_to_the_list() -> None:

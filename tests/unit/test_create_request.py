@@ -118,9 +118,7 @@ def test_a_misspelt_parameter_is_told_what_it_may_have_been() -> None:
         validate(_request({"sed": 1}), CATALOG, "req_1")
 
 
-@pytest.mark.parametrize(
-    "field", [{"idempotency_key": "k"}, {"callback_url": "https://a"}, {"fallback_models": ["dall-e-3"]}]
-)
+@pytest.mark.parametrize("field", [{"idempotency_key": "k"}, {"callback_url": "https://a"}])
 def test_a_field_that_is_not_served_is_refused_rather_than_ignored(field: dict[str, Any]) -> None:
     with pytest.raises(Unimplemented, match=next(iter(field))):
         validate(_request(**field), CATALOG, "req_1")
@@ -151,3 +149,44 @@ def test_whatever_comes_is_taken_or_refused_with_reasons(
         violations = error.violations
     assert (taken is None) == bool(violations)
     assert taken is None or (taken.prompt.strip() and taken.number_of_outputs == 1)
+
+
+def test_fallbacks_get_the_parameters_that_they_know() -> None:
+    request = _request(
+        {"size_or_ratio": "1024x1024", "safety_tolerance": 5}, fallback_models=["dall-e-3", "flux-dev-fal"]
+    )
+    found = validate(request, CATALOG, "req_1")
+    assert [fallback.model_identifier for fallback in found.fallbacks] == ["dall-e-3", "flux-dev-fal"]
+    assert found.fallbacks[0].provider_id == "tuzi"
+    assert found.fallbacks[0].parameters["size_or_ratio"] == "1024x1024"
+    assert "safety_tolerance" not in found.fallbacks[0].parameters
+    assert found.fallbacks[0].expected_cost_usd == pytest.approx(0.04)
+    assert found.expected_cost_usd == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("names", "field", "words"),
+    [
+        (["flux-prp"], "fallback_models[0]", "there is no model"),
+        (["dall-e-3", "sora-2"], "fallback_models[1]", "another kind of media"),
+        (["flux-pro"], "fallback_models[0]", "the model itself"),
+        (["dall-e-3"] * 11, "fallback_models", "at most 10"),
+    ],
+)
+def test_a_fallback_that_does_not_fit_is_refused(names: list[str], field: str, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        validate(_request(fallback_models=names), CATALOG, "req_1")
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert words in caught.value.violations[0].description
+
+
+def test_the_catalogs_fallbacks_that_do_not_fit_are_left_out() -> None:
+    model = CATALOG.models["flux-pro"].model_copy(update={"fallbacks": ("dall-e-3", "flux-dev-fal")})
+    catalog = Catalog(CATALOG.providers, {**CATALOG.models, "flux-pro": model})
+    pictures = ["https://example.com/1.png"]
+    assert [found.model_identifier for found in validate(_request(), catalog, "r").fallbacks] == [
+        "dall-e-3",
+        "flux-dev-fal",
+    ]
+    # Neither of the two takes input images.
+    assert validate(_request(input_images=pictures), catalog, "r").fallbacks == ()

@@ -10,7 +10,16 @@ from prometheus_client import REGISTRY
 from pydantic import BaseModel
 
 from libs.common import metrics
-from libs.common.catalog import Limits, Model, Polling, Provider, Retry, StoragePolicy
+from libs.common.catalog import (
+    BreakerPolicy,
+    Limits,
+    Model,
+    Polling,
+    Provider,
+    Retry,
+    StoragePolicy,
+    WebhookPolicy,
+)
 from libs.common.settings import Settings
 from sandbox.plan import ROOT
 from sandbox.simulators.behaviour import Behaviour, FaultKind
@@ -40,12 +49,14 @@ def test_every_metric_is_documented() -> None:
         (Limits, "limits."),
         (Retry, "retry."),
         (StoragePolicy, "storage."),
+        (BreakerPolicy, "breaker."),
+        (WebhookPolicy, "webhooks."),
         (Model, ""),
         (Polling, "polling."),
     ],
 )
 def test_every_key_of_the_catalog_is_documented(kind: type[BaseModel], prefix: str) -> None:
-    nested = {"id", "identifier", "limits", "retry", "storage", "polling"}
+    nested = {"id", "identifier", "limits", "retry", "storage", "polling", "breaker", "webhooks"}
     for name in set(kind.model_fields) - nested:
         assert f"`{prefix}{name}`" in CATALOG, name
 

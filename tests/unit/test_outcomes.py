@@ -11,7 +11,7 @@ import pytest
 from libs.common.adapters.base import Adapter, Submitted
 from libs.common.adapters.flux import Flux
 from libs.common.catalog import Retry
-from libs.common.database.records import ClaimedGeneration
+from libs.common.database.records import ClaimedGeneration, Fallback
 from libs.common.database.states import State, SubmissionState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
 from services.dispatcher import outcomes
@@ -121,3 +121,69 @@ def test_an_attempt_without_an_outcome_stays_uncertain_when_the_catalog_drops_it
     assert outcome.submission_id == "sub_1"
     assert outcome.error is not None
     assert outcome.error["code"] == "SUBMISSION_UNCERTAIN"
+
+
+OTHERS = (Fallback("flux-dev", "bfl", {}, 0.025), Fallback("dall-e-3", "tuzi", {}, 0.04))
+WITH_FALLBACKS = replace(JOB, claimed=replace(CLAIMED, fallbacks=OTHERS), attempt=3)
+
+
+@pytest.mark.parametrize(
+    ("code", "goes_on"),
+    [
+        (ErrorCode.QUOTA_EXCEEDED, True),
+        (ErrorCode.AUTHENTICATION_FAILED, True),
+        (ErrorCode.PROVIDER_UNAVAILABLE, True),
+        (ErrorCode.RATE_LIMITED, True),
+        (ErrorCode.CONTENT_REJECTED, False),
+        (ErrorCode.INVALID_REQUEST, False),
+    ],
+)
+def test_a_refusal_for_the_accounts_own_reasons_goes_to_another_account(code: ErrorCode, goes_on: bool) -> None:
+    outcome = outcomes.not_accepted(WITH_FALLBACKS, NotAccepted(code, "no"))
+    assert (outcome.state, outcome.fallback) == ((State.PENDING, 1) if goes_on else (State.FAILED, None))
+
+
+def test_the_same_account_is_tried_again_before_another() -> None:
+    outcome = outcomes.not_accepted(
+        replace(WITH_FALLBACKS, attempt=1), NotAccepted(ErrorCode.RATE_LIMITED, "slow down")
+    )
+    assert (outcome.state, outcome.fallback) == (State.PENDING, None)
+
+
+def test_the_next_model_has_attempts_of_its_own() -> None:
+    here = replace(JOB, claimed=replace(CLAIMED, attempts_elsewhere=3), attempt=4)
+    assert here.attempts_here == 1
+    assert outcomes.not_accepted(here, NotAccepted(ErrorCode.RATE_LIMITED, "slow down")).state is State.PENDING
+
+
+def test_what_may_run_elsewhere_goes_nowhere() -> None:
+    job = replace(WITH_FALLBACKS, claimed=replace(WITH_FALLBACKS.claimed, may_run_elsewhere=True))
+    outcome = outcomes.not_accepted(job, NotAccepted(ErrorCode.QUOTA_EXCEEDED, "no"))
+    assert (outcome.state, outcome.fallback) == (State.FAILED, None)
+
+
+def test_an_uncertain_submit_goes_nowhere() -> None:
+    assert outcomes.uncertain(WITH_FALLBACKS, LOST).fallback is None
+    assert outcomes.uncertain(WITH_FALLBACKS, LOST).state is State.FAILED
+
+
+def test_missing_credentials_go_to_another_account_without_an_attempt() -> None:
+    outcome = outcomes.refused(WITH_FALLBACKS.claimed, GenerationError(ErrorCode.AUTHENTICATION_FAILED, "not set"))
+    assert (outcome.state, outcome.fallback, outcome.submission_id) == (State.PENDING, 1, None)
+
+
+def test_a_task_that_is_reported_is_polled_at_a_slower_pace() -> None:
+    provider = PROVIDER.model_validate({**PROVIDER.model_dump(mode="json"), "webhooks": {"secret": "SECRET"}})
+    task = outcomes.accepted(replace(JOB, provider=provider), Submitted("task", reports=True)).task
+    assert task is not None
+    assert (task.strategy, task.poll_interval_ms) == ("fixed", 30_000)
+    plain = outcomes.accepted(replace(JOB, provider=provider), Submitted("task")).task
+    assert plain is not None
+    assert plain.poll_interval_ms == 2_500
+
+
+def test_what_the_provider_did_not_take_costs_nothing() -> None:
+    assert not outcomes.put_back(CLAIMED).was_taken
+    assert not outcomes.not_accepted(JOB, NotAccepted(ErrorCode.RATE_LIMITED, "slow down")).was_taken
+    assert outcomes.uncertain(JOB, LOST).was_taken
+    assert outcomes.accepted(JOB, Submitted("task")).was_taken

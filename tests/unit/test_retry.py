@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from libs.common.catalog import Retry
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.retry import until_database_answers, wait_seconds
+from libs.common.retry import repeat, until_database_answers, wait_seconds
 
 POLICY = Retry(first_wait_seconds=1, longest_wait_seconds=30)
 
@@ -46,3 +46,44 @@ async def test_any_other_fault_comes_through() -> None:
 
     with pytest.raises(ValueError, match="refuses"):
         await until_database_answers(write)
+
+
+def test_what_the_provider_asks_for_has_a_bound() -> None:
+    policy = Retry(first_wait_seconds=1, longest_retry_after_seconds=60)
+    assert wait_seconds(policy, 1, at_least_seconds=86_400, chance=0) == 60
+
+
+QUICK = Retry(attempts=3, first_wait_seconds=0.001)
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        pytest.param(GenerationError(ErrorCode.PROVIDER_UNAVAILABLE, "away"), 3, id="retryable"),
+        pytest.param(GenerationError(ErrorCode.PROVIDER_TIMEOUT, "slow", retry_after_seconds=0.002), 3, id="asked for"),
+        pytest.param(GenerationError(ErrorCode.INVALID_REQUEST, "no"), 1, id="not retryable"),
+        pytest.param(ValueError("a fault of ours"), 1, id="no error of the taxonomy"),
+    ],
+)
+async def test_a_call_is_repeated_as_the_taxonomy_says(error: Exception, calls: int) -> None:
+    made = []
+
+    async def call() -> None:
+        made.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        await repeat(QUICK, call)
+    assert len(made) == calls
+
+
+async def test_a_repeated_call_answers_with_what_it_got_at_last() -> None:
+    answers = iter([GenerationError(ErrorCode.PROVIDER_UNAVAILABLE, "away"), None])
+
+    async def call() -> str:
+        error = next(answers)
+        if error is not None:
+            raise error
+        return "found"
+
+    assert await repeat(QUICK, call) == "found"

@@ -23,7 +23,12 @@ STRATEGIES: st.SearchStrategy[Strategy] = st.sampled_from(["fixed", "exponential
     ],
 )
 def test_how_the_waits_grow(strategy: Strategy, polls: int, expected: float) -> None:
-    assert delay_seconds(strategy, 2_000, polls, seconds_left=10_000) == pytest.approx(expected)
+    assert delay_seconds(strategy, 2_000, polls, seconds_left=10_000, chance=0.5) == pytest.approx(expected)
+
+
+def test_waits_are_spread_by_a_tenth() -> None:
+    waits = [delay_seconds("fixed", 10_000, 1, seconds_left=100, chance=chance) for chance in (0, 0.5, 1)]
+    assert waits == pytest.approx([9, 10, 11])
 
 
 @given(STRATEGIES, st.integers(100, 300_000), st.integers(1, 1_000), st.floats(0.1, 86_400))
@@ -34,8 +39,8 @@ def test_a_wait_never_passes_the_deadline(strategy: Strategy, interval_ms: int, 
 
 @given(STRATEGIES, st.integers(100, 300_000), st.integers(1, 1_000))
 def test_waits_never_shrink(strategy: Strategy, interval_ms: int, polls: int) -> None:
-    first = delay_seconds(strategy, interval_ms, polls, seconds_left=86_400)
-    assert delay_seconds(strategy, interval_ms, polls + 1, seconds_left=86_400) >= first
+    first = delay_seconds(strategy, interval_ms, polls, seconds_left=86_400, chance=0.5)
+    assert delay_seconds(strategy, interval_ms, polls + 1, seconds_left=86_400, chance=0.5) >= first
 
 
 @given(st.integers(100, 300_000), st.integers(1, 1_000))

@@ -54,7 +54,7 @@ def _make(provider: Provider) -> Adapter:
     http = ProviderHttp(
         base_url=str(provider.base_url),
         headers=lambda: kind.headers(credentials),
-        secrets=tuple(credentials.values()),
+        secrets=(*credentials.values(), *filter(None, [provider.webhook_secret()])),
         trusted_hosts=provider.api_hosts,
         submit_timeout_seconds=provider.limits.submit_timeout_seconds,
         check_timeout_seconds=provider.limits.check_timeout_seconds,

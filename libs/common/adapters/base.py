@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from libs.common.adapters.http import ProviderHttp, Reply
 from libs.common.database.records import MediaType
@@ -33,7 +33,8 @@ class SubmitRequest:
     """What is to be made, as an adapter gets it.
 
     `client_id` is our own id of this attempt, for vendors that take one. `parameters` is an instance of the adapter's
-    `parameters`.
+    `parameters`. `webhook_url` is where the vendor may report the end of the task, signed with `webhook_secret` where
+    the vendor takes one.
     """
 
     client_id: str
@@ -44,6 +45,8 @@ class SubmitRequest:
     parameters: Parameters
     media_type: MediaType = "image"
     user_id: str | None = None
+    webhook_url: str | None = None
+    webhook_secret: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,14 @@ class ProviderOutput:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The provider took the request and works on it. `check_url` for vendors that name one."""
+    """The provider took the request and works on it. `check_url` for vendors that name one.
+
+    `reports` says that it was asked to report the end to the request's `webhook_url`.
+    """
 
     task_id: str
     check_url: str | None = None
+    reports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,8 @@ class Adapter(ABC):
     """Whether `cancel` works."""
     sends_webhooks: ClassVar[bool] = False
     """Whether `parse_webhook` works."""
+    signs_webhooks: ClassVar[bool] = True
+    """Whether its webhooks are signed; those of others are hints to check and nothing more."""
     needs_image_bytes: ClassVar[bool] = False
     """Whether input images must be handed over as bytes."""
     takes_data_urls: ClassVar[bool] = True
@@ -142,6 +151,11 @@ class Adapter(ABC):
 
     def __init__(self, http: ProviderHttp) -> None:
         self.http = http
+
+    @classmethod
+    def unconnected(cls) -> Self:
+        """An instance that calls nobody, to read webhooks where the credentials are not."""
+        return cls.__new__(cls)
 
     @staticmethod
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
@@ -72,9 +73,10 @@ class Fal(Adapter):
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /{owner}/{app}."""
-        reply = await self.http.post(f"/{request.upstream_model}", json=_input(request))
+        webhook = f"?fal_webhook={quote(request.webhook_url, safe='')}" if request.webhook_url else ""
+        reply = await self.http.post(f"/{request.upstream_model}{webhook}", json=_input(request))
         accepted = reply.parse(_Accepted)
-        return Submitted(accepted.request_id, accepted.status_url)
+        return Submitted(accepted.request_id, accepted.status_url, reports=bool(webhook))
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET the status URL; once it says COMPLETED, the response: the result, or the app's error."""

@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, Field, field_validator
 
 from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.reading import TaskId, webhook_body
@@ -22,7 +22,7 @@ from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_
 
 # Sides that flux-dev and flux-pro-1.1 take, in pixels.
 _MULTIPLE, _LEAST, _MOST = 32, 256, 1_440
-# Models that take a ratio and no size.
+# Take a ratio and no size.
 _BY_RATIO = ("ultra", "kontext")
 # A task just made may not be known yet on the host that is asked.
 _UNKNOWN_TASK_GRACE_SECONDS = 10.0
@@ -56,8 +56,6 @@ class _Sample(BaseModel):
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(strict=False)
-
     status: str
     result: _Sample | None = None
     progress: float | None = None
@@ -95,7 +93,7 @@ class Flux(Adapter):
         """POST /v1/{model}."""
         reply = await self.http.post(f"/v1/{request.upstream_model}", json=_payload(request))
         accepted = reply.parse(_Accepted)
-        return Submitted(task_id=accepted.id, check_url=accepted.polling_url)
+        return Submitted(accepted.id, accepted.polling_url, reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET the polling URL that the submit named."""
@@ -137,6 +135,8 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
     if request.input_images:
         field = "input_image" if "kontext" in request.upstream_model else "image_prompt"
         payload[field] = request.input_images[0].bare_base64
+    if request.webhook_url:
+        payload |= {"webhook_url": request.webhook_url, "webhook_secret": request.webhook_secret}
     return payload
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -60,6 +61,9 @@ class Reply:
 
 
 Refine = Callable[[Reply], ErrorCode | None]
+
+last_reply: ContextVar[Reply | None] = ContextVar("last_reply", default=None)
+"""The reply to the call that this task made last, for whoever keeps a record of calls. None: there was none."""
 
 _CODE_OF_STATUS: dict[int, ErrorCode] = {
     401: ErrorCode.AUTHENTICATION_FAILED,
@@ -228,6 +232,7 @@ class ProviderHttp:
         body: dict[str, Any] | None = None,
         progress: SimpleNamespace | None = None,
     ) -> Reply:
+        last_reply.set(None)
         url = self._resolve(path_or_url)
         submits = progress is not None
         session = self._submitting if submits else self._checking
@@ -249,6 +254,7 @@ class ProviderHttp:
                 "The connection to the provider failed.",
                 {"cause": f"{type(error).__name__}: {self._clean(str(error))}"},
             ) from error
+        last_reply.set(reply)
         self._raise_for_error(reply)
         return reply
 

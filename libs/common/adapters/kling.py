@@ -50,7 +50,7 @@ class Kling(Adapter):
 
     parameters = KlingParameters
     credentials: ClassVar[tuple[str, ...]] = ("access_key", "secret_key")
-    can_find_task = can_list = sends_webhooks = True
+    can_find_task, can_list, sends_webhooks, signs_webhooks = True, True, True, False
     states: ClassVar[Mapping[str, TaskState]] = {
         **dict.fromkeys(("submitted", "pending", "queued", "NOT_START"), TaskState.PENDING),
         **dict.fromkeys(("processing", "running"), TaskState.PROCESSING),
@@ -77,7 +77,7 @@ class Kling(Adapter):
         """POST /v1/videos/text2video or image2video."""
         kind = _KINDS[bool(request.input_images)]
         reply = await self.http.post(f"/v1/videos/{kind}", json=_payload(request))
-        return _submitted(kind, reply)
+        return replace(_submitted(kind, reply), reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/videos/{kind}/{id}."""
@@ -132,6 +132,7 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
         "duration": str(parameters.duration),
         "external_task_id": request.client_id,
         **parameters.model_dump(include={"negative_prompt"}, exclude_none=True),
+        **({"callback_url": request.webhook_url} if request.webhook_url else {}),
     }
     images = dict(zip(("image", "image_tail"), (image.bare_base64 for image in request.input_images), strict=False))
     return payload | (images or {"aspect_ratio": ratio_of(parameters.size_or_ratio)})

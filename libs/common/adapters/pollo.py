@@ -83,8 +83,11 @@ class Pollo(Adapter):
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /generation/{brand}/{model}."""
-        reply = await self.http.post(f"/generation/{request.upstream_model}", json={"input": _input(request)})
-        return Submitted(replace(reply, body=unwrapped(reply.body)).parse(_Accepted).task_id)
+        webhook = {"webhookUrl": request.webhook_url} if request.webhook_url else {}
+        payload = {"input": _input(request), **webhook}
+        reply = await self.http.post(f"/generation/{request.upstream_model}", json=payload)
+        task_id = replace(reply, body=unwrapped(reply.body)).parse(_Accepted).task_id
+        return Submitted(task_id, reports=bool(webhook))
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /generation/{id}/status."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
@@ -13,13 +14,19 @@ from libs.common.errors import ErrorCode, GenerationError
 Model = TypeVar("Model", bound=BaseModel)
 _LEVELS = 3
 # It becomes part of a path that is asked with our credentials.
-TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
+_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
+TaskId = Annotated[str, StringConstraints(pattern=rf"^{_TASK_ID.pattern}$")]
 
 
 class TaskHint(BaseModel):
     """Anything that names a task."""
 
     task_id: TaskId = Field(validation_alias=AliasChoices("task_id", "id"))
+
+
+def is_task_id(text: str) -> bool:
+    """Whether a text can be a vendor's id of a task."""
+    return _TASK_ID.fullmatch(text) is not None
 
 
 def _levels(body: Any) -> Iterator[dict[str, Any]]:

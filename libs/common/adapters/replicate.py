@@ -72,11 +72,12 @@ class Replicate(Adapter):
         name, _, version = request.upstream_model.partition(":")
         if not version and "/" not in name:
             version = name
-        if version:
-            reply = await self.http.post("/v1/predictions", json={"version": version, "input": _input(request)})
-        else:
-            reply = await self.http.post(f"/v1/models/{name}/predictions", json={"input": _input(request)})
-        return Submitted(reply.parse(_Prediction).id)
+        path = "/v1/predictions" if version else f"/v1/models/{name}/predictions"
+        payload: dict[str, Any] = {"input": _input(request)} | ({"version": version} if version else {})
+        if request.webhook_url:
+            payload |= {"webhook": request.webhook_url, "webhook_events_filter": ["completed"]}
+        reply = await self.http.post(path, json=payload)
+        return Submitted(reply.parse(_Prediction).id, reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/predictions/{id}."""

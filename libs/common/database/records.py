@@ -6,12 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from libs.common.database.states import State, SubmissionState, TaskState
+from libs.common.database.states import BreakerState, State, SubmissionState, TaskState
 
 Json = dict[str, Any]
 UncertainPolicy = Literal["fail", "resubmit"]
 MediaType = Literal["image", "video"]
 Strategy = Literal["fixed", "exponential"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A model to try where an earlier one cannot take the request, with the request's parameters as it knows them."""
+
+    model_identifier: str
+    provider_id: str
+    parameters: Json
+    expected_cost_usd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,9 @@ class NewGeneration:
     user_id: str | None
     labels: dict[str, str]
     request_id: str
+    api_key_id: str = ""
+    expected_cost_usd: float = 0.0
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +67,17 @@ class GenerationRecord:
     outputs: list[Json] | None
     error: Json | None
     cost_usd: float | None
+    fallback_path: list[Json]
+    next_attempt_at: datetime
+    cancel_requested_at: datetime | None
+    continues_id: str | None
     created_at: datetime
     updated_at: datetime
     submitted_at: datetime | None
     ended_at: datetime | None
     progress: int
     polls: int
+    continued_by_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,8 @@ class ClaimedGeneration:
     """A generation that this process holds a lease on, to submit it.
 
     `open_submission_id` is set where an earlier holder died between recording an attempt and recording its outcome.
+    `may_run_elsewhere` says that an earlier attempt's outcome was never known. `attempts_elsewhere` of the `attempts`
+    went to models that were left since.
     """
 
     id: str
@@ -84,6 +104,11 @@ class ClaimedGeneration:
     lease_token: int
     created_at: datetime
     open_submission_id: str | None = None
+    attempts_elsewhere: int = 0
+    expected_cost_usd: float = 0.0
+    fallbacks: tuple[Fallback, ...] = ()
+    may_run_elsewhere: bool = False
+    is_cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +137,17 @@ class DispatchOutcome:
     """What became of a claimed generation: its next state, and how its attempt ended.
 
     `submission_id` is None where nothing was sent. `spool` holds outputs that came as bytes and could not be stored.
+    `fallback` is the place among the generation's fallbacks, counted from 0, of the model to go on with.
+    `claimed_cost_usd` is what the claim set aside of the account's daily spend; it goes back where the provider took
+    nothing.
     """
 
     generation_id: str
     lease_token: int
     state: State
+    provider_id: str = ""
+    claimed_cost_usd: float = 0.0
+    fallback: int | None = None
     submission_id: str | None = None
     submission_state: SubmissionState | None = None
     task: NewTask | None = None
@@ -129,6 +160,11 @@ class DispatchOutcome:
     provider_request_id: str | None = None
     latency_ms: int | None = None
     spool: tuple[bytes, ...] = ()
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether the provider has taken it, or may have."""
+        return self.submission_state not in {None, SubmissionState.NOT_ACCEPTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +189,7 @@ class ClaimedTask:
     generation_age_seconds: float
     lateness_seconds: float
     seconds_left: float
+    is_cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,3 +273,78 @@ class QueueRecord:
     processing: int
     storing: int
     oldest_pending_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """What all dispatchers know together of a provider account. Times in Unix seconds by Postgres's clock.
+
+    `tokens` counts as of `tokens_at`; None: the bucket is full. `today` is the date in UTC.
+    """
+
+    provider_id: str
+    tokens: float
+    tokens_at: float | None
+    spend_day: str | None
+    spend_usd: float
+    breaker_state: BreakerState
+    breaker_successes: float
+    breaker_failures: float
+    breaker_counted_at: float | None
+    breaker_retry_at: float | None
+    breaker_opens: int
+    breaker_changed_at: float | None
+    now: float
+    today: str
+
+    @property
+    def spend_today_usd(self) -> float:
+        """What was sent today, in US dollars."""
+        return self.spend_usd if self.spend_day == self.today else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """How many generations a dispatcher may claim for an account now.
+
+    `concurrent_tasks` bounds what all dispatchers have there together, `budget_usd` the expected cost of what is
+    claimed; None: no bound. `account` is what the account becomes if something is claimed, before it is charged.
+    `is_rate_bound`: but for the rate there would be more places.
+    """
+
+    account: AccountRecord
+    places: int
+    concurrent_tasks: int | None = None
+    budget_usd: float | None = None
+    is_rate_bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """An account that takes nothing now, and why; with a `budget_usd`, nothing that costs more than that."""
+
+    provider_id: str
+    code: str
+    budget_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRecord:
+    """An attempt to submit as its row tells it."""
+
+    id: str
+    generation_id: str
+    attempt: int
+    provider_id: str
+    model_identifier: str | None
+    state: SubmissionState
+    provider_task_id: str | None
+    provider_request_id: str | None
+    http_status: int | None
+    error: Json | None
+    latency_ms: int | None
+    started_at: datetime
+    ended_at: datetime | None
+    resolution: str | None
+    resolution_note: str | None
+    resolved_at: datetime | None

@@ -89,3 +89,14 @@ class SubmissionState(StrEnum):
     """It failed, and the provider provably took nothing."""
     UNCERTAIN = "UNCERTAIN"
     """It left, and nobody knows what became of it."""
+
+
+class BreakerState(StrEnum):
+    """Whether submits may pass to a provider account."""
+
+    CLOSED = "CLOSED"
+    """All may."""
+    OPEN = "OPEN"
+    """None may, until a wait is over."""
+    HALF_OPEN = "HALF_OPEN"
+    """One is out to see whether the provider is back."""

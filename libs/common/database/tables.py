@@ -6,8 +6,10 @@ from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -24,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.database.states import State, SubmissionState, TaskState
+from libs.common.database.states import BreakerState, State, SubmissionState, TaskState
 
 metadata = MetaData(
     naming_convention={
@@ -74,7 +76,48 @@ generation_requests = Table(
     Column("user_id", Text, comment="The caller's own id of the person behind the request."),
     Column("labels", JSONB, nullable=False, server_default="{}", comment="The caller's key-value pairs."),
     Column("request_id", Text, nullable=False, comment="The id that all log lines about it carry."),
+    Column(
+        "api_key_id",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="The API key that handed it in; keys take turns. Empty: none was asked for.",
+    ),
+    _time(
+        "turn_at",
+        "The order of those that wait: created_at less a minute for each step of priority.",
+        required=True,
+        now=True,
+    ),
+    Column(
+        "expected_cost_usd",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="What it will cost by the catalog, in US dollars; counts against the account's daily spend.",
+    ),
+    Column(
+        "fallbacks",
+        JSONB,
+        nullable=False,
+        server_default="[]",
+        comment="Models still to be tried in order: model_identifier, provider_id, parameters, expected_cost_usd.",
+    ),
+    Column(
+        "fallback_path",
+        JSONB,
+        nullable=False,
+        server_default="[]",
+        comment="The models that were left, in order: model_identifier, provider_id, code, left_at.",
+    ),
     Column("attempts", Integer, nullable=False, server_default="0", comment="How often a submit was sent."),
+    Column(
+        "attempts_elsewhere",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="How many of the attempts went to models that were left since.",
+    ),
     Column(
         "store_attempts",
         Integer,
@@ -99,6 +142,14 @@ generation_requests = Table(
         "error", JSONB, comment="Why it failed, or what its last attempt said: code, message, details, is_retryable."
     ),
     Column("cost_usd", Float, comment="What it cost by the catalog or the provider's bill, in US dollars."),
+    Column(
+        "continues_id",
+        Text,
+        ForeignKey("generation_requests.id"),
+        unique=True,
+        comment="The generation whose uncertain submit an operator resolved with this one.",
+    ),
+    _time("cancel_requested_at", "When somebody asked for it to be cancelled."),
     _time("created_at", "When it was accepted.", required=True, now=True),
     _time("updated_at", "When it last changed its state.", required=True, now=True),
     _time("submitted_at", "When a submit was first recorded."),
@@ -114,12 +165,12 @@ generation_requests = Table(
     CheckConstraint("state <> 'PROCESSING' OR provider_task_id IS NOT NULL", name="processing_with_task"),
     comment="One row for each generation that was accepted: the truth about it.",
 )
-# What a dispatcher claims, in the order in which it claims.
+# What a dispatcher claims: key by key, and within a key in the order of turns.
 Index(
-    "ix_generation_requests_pending",
+    "ix_generation_requests_waiting",
     generation_requests.c.provider_id,
-    generation_requests.c.priority.desc(),
-    generation_requests.c.next_attempt_at,
+    generation_requests.c.api_key_id,
+    generation_requests.c.turn_at,
     postgresql_where=text("state = 'PENDING'"),
 )
 # What takes a place at the provider, and what a dead dispatcher left behind.
@@ -143,6 +194,7 @@ submissions = Table(
     Column("generation_id", Text, ForeignKey("generation_requests.id"), nullable=False, comment="What was submitted."),
     Column("attempt", Integer, nullable=False, comment="1 for the first attempt."),
     Column("provider_id", Text, nullable=False, comment="Where it was submitted to."),
+    Column("model_identifier", Text, comment="The model it asked for, as the catalog names it."),
     Column("state", Text, nullable=False, comment="What became of it; STARTED was committed before the request left."),
     Column("provider_task_id", Text, comment="The task that the provider named."),
     Column("provider_request_id", Text, comment="The provider's own id of the call, for its support."),
@@ -151,7 +203,17 @@ submissions = Table(
     Column("latency_ms", Integer, comment="From sending to the reply, in milliseconds."),
     _time("started_at", "When it was recorded, just before it left.", required=True, now=True),
     _time("ended_at", "When its outcome was recorded."),
+    Column(
+        "resolution",
+        Text,
+        comment="What an operator did about an uncertain one: ATTACHED to its task, RESUBMITTED, or DISMISSED.",
+    ),
+    Column("resolution_note", Text, comment="What the operator wrote."),
+    _time("resolved_at", "When an operator resolved it."),
     UniqueConstraint("generation_id", "attempt"),
+    CheckConstraint("resolution IN ('ATTACHED', 'RESUBMITTED', 'DISMISSED')", name="resolution"),
+    CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolved"),
+    CheckConstraint("resolution IS NULL OR state = 'UNCERTAIN'", name="resolved_uncertain"),
     CheckConstraint(_one_of("state", SubmissionState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'STARTED')", name="ended"),
     comment="One row for each attempt to submit a generation to a provider.",
@@ -163,6 +225,77 @@ Index(
     submissions.c.generation_id,
     unique=True,
     postgresql_where=text("state = 'STARTED'"),
+)
+
+# What waits for an operator.
+Index(
+    "ix_submissions_unresolved",
+    submissions.c.id,
+    postgresql_where=text("state = 'UNCERTAIN' AND resolved_at IS NULL"),
+)
+
+provider_accounts = Table(
+    "provider_accounts",
+    metadata,
+    Column("provider_id", Text, primary_key=True, comment="The provider account, as the catalog names it."),
+    Column(
+        "tokens",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="Requests that may leave at once, as of tokens_at; they come back at the account's rate.",
+    ),
+    _time("tokens_at", "When the tokens were last counted. Unset: the bucket is full."),
+    Column("spend_day", Date, comment="The day, in UTC, that spend_usd is of."),
+    Column(
+        "spend_usd",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="What was sent on that day, by the catalog's prices, in US dollars.",
+    ),
+    Column(
+        "breaker_state",
+        Text,
+        nullable=False,
+        server_default="CLOSED",
+        comment="CLOSED: all may pass; OPEN: nothing until breaker_retry_at; HALF_OPEN: one probe is out.",
+    ),
+    Column(
+        "breaker_successes",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="Submits answered, fading with time, as of breaker_counted_at.",
+    ),
+    Column(
+        "breaker_failures",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="Submits that the provider failed, fading with time, as of breaker_counted_at.",
+    ),
+    _time("breaker_counted_at", "When the two were last counted."),
+    _time("breaker_retry_at", "When the next probe may leave; also when one that is out counts as lost."),
+    Column(
+        "breaker_opens",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="How often in a row it has opened; each time it stays open twice as long.",
+    ),
+    _time("breaker_changed_at", "When breaker_state last changed."),
+    CheckConstraint(_one_of("breaker_state", BreakerState), name="breaker_state"),
+    comment="What all dispatchers know together of a provider account: its rate, its spend, its circuit breaker.",
+)
+
+api_key_turns = Table(
+    "api_key_turns",
+    metadata,
+    Column("provider_id", Text, primary_key=True, comment="The provider account."),
+    Column("api_key_id", Text, primary_key=True, comment="The API key; empty for requests without one."),
+    _time("claimed_at", "When something of this key was last claimed; the one longest ago is next.", required=True),
+    comment="Whose turn it is among the API keys that wait for a provider account.",
 )
 
 poll_tasks = Table(
@@ -188,6 +321,13 @@ poll_tasks = Table(
     Column("progress", SmallInteger, nullable=False, server_default="0", comment="In percent, 0 to 100."),
     Column("last_error", JSONB, comment="What the last failed poll said, or why the task failed."),
     _time("next_poll_at", "When it is due.", required=True),
+    Column(
+        "is_wanted",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="Whether somebody asked for a look since the last claim: then it is due at once.",
+    ),
     _time("deadline_at", "When it counts as lost.", required=True),
     Column("lease_owner", Text, comment="The poller that checks it, while it is claimed."),
     _time("lease_until", "When the claim ends unless it is renewed."),

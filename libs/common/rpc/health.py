@@ -24,17 +24,30 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+async def set_serving(servicer: health.aio.HealthServicer, name: str, *, serves: bool) -> None:
+    """Answer checks for a name so from now on."""
+    await servicer.set(name, _SERVING if serves else _NOT_SERVING)
+
+
 class Readiness:
     """Keeps the health servicer's answers true.
 
     Args:
+        servicer: what answers.
         services: names that answer as `""` does.
         checks: all of them must answer None for the service to be ready.
         timeout_seconds: a check that takes longer has failed.
     """
 
-    def __init__(self, services: Sequence[str], checks: Sequence[Check], *, timeout_seconds: float) -> None:
-        self.servicer = health.aio.HealthServicer()
+    def __init__(
+        self,
+        servicer: health.aio.HealthServicer,
+        services: Sequence[str],
+        checks: Sequence[Check],
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        self._servicer = servicer
         self._names = ("", *services)
         self._checks = checks
         self._timeout_seconds = timeout_seconds
@@ -43,7 +56,7 @@ class Readiness:
 
     async def begin(self) -> None:
         """Alive from now on, and not ready."""
-        await self.servicer.set(LIVENESS, _SERVING)
+        await self._servicer.set(LIVENESS, _SERVING)
         await self._tell("starting")
 
     async def look(self) -> None:
@@ -75,4 +88,4 @@ class Readiness:
         self._reason = reason
         metrics.READY.set(reason is None)
         for name in self._names:
-            await self.servicer.set(name, _SERVING if reason is None else _NOT_SERVING)
+            await set_serving(self._servicer, name, serves=reason is None)

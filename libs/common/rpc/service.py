@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from libs.common import VERSION, crashpoints, logging, metrics
 from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.loops import Loop, Turn
-from libs.common.rpc.health import Readiness
+from libs.common.rpc.health import Readiness, set_serving
 from libs.common.rpc.interceptors import standard
 from libs.common.settings import ServiceName, Settings
 
@@ -56,9 +56,11 @@ class Frame:
             statement_timeout_seconds=5,
             application_name=f"darkroom-{name}-readiness",
         )
+        self._health = health.aio.HealthServicer()
         self._service_names: list[str] = []
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._loops: list[Loop] = []
+        self._starters: list[Closer] = []
         self._drains: list[Closer] = []
         self._closers: list[Closer] = []
         self._reloading: asyncio.Task[bool] | None = None
@@ -74,6 +76,14 @@ class Frame:
         self._loops.append(made)
         return made
 
+    async def set_health(self, component: str, serves: bool) -> None:
+        """Answer health checks for a name of its own, for instance of a provider that the service depends on."""
+        await set_serving(self._health, component, serves=serves)
+
+    def on_start(self, start: Closer) -> None:
+        """Called once, before the first RPC is answered."""
+        self._starters.append(start)
+
     def on_drain(self, drain: Closer) -> None:
         """Called once the loops have stopped: end what is under way or give it back. RPCs are still answered."""
         self._drains.append(drain)
@@ -88,10 +98,15 @@ class Frame:
         _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
         readiness = Readiness(
-            self._service_names, [self._probe.ping, *(loop.fault for loop in self._loops)], timeout_seconds=3
+            self._health,
+            self._service_names,
+            [self._probe.ping, *(loop.fault for loop in self._loops)],
+            timeout_seconds=3,
         )
-        server = self._server(readiness)
+        server = self._server()
         await readiness.begin()
+        for start in self._starters:
+            await start()
         await server.start()
         for loop in self._loops:
             loop.start()
@@ -118,7 +133,7 @@ class Frame:
         await self.database.close()
         log.info("stopped")
 
-    def _server(self, readiness: Readiness) -> grpc.aio.Server:
+    def _server(self) -> grpc.aio.Server:
         limit = self.settings.grpc_message_limit_bytes
         server = grpc.aio.server(
             interceptors=standard(self.settings.rpc_timeout_seconds),
@@ -127,7 +142,7 @@ class Frame:
         )
         for register in self._registrations:
             register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         host = self.settings.bind_host

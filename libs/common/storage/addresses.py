@@ -11,12 +11,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from libs.common.errors import ErrorCode, GenerationError
-
-
-def is_listed(host: str, hosts: Sequence[str]) -> bool:
-    """Whether `host` is one of `hosts`, or below one that begins with a dot."""
-    host = host.lower().rstrip(".")
-    return any(host.endswith(name.lower()) if name.startswith(".") else host == name.lower() for name in hosts)
+from libs.common.hosts import is_listed
 
 
 def is_public(address: str) -> bool:

@@ -64,6 +64,10 @@ class ObjectStore:
 
         await self._run("upload", work)
 
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error. GenerationError S3_UPLOAD_FAILED where that fails."""
+        await self._run("delete", lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
     async def make_bucket(self) -> None:
         """Make the bucket where it is missing."""
 
@@ -92,7 +96,9 @@ class ObjectStore:
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
             metrics.STORAGE_ERRORS.labels(operation).inc()
             raise GenerationError(
-                ErrorCode.S3_UPLOAD_FAILED, "Object storage does not take the result.", {"cause": type(error).__name__}
+                ErrorCode.S3_UPLOAD_FAILED,
+                "Object storage does not do what it is asked to.",
+                {"cause": type(error).__name__},
             ) from error
 
     async def close(self) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from libs.common import metrics
 from libs.common.catalog import Provider
 from libs.common.database.records import MediaType
+from libs.common.errors import GenerationError
 from libs.common.storage.download import Downloader, HeadersFor, Media, from_bytes
 from libs.common.storage.objects import ObjectStore, object_key
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,14 @@ class Results:
         """Keep an output that came in a reply. Raises as `from_bytes` and `ObjectStore.put` do."""
         media = from_bytes(content, media_type, limit_bytes=self._limit_bytes)
         return await self._store(media, media_type, provider, place)
+
+    async def discard(self, outputs: Sequence[dict[str, Any]]) -> None:
+        """Remove outputs that were kept for a generation that nobody will read. What cannot be removed is logged."""
+        for key in (output["object_key"] for output in outputs if "object_key" in output):
+            try:
+                await self._objects.delete(key)
+            except GenerationError as error:
+                log.warning("object not removed", object_key=key, error=error)
 
     async def _store(self, media: Media, media_type: MediaType, provider: Provider, place: Place) -> dict[str, Any]:
         with media:

@@ -11,28 +11,31 @@ from sqlalchemy.engine import Connection
 from libs.common.database import states
 from libs.common.database.engine import Database
 from libs.common.database.records import ClaimedTask, NewGeneration, NewTask, PollOutcome, PollTaskRecord
-from libs.common.database.states import State
+from libs.common.database.states import State, TaskState
+from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
+# By keys in an array, for an estimate of how many are due would have the planner read both tables whole.
 _LEASED = """
 UPDATE poll_tasks t
-SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds), lease_token = t.lease_token + 1
-FROM due JOIN poll_tasks task USING (provider_id, task_id)
-    JOIN generation_requests g ON g.id = task.generation_id
-WHERE t.provider_id = due.provider_id AND t.task_id = due.task_id
+SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds), lease_token = t.lease_token + 1,
+    is_wanted = false
+FROM generation_requests g
+WHERE t.generation_id = ANY(ARRAY(SELECT generation_id FROM due)) AND g.id = t.generation_id
 RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, t.adapter_name, t.check_url,
     t.strategy, t.poll_interval_ms, t.attempts, t.retry_count, g.parameters, g.media_type, t.lease_token,
     CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS generation_age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - t.next_poll_at) AS float) AS lateness_seconds,
-    CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left"""
+    CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left,
+    g.cancel_requested_at IS NOT NULL AS is_cancel_requested"""
 
 _CLAIM = statement(f"""
 WITH free AS (
     SELECT * FROM jsonb_to_recordset(CAST(:slots AS jsonb)) AS row(provider_id text, slots int)
 ), due AS (
     SELECT ready.* FROM free CROSS JOIN LATERAL (
-        SELECT t.provider_id, t.task_id FROM poll_tasks t
+        SELECT t.generation_id FROM poll_tasks t
         WHERE t.provider_id = free.provider_id AND t.ended_at IS NULL AND t.next_poll_at <= now()
             AND (t.lease_until IS NULL OR t.lease_until < now())
         ORDER BY t.next_poll_at LIMIT free.slots FOR UPDATE SKIP LOCKED) ready
@@ -40,10 +43,17 @@ WITH free AS (
 
 _CLAIM_FORGOTTEN = statement(f"""
 WITH due AS (
-    SELECT t.provider_id, t.task_id FROM poll_tasks t
+    SELECT t.generation_id FROM poll_tasks t
     WHERE t.provider_id <> ALL(:known) AND t.ended_at IS NULL AND t.deadline_at <= now()
         AND (t.lease_until IS NULL OR t.lease_until < now())
     LIMIT :limit FOR UPDATE SKIP LOCKED
+){_LEASED}""")
+
+# Whatever lease there is: what its holder finds is older than what is reported.
+_TAKE = statement(f"""
+WITH due AS (
+    SELECT t.generation_id FROM poll_tasks t
+    WHERE t.provider_id = :provider_id AND t.task_id = :task_id AND t.ended_at IS NULL FOR UPDATE
 ){_LEASED}""")
 
 _RENEW = statement("""
@@ -51,8 +61,10 @@ UPDATE poll_tasks SET lease_until = now() + make_interval(secs => :lease_seconds
 WHERE lease_owner = :owner AND ended_at IS NULL""")
 
 _GIVE_BACK = statement("""
-UPDATE poll_tasks SET lease_owner = NULL, lease_until = NULL WHERE lease_owner = :owner AND ended_at IS NULL""")
+UPDATE poll_tasks SET lease_owner = NULL, lease_until = NULL
+WHERE lease_owner = :owner AND ended_at IS NULL AND generation_id <> ALL(:busy)""")
 
+# A result that comes after the request for a cancel is dropped.
 _END = statement("""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
@@ -64,7 +76,8 @@ WITH item AS (
         attempts = t.attempts + 1,
         retry_count = CASE WHEN item.has_failed THEN t.retry_count + 1 ELSE 0 END,
         last_error = COALESCE(item.error, t.last_error),
-        next_poll_at = now() + make_interval(secs => item.delay_seconds),
+        next_poll_at = CASE WHEN t.is_wanted THEN now()
+            ELSE now() + make_interval(secs => item.delay_seconds) END,
         lease_owner = NULL, lease_until = NULL,
         ended_at = CASE WHEN item.generation_state IS NOT NULL THEN now() END
     FROM item
@@ -73,13 +86,25 @@ WITH item AS (
     RETURNING t.provider_id, t.task_id, t.generation_id
 ), moved AS (
     UPDATE generation_requests g
-    SET state = item.generation_state, sources = item.sources, outputs = item.outputs,
-        error = item.error, cost_usd = item.cost_usd, next_attempt_at = now(), updated_at = now(),
-        ended_at = CASE WHEN item.generation_state = ANY(:terminal) THEN now() END
-    FROM polled JOIN item USING (provider_id, task_id)
-    WHERE g.id = polled.generation_id AND g.state = 'PROCESSING' AND item.generation_state IS NOT NULL
+    SET state = next.state,
+        sources = CASE WHEN next.state <> 'CANCELLED' THEN next.sources END,
+        outputs = CASE WHEN next.state <> 'CANCELLED' THEN next.outputs END,
+        error = COALESCE(next.error, CASE WHEN next.state = 'CANCELLED' THEN CAST(:cancelled AS jsonb) END),
+        cost_usd = next.cost_usd, next_attempt_at = now(), updated_at = now(),
+        ended_at = CASE WHEN next.state = ANY(:terminal) THEN now() END
+    FROM (
+        SELECT polled.generation_id, item.sources, item.outputs, item.error, item.cost_usd,
+            CASE WHEN held.cancel_requested_at IS NOT NULL AND item.generation_state IN ('STORING', 'SUCCESS')
+                THEN 'CANCELLED' ELSE item.generation_state END AS state
+        FROM polled JOIN item USING (provider_id, task_id)
+        JOIN generation_requests held ON held.id = polled.generation_id
+        WHERE item.generation_state IS NOT NULL AND held.state = 'PROCESSING'
+        FOR UPDATE OF held) next
+    WHERE g.id = next.generation_id AND g.state = 'PROCESSING'
+    RETURNING g.id, g.state
 )
-SELECT provider_id, task_id FROM polled""")
+SELECT polled.provider_id, polled.task_id, COALESCE(moved.state, 'PROCESSING') AS state
+FROM polled LEFT JOIN moved ON moved.id = polled.generation_id""")
 
 _TASK_COLUMNS = """
 SELECT t.provider_id, t.task_id, t.generation_id, t.adapter_name, t.state, t.attempts, t.retry_count, t.progress,
@@ -94,8 +119,10 @@ WHERE (CAST(:provider_id AS text) IS NULL OR t.provider_id = :provider_id)
 ORDER BY t.next_poll_at, t.provider_id, t.task_id LIMIT :limit""")
 
 _WAKE = statement("""
-UPDATE poll_tasks SET next_poll_at = LEAST(next_poll_at, now())
-WHERE provider_id = :provider_id AND task_id = :task_id AND ended_at IS NULL""")
+UPDATE poll_tasks SET next_poll_at = LEAST(next_poll_at, now()), is_wanted = true,
+    state = COALESCE(CAST(:state AS text), state), progress = GREATEST(progress, CAST(:progress AS smallint))
+WHERE provider_id = :provider_id AND task_id = :task_id AND ended_at IS NULL
+RETURNING task_id""")
 
 _ADOPT_GENERATION = statement("""
 INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, number_of_outputs,
@@ -154,27 +181,39 @@ class PollStore:
         """Prolong all leases of this process."""
         await self._database.transaction("renew_tasks", lambda c: c.execute(_RENEW, self._lease))
 
-    async def give_back(self) -> None:
-        """End all leases of this process: others may check the tasks at once."""
-        owner = {"owner": self._lease["owner"]}
-        await self._database.transaction("give_back_tasks", lambda c: c.execute(_GIVE_BACK, owner))
+    async def take(self, provider_id: str, task_id: str) -> ClaimedTask | None:
+        """Lease one task, whoever holds it and whenever it is due; None where there is none or it has ended."""
+        parameters = {**self._lease, "provider_id": provider_id, "task_id": task_id}
+        found = await self._database.transaction(
+            "take_task", lambda c: records(ClaimedTask, c.execute(_TAKE, parameters))
+        )
+        return found[0] if found else None
 
-    async def end(self, outcomes: Sequence[PollOutcome]) -> list[bool]:
-        """Write outcomes; in the order given, whether each still held its lease. One statement for all."""
+    async def give_back(self, *, busy: Sequence[str] = ()) -> None:
+        """End the leases of this process but for those of the generations `busy`; others may check the tasks then."""
+        parameters = {"owner": self._lease["owner"], "busy": list(busy)}
+        await self._database.transaction("give_back_tasks", lambda c: c.execute(_GIVE_BACK, parameters))
+
+    async def end(self, outcomes: Sequence[PollOutcome]) -> list[State | None]:
+        """Write outcomes; in the order given, the state of each generation then, or None where the lease was lost.
+
+        One statement for all. A generation is CANCELLED instead of ended with its results where that was asked for.
+        """
         for outcome in outcomes:
             if outcome.generation_state is not None:
                 states.check(State.PROCESSING, outcome.generation_state)
 
-        def work(connection: Connection) -> set[tuple[str, str]]:
+        def work(connection: Connection) -> dict[tuple[str, str], State]:
             parameters = {
                 "owner": self._lease["owner"],
                 "terminal": sorted(states.TERMINAL),
+                "cancelled": CANCELLED_BY_CALLER,
                 "rows": rows_as_json(asdict(outcome) for outcome in outcomes),
             }
-            return {(row.provider_id, row.task_id) for row in connection.execute(_END, parameters)}
+            return {(row.provider_id, row.task_id): State(row.state) for row in connection.execute(_END, parameters)}
 
         written = await self._database.transaction("end_polls", work)
-        return [(outcome.provider_id, outcome.task_id) in written for outcome in outcomes]
+        return [written.get((outcome.provider_id, outcome.task_id)) for outcome in outcomes]
 
     async def get(self, provider_id: str, task_id: str) -> PollTaskRecord | None:
         """The task, or None."""
@@ -199,10 +238,14 @@ class PollStore:
             "list_tasks", lambda c: records(PollTaskRecord, c.execute(_LIST, parameters))
         )
 
-    async def wake(self, provider_id: str, task_id: str) -> None:
-        """Make a task due now."""
-        key = {"provider_id": provider_id, "task_id": task_id}
-        await self._database.transaction("wake_task", lambda c: c.execute(_WAKE, key))
+    async def wake(
+        self, provider_id: str, task_id: str, *, state: TaskState | None = None, progress: int | None = None
+    ) -> bool:
+        """Make a task due now, and note how far it is said to be. False where there is none or it has ended."""
+        parameters = {"provider_id": provider_id, "task_id": task_id, "state": state, "progress": progress}
+        return await self._database.transaction(
+            "wake_task", lambda c: c.execute(_WAKE, parameters).scalar_one_or_none() is not None
+        )
 
     async def adopt(self, generation: NewGeneration, task: NewTask) -> tuple[str, bool]:
         """Take in a task that another backend submitted, with a generation made for it.

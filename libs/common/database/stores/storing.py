@@ -34,7 +34,7 @@ WHERE lease_owner = :owner AND state = 'STORING'""")
 
 _GIVE_BACK = statement("""
 UPDATE generation_requests SET lease_owner = NULL, lease_until = NULL
-WHERE lease_owner = :owner AND state = 'STORING'""")
+WHERE lease_owner = :owner AND state = 'STORING' AND id <> ALL(:busy)""")
 
 _END = statement("""
 WITH item AS (
@@ -55,6 +55,8 @@ WITH item AS (
     DELETE FROM output_spool s USING ended WHERE s.generation_id = ended.id AND ended.state <> 'STORING'
 )
 SELECT id FROM ended""")
+
+_STATE = statement("SELECT state FROM generation_requests WHERE id = :id")
 
 _SPOOLED = statement("""
 SELECT content FROM output_spool WHERE generation_id = :generation_id AND output_index = :output_index""")
@@ -78,10 +80,17 @@ class ResultStore:
         """Prolong all leases of this process."""
         await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, self._lease))
 
-    async def give_back(self) -> None:
-        """End all leases of this process: others may store the results at once."""
-        owner = {"owner": self._lease["owner"]}
-        await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, owner))
+    async def give_back(self, *, busy: Sequence[str] = ()) -> None:
+        """End the leases of this process but for those of the generations `busy`: others may store them at once."""
+        parameters = {"owner": self._lease["owner"], "busy": list(busy)}
+        await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, parameters))
+
+    async def is_cancelled(self, generation_id: str) -> bool:
+        """Whether a generation has ended by a cancel, so that nobody will ever read what was stored for it."""
+        found = await self._database.transaction(
+            "read_state", lambda c: c.execute(_STATE, {"id": generation_id}).scalar_one_or_none()
+        )
+        return found == State.CANCELLED
 
     async def spooled(self, generation_id: str, output_index: int) -> bytes | None:
         """An output that waited in the database for object storage, or None."""

@@ -1,0 +1,67 @@
+"""Cancelling, at whatever state a generation is: at once where nothing can run any more, by its holder otherwise."""
+
+from __future__ import annotations
+
+import json
+
+from libs.common.database import states
+from libs.common.database.engine import Database
+from libs.common.database.states import State
+from libs.common.database.stores.sets import statement
+from libs.common.errors import ErrorCode, GenerationError
+
+CANCELLED_BY_CALLER = json.dumps(
+    GenerationError(
+        ErrorCode.TASK_CANCELLED, "It was cancelled before the provider had it, or after it was done."
+    ).to_json()
+)
+# Nobody is at work on these outside, except on storing: its late write meets a newer token.
+_AT_ONCE = [State.HELD, State.PENDING, State.STORING]
+
+_CANCEL = statement("""
+WITH asked AS (
+    UPDATE generation_requests g
+    SET cancel_requested_at = COALESCE(g.cancel_requested_at, now()),
+        state = CASE WHEN g.state = ANY(:at_once) THEN 'CANCELLED' ELSE g.state END,
+        error = CASE WHEN g.state = ANY(:at_once) THEN CAST(:error AS jsonb) ELSE g.error END,
+        sources = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.sources END,
+        lease_token = CASE WHEN g.state = ANY(:at_once) THEN g.lease_token + 1 ELSE g.lease_token END,
+        lease_owner = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_owner END,
+        lease_until = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_until END,
+        ended_at = CASE WHEN g.state = ANY(:at_once) THEN now() END,
+        updated_at = CASE WHEN g.state = ANY(:at_once) THEN now() ELSE g.updated_at END
+    WHERE g.id = :id AND g.state <> ALL(:terminal)
+    RETURNING g.id, g.state
+), due AS (
+    UPDATE poll_tasks t SET is_wanted = true, next_poll_at = LEAST(t.next_poll_at, now())
+    FROM asked WHERE t.generation_id = asked.id AND t.ended_at IS NULL
+), emptied AS (
+    DELETE FROM output_spool s USING asked WHERE s.generation_id = asked.id AND asked.state = 'CANCELLED'
+)
+SELECT state FROM asked""")
+
+
+class CancelStore:
+    """What the gateway writes of a cancel."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def request(self, generation_id: str) -> State | None:
+        """Ask for a generation to be cancelled.
+
+        Answers CANCELLED where it has ended with that, the state in which its holder will see the request otherwise,
+        and None where it had ended before or does not exist.
+        """
+        for state in _AT_ONCE:
+            states.check(state, State.CANCELLED)
+        parameters = {
+            "id": generation_id,
+            "at_once": _AT_ONCE,
+            "terminal": sorted(states.TERMINAL),
+            "error": CANCELLED_BY_CALLER,
+        }
+        found = await self._database.transaction(
+            "request_cancel", lambda c: c.execute(_CANCEL, parameters).scalar_one_or_none()
+        )
+        return None if found is None else State(found)

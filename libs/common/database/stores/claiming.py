@@ -1,0 +1,255 @@
+"""Which generations a dispatcher leases: what waits, in fair turns and within limits, and what others left behind."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy.engine import Connection, CursorResult
+
+from libs.common.database.engine import Database
+from libs.common.database.records import AccountRecord, ClaimedGeneration, Fallback, Grant, Unavailable
+from libs.common.database.stores.accounts import lock_accounts, refund, write_accounts
+from libs.common.database.stores.sets import rows_as_json, statement
+
+# Claims of all dispatchers queue here, so that no two count the same free place at a provider.
+_CLAIM_LOCK = statement("SELECT pg_advisory_xact_lock(7032001)")
+
+_LEASED = """
+state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
+    lease_token = g.lease_token + 1"""
+
+_CLAIMED_COLUMNS = """
+    g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
+    g.parameters, g.when_uncertain, g.user_id, g.request_id, g.attempts, g.lease_token, g.created_at,
+    g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
+    EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'UNCERTAIN') AS may_run_elsewhere"""
+
+# The keys that wait are found by hops along the index, so that a key with thousands of rows costs no more than one.
+# Each deals as many as there are places; places go round the keys, the one served longest ago first. A billionth of a
+# dollar makes up for the sums of floats.
+_PICK = statement("""
+WITH RECURSIVE granted AS (
+    SELECT provider_id, budget_usd, CASE WHEN concurrent_tasks IS NULL THEN places
+        ELSE GREATEST(0, LEAST(places, concurrent_tasks - (
+            SELECT count(*) FROM generation_requests g
+            WHERE g.provider_id = row.provider_id AND g.state IN ('DISPATCHING', 'PROCESSING')))) END AS places
+    FROM jsonb_to_recordset(CAST(:grants AS jsonb)) AS row(
+        provider_id text, places int, concurrent_tasks int, budget_usd float)
+), keys AS (
+    SELECT granted.provider_id, granted.places, (
+        SELECT min(g.api_key_id) FROM generation_requests g
+        WHERE g.provider_id = granted.provider_id AND g.state = 'PENDING') AS api_key_id
+    FROM granted WHERE granted.places > 0
+    UNION ALL
+    SELECT keys.provider_id, keys.places, (
+        SELECT min(g.api_key_id) FROM generation_requests g
+        WHERE g.provider_id = keys.provider_id AND g.state = 'PENDING' AND g.api_key_id > keys.api_key_id)
+    FROM keys WHERE keys.api_key_id IS NOT NULL
+), dealt AS (
+    SELECT waiting.id, keys.provider_id, row_number() OVER turns AS place,
+        sum(waiting.expected_cost_usd) OVER turns AS cost_usd
+    FROM keys LEFT JOIN api_key_turns t USING (provider_id, api_key_id) CROSS JOIN LATERAL (
+        SELECT g.id, g.expected_cost_usd, row_number() OVER (ORDER BY g.turn_at, g.id) AS round
+        FROM generation_requests g
+        WHERE g.provider_id = keys.provider_id AND g.api_key_id = keys.api_key_id
+            AND g.state = 'PENDING' AND g.next_attempt_at <= now()
+        ORDER BY g.turn_at, g.id LIMIT keys.places) waiting
+    WINDOW turns AS (
+        PARTITION BY keys.provider_id ORDER BY waiting.round, t.claimed_at NULLS FIRST, keys.api_key_id)
+)
+SELECT dealt.id FROM dealt JOIN granted USING (provider_id)
+WHERE dealt.place <= granted.places AND (granted.budget_usd IS NULL OR dealt.cost_usd <= granted.budget_usd + 1e-9)""")
+
+# By ids that are given, for an estimate of how many a pick comes to would have the planner read the whole table.
+_CLAIM = statement(f"""
+WITH claimed AS (
+    UPDATE generation_requests g SET {_LEASED}, updated_at = now()
+    WHERE g.id = ANY(ARRAY(
+        SELECT id FROM generation_requests WHERE id = ANY(:ids) AND state = 'PENDING' FOR UPDATE SKIP LOCKED))
+    RETURNING g.api_key_id, {_CLAIMED_COLUMNS}
+), served AS (
+    INSERT INTO api_key_turns (provider_id, api_key_id, claimed_at)
+    SELECT provider_id, api_key_id, clock_timestamp() FROM claimed GROUP BY provider_id, api_key_id
+    ON CONFLICT (provider_id, api_key_id) DO UPDATE SET claimed_at = EXCLUDED.claimed_at
+)
+SELECT * FROM claimed""")
+
+_RESCUE = statement(f"""
+WITH left_behind AS (
+    SELECT id FROM generation_requests
+    WHERE state = 'DISPATCHING' AND lease_until < now() AND id <> ALL(:held)
+    ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE generation_requests g SET {_LEASED}
+FROM left_behind WHERE g.id = left_behind.id
+RETURNING {_CLAIMED_COLUMNS},
+    (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.state = 'STARTED') AS open_submission_id""")
+
+_CLAIM_FORGOTTEN = statement(f"""
+WITH forgotten AS (
+    SELECT id FROM generation_requests
+    WHERE state = 'PENDING' AND provider_id <> ALL(:known)
+        AND created_at < now() - make_interval(secs => :patience_seconds)
+    LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE generation_requests g SET {_LEASED}, updated_at = now()
+FROM forgotten WHERE g.id = forgotten.id
+RETURNING {_CLAIMED_COLUMNS}""")
+
+_RENEW = statement("""
+UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
+WHERE id = ANY(:ids) AND lease_owner = :owner AND state = 'DISPATCHING'""")
+
+# What was claimed and never sent is free at once; what was sent waits for its lease to end and is then resolved.
+_GIVE_BACK = statement("""
+UPDATE generation_requests g
+SET state = 'PENDING', lease_owner = NULL, lease_until = NULL, updated_at = now()
+WHERE g.id = ANY(:ids) AND g.lease_owner = :owner AND g.state = 'DISPATCHING'
+    AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'STARTED')
+RETURNING g.provider_id, g.expected_cost_usd""")
+
+# What may run elsewhere stays where it is: another model would be a second bill.
+_FALL_BACK = statement("""
+WITH unavailable AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(provider_id text, code text, budget_usd float)
+), stuck AS (
+    SELECT g.id, unavailable.code, following.number FROM unavailable
+    JOIN generation_requests g ON g.provider_id = unavailable.provider_id AND g.state = 'PENDING'
+        AND (unavailable.budget_usd IS NULL OR g.expected_cost_usd > unavailable.budget_usd)
+    CROSS JOIN LATERAL (
+        SELECT f.number FROM jsonb_array_elements(g.fallbacks) WITH ORDINALITY AS f(entry, number)
+        WHERE NOT EXISTS (
+            SELECT FROM unavailable other
+            WHERE other.provider_id = f.entry->>'provider_id' AND other.budget_usd IS NULL)
+        ORDER BY f.number LIMIT 1) following
+    WHERE g.fallbacks <> '[]'
+        AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state IN ('STARTED', 'UNCERTAIN'))
+    LIMIT :limit FOR UPDATE OF g SKIP LOCKED
+)
+UPDATE generation_requests g
+SET model_identifier = g.fallbacks->(stuck.number::int - 1)->>'model_identifier',
+    provider_id = g.fallbacks->(stuck.number::int - 1)->>'provider_id',
+    parameters = g.fallbacks->(stuck.number::int - 1)->'parameters',
+    expected_cost_usd = CAST(g.fallbacks->(stuck.number::int - 1)->>'expected_cost_usd' AS float),
+    fallbacks = jsonb_path_query_array(g.fallbacks, '$[$from to last]', jsonb_build_object('from', stuck.number)),
+    fallback_path = g.fallback_path || jsonb_build_object(
+        'model_identifier', g.model_identifier, 'provider_id', g.provider_id, 'code', stuck.code, 'left_at', now()),
+    attempts_elsewhere = g.attempts, next_attempt_at = now(), updated_at = now()
+FROM stuck WHERE g.id = stuck.id
+RETURNING g.id, g.provider_id""")
+
+Decide = Callable[[AccountRecord], Grant]
+
+
+def _claimed(result: CursorResult[*tuple[Any, ...]]) -> list[ClaimedGeneration]:
+    found = []
+    for row in result.mappings():
+        fields = {name: value for name, value in row.items() if name != "api_key_id"}
+        fallbacks = tuple(Fallback(**entry) for entry in fields.pop("fallbacks"))
+        found.append(ClaimedGeneration(**fields, fallbacks=fallbacks))
+    return found
+
+
+class ClaimStore:
+    """The leases of one dispatcher process.
+
+    Args:
+        database: where the rows are.
+        owner: a name that no other process has or had; it stands in `lease_owner`.
+        lease_seconds: how long a claim lives without being renewed.
+    """
+
+    def __init__(self, database: Database, *, owner: str, lease_seconds: float) -> None:
+        self._database = database
+        self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
+
+    async def claim(self, provider_ids: Iterable[str], decide: Decide) -> list[ClaimedGeneration]:
+        """Lease waiting generations, for each account as many as `decide` grants, and charge the account for them.
+
+        Keys take turns; within a key the higher priority goes first, each minute of waiting being worth one step of it.
+        `decide` may be called again, with newer accounts.
+        """
+
+        def work(connection: Connection) -> list[ClaimedGeneration]:
+            connection.execute(_CLAIM_LOCK)
+            grants = [decide(account) for account in lock_accounts(connection, provider_ids)]
+            asked = [
+                {
+                    "provider_id": grant.account.provider_id,
+                    "places": grant.places,
+                    "concurrent_tasks": grant.concurrent_tasks,
+                    "budget_usd": grant.budget_usd,
+                }
+                for grant in grants
+                if grant.places > 0
+            ]
+            if not asked:
+                return []
+            ids = list(connection.execute(_PICK, {"grants": rows_as_json(asked)}).scalars())
+            if not ids:
+                return []
+            claimed = _claimed(connection.execute(_CLAIM, {**self._lease, "ids": ids}))
+            write_accounts(connection, _charged(grants, claimed))
+            return claimed
+
+        return await self._database.transaction("claim_generations", work)
+
+    async def rescue(self, limit: int, *, held: Sequence[str]) -> list[ClaimedGeneration]:
+        """Lease what a dispatcher left behind that died or lost its lease. `held` is under way here and left alone."""
+        parameters = {**self._lease, "limit": limit, "held": list(held)}
+        return await self._database.transaction(
+            "rescue_generations", lambda c: _claimed(c.execute(_RESCUE, parameters))
+        )
+
+    async def claim_forgotten(
+        self, limit: int, *, known: Sequence[str], patience_seconds: float
+    ) -> list[ClaimedGeneration]:
+        """Lease what waits for a provider that is not among the `known`, if it was accepted so long ago."""
+        parameters = {**self._lease, "limit": limit, "known": list(known), "patience_seconds": patience_seconds}
+        return await self._database.transaction(
+            "claim_forgotten_generations", lambda c: _claimed(c.execute(_CLAIM_FORGOTTEN, parameters))
+        )
+
+    async def renew(self, generation_ids: Sequence[str]) -> None:
+        """Prolong the leases of those of `generation_ids` that are still held."""
+        parameters = {**self._lease, "ids": list(generation_ids)}
+        await self._database.transaction("renew_generations", lambda c: c.execute(_RENEW, parameters))
+
+    async def give_back(self, generation_ids: Sequence[str]) -> None:
+        """End the leases of what was claimed and never sent; what it was to cost is free again."""
+
+        def work(connection: Connection) -> None:
+            parameters = {"owner": self._lease["owner"], "ids": list(generation_ids)}
+            costs: defaultdict[str, float] = defaultdict(float)
+            for row in connection.execute(_GIVE_BACK, parameters):
+                costs[row.provider_id] += row.expected_cost_usd
+            refund(connection, costs)
+
+        await self._database.transaction("give_back_generations", work)
+
+    async def fall_back(self, unavailable: Sequence[Unavailable], limit: int) -> dict[str, str]:
+        """Move what waits for accounts that take nothing to the next of its fallbacks that can take it.
+
+        Answers the new provider of each generation that was moved, by its id.
+        """
+        rows = rows_as_json(asdict(entry) for entry in unavailable)
+        return await self._database.transaction(
+            "fall_back",
+            lambda c: {row.id: row.provider_id for row in c.execute(_FALL_BACK, {"rows": rows, "limit": limit})},
+        )
+
+
+def _charged(grants: Sequence[Grant], claimed: Sequence[ClaimedGeneration]) -> list[AccountRecord]:
+    taken = Counter(generation.provider_id for generation in claimed)
+    charged = []
+    for account in (grant.account for grant in grants):
+        count = taken[account.provider_id]
+        if count:
+            cost_usd = sum(g.expected_cost_usd for g in claimed if g.provider_id == account.provider_id)
+            spend_usd = account.spend_today_usd + cost_usd
+            tokens = account.tokens - count
+            charged.append(replace(account, tokens=tokens, spend_day=account.today, spend_usd=spend_usd))
+    return charged

@@ -1,0 +1,73 @@
+"""From a ResolveSubmission message to what is to be done about an uncertain submit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darkroom.gateway.v1 import gateway_pb2
+
+from libs.common.adapters.reading import is_task_id
+from libs.common.catalog import Catalog
+from libs.common.database.records import NewTask, SubmissionRecord
+from libs.common.database.stores.submissions import Resolution
+from libs.common.errors import FieldViolation, InvalidRequest
+
+PAGE_DEFAULT, PAGE_LIMIT, NOTE_LIMIT = 50, 1_000, 2_000
+_RESOLUTIONS: dict[int, Resolution] = {
+    gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED: "ATTACHED",
+    gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED: "RESUBMITTED",
+    gateway_pb2.SUBMISSION_RESOLUTION_DISMISSED: "DISMISSED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator wants; `task` with ATTACHED."""
+
+    resolution: Resolution
+    task: NewTask | None
+
+
+def page_size(request: gateway_pb2.ListSubmissionsRequest) -> int:
+    """How many attempts are asked for. InvalidRequest for a number out of bounds."""
+    size = request.page_size if request.HasField("page_size") else PAGE_DEFAULT
+    if not 1 <= size <= PAGE_LIMIT:
+        raise InvalidRequest([FieldViolation("page_size", "range", f"must be from 1 to {PAGE_LIMIT}")])
+    return size
+
+
+def resolution_of(
+    request: gateway_pb2.ResolveSubmissionRequest, submission: SubmissionRecord, catalog: Catalog
+) -> Wanted:
+    """What is asked for. InvalidRequest with every violation; NotFound where the catalog has dropped the model."""
+    resolution = _RESOLUTIONS.get(request.resolution)
+    found = []
+    if resolution is None:
+        found.append(FieldViolation("resolution", "required", f"must be one of {', '.join(_RESOLUTIONS.values())}"))
+    if len(request.note) > NOTE_LIMIT or "\x00" in request.note:
+        found.append(FieldViolation("note", "length", f"must have at most {NOTE_LIMIT} characters, none of them NUL"))
+    if resolution != "ATTACHED":
+        _raise_for(found)
+        assert resolution is not None
+        return Wanted(resolution, None)
+    if not is_task_id(request.task_id):
+        found.append(FieldViolation("task_id", "format", "must be the provider's id of the task, 1 to 200 characters"))
+    model = catalog.model(submission.model_identifier or "")
+    provider = catalog.provider_of(model)
+    if request.check_url and not provider.owns(request.check_url):
+        found.append(FieldViolation("check_url", "host", "must be an http(s) URL on a host of the provider"))
+    _raise_for(found)
+    task = NewTask(
+        task_id=request.task_id,
+        adapter_name=provider.adapter,
+        check_url=request.check_url or None,
+        strategy=model.polling.strategy,
+        poll_interval_ms=round(model.polling.interval_seconds * 1_000),
+        max_duration_seconds=model.max_duration_seconds,
+    )
+    return Wanted("ATTACHED", task)
+
+
+def _raise_for(found: list[FieldViolation]) -> None:
+    if found:
+        raise InvalidRequest(found)

@@ -1,0 +1,50 @@
+"""A process that is told to stop gives back at once what it has not begun, and lets the rest end."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from libs.common.database.engine import Database
+from tests.conftest import StartStack, quick
+from tests.support.rows import rows
+from tests.support.running import SUCCESS
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+PLACES = 5
+
+
+async def _leased(database: Database) -> int:
+    (row,) = await rows(database, "SELECT count(*) AS count FROM poll_tasks WHERE lease_owner IS NOT NULL")
+    return int(row["count"])
+
+
+async def test_a_poller_gives_back_the_tasks_that_it_has_claimed_ahead(
+    start_stack: StartStack, simulator: Simulator, database: Database
+) -> None:
+    def narrow(catalog: dict[str, Any]) -> None:
+        quick(catalog)
+        catalog["providers"]["bfl"]["limits"] = {"concurrent_checks": PLACES, "check_timeout_seconds": 60}
+
+    await simulator.behave(task_seconds=0.0, active_tasks_limit=100)
+    settings = {"DARKROOM_DRAIN_SECONDS": "30", "DARKROOM_LEASE_SECONDS": "60"}
+    running = await start_stack(adjust=narrow, settings=settings)
+    hanging = [{"operation": "check", "kind": "timeout", "times": 1}]
+    for number in range(PLACES):
+        await running.create("flux-pro", simulated(f"hangs {number}", faults=hanging))
+
+    async def leases(count: int) -> bool:
+        return await _leased(database) == count
+
+    await eventually(lambda: leases(PLACES), within=15, what="all places are taken")
+    ids = [await running.create("flux-pro", simulated(f"fine {number}")) for number in range(2 * PLACES)]
+    await eventually(lambda: leases(3 * PLACES), within=15, what="the rest is claimed ahead")
+    running.stack.children["poller"].send(signal.SIGTERM)
+
+    await eventually(lambda: leases(PLACES), within=3, what="it has given back what it has not begun")
+    assert running.stack.children["poller"].exit_code is None
+    # The checks under way would take a minute: somebody else goes on meanwhile.
+    await running.stack_replica("poller")
+    for generation_id in ids:
+        assert (await running.ended(generation_id)).status == SUCCESS

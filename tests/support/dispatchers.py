@@ -1,0 +1,35 @@
+"""A dispatcher's stores with grants as a test wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.common.database.engine import Database
+from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, Grant
+from libs.common.database.states import State
+from libs.common.database.stores.claiming import ClaimStore
+from libs.common.database.stores.dispatching import DispatchStore
+
+PROVIDER = "bfl"
+
+
+class Dispatcher:
+    """What one dispatcher process reads and writes."""
+
+    def __init__(self, database: Database, *, owner: str = "one", lease_seconds: float = 30) -> None:
+        self.claims = ClaimStore(database, owner=owner, lease_seconds=lease_seconds)
+        self.outcomes = DispatchStore(database, owner=owner)
+
+    async def claim(
+        self, places: int = 10, concurrent_tasks: int | None = None, *, budget_usd: float | None = None
+    ) -> list[ClaimedGeneration]:
+        """Claim for one provider account."""
+        return await self.claims.claim([PROVIDER], lambda account: Grant(account, places, concurrent_tasks, budget_usd))
+
+    async def record_attempts(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """See the store."""
+        return await self.outcomes.record_attempts(attempts)
+
+    async def end(self, outcomes: Sequence[DispatchOutcome]) -> list[State | None]:
+        """See the store."""
+        return await self.outcomes.end(outcomes)
