@@ -1,0 +1,135 @@
+"""Reads the database, the providers' ledger and the bucket after a run, and says what does not add up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from libs.common.database.engine import Database
+from libs.common.errors import GenerationError
+
+TERMINAL = "('SUCCESS', 'FAILED', 'CANCELLED')"
+_LOOK_SECONDS = 1.0
+
+
+async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    """What a query answers."""
+    return await database.transaction(
+        "chaos", lambda c: [dict(row) for row in c.execute(sa.text(sql), parameters).mappings()]
+    )
+
+
+class Terminal:
+    """Remembers rows as they were when they were first seen ended, to find those that change afterwards."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: dict[str, str] = {}
+
+    async def watch(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            # The database may be away: part of the plan.
+            with contextlib.suppress(GenerationError):
+                await self.look()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Remember those that have ended since the last look."""
+        found = await rows(
+            self._database,
+            "SELECT id, md5(g::text) AS digest FROM generation_requests g "
+            f"WHERE state IN {TERMINAL} AND id <> ALL(:ids)",
+            ids=list(self._seen),
+        )
+        self._seen |= {row["id"]: row["digest"] for row in found}
+
+    async def changed(self) -> list[str]:
+        """The ids of rows that are not what they were when they ended."""
+        found = await rows(self._database, "SELECT id, md5(g::text) AS digest FROM generation_requests g")
+        now = {row["id"]: row["digest"] for row in found}
+        return [identifier for identifier, digest in self._seen.items() if now.get(identifier) != digest]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run came to."""
+
+    submitted: int = 0
+    succeeded: int = 0
+    cancelled: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    bills: int = 0
+    attempts: int = 0
+    fallbacks: int = 0
+    lost: list[str] = field(default_factory=list)
+    billed_twice: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    success_without_bill: list[str] = field(default_factory=list)
+    result_missing: list[str] = field(default_factory=list)
+    orphaned_objects: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every law was kept."""
+        return not any(
+            (self.lost, self.billed_twice, self.stuck, self.changed, self.success_without_bill, self.result_missing)
+        )
+
+
+async def audit(
+    database: Database, *, tickets: set[str], bills: list[dict[str, Any]], bucket: Path, terminal: Terminal
+) -> Report:
+    """Hold what was promised against what there is.
+
+    Args:
+        database: the stack's.
+        tickets: the ids that clients were given.
+        bills: the providers' ledger; the prompt of each is one request's alone.
+        bucket: the folder of the object store.
+        terminal: what it saw during the run.
+    """
+    found = await rows(database, "SELECT * FROM generation_requests")
+    report = Report(submitted=len(found), bills=len(bills))
+    by_prompt = Counter(bill["prompt"] for bill in bills)
+    present = {row["id"] for row in found}
+    report.lost = sorted(tickets - present)
+    report.billed_twice = sorted(prompt for prompt, count in by_prompt.items() if count > 1)
+    report.changed = await terminal.changed()
+    stored: set[str] = set()
+    for row in found:
+        _count(report, row)
+        if row["state"] != "SUCCESS":
+            continue
+        keys = {output["object_key"] for output in row["outputs"]}
+        stored |= keys
+        if by_prompt[row["prompt"]] == 0:
+            report.success_without_bill.append(row["id"])
+        if not all((bucket / key).is_file() for key in keys):
+            report.result_missing.append(row["id"])
+    report.orphaned_objects = len(await asyncio.to_thread(_objects, bucket) - stored)
+    return report
+
+
+def _objects(bucket: Path) -> set[str]:
+    return {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
+
+
+def _count(report: Report, row: dict[str, Any]) -> None:
+    report.attempts += row["attempts"]
+    report.fallbacks += len(row["fallback_path"])
+    if row["state"] == "SUCCESS":
+        report.succeeded += 1
+    elif row["state"] == "CANCELLED":
+        report.cancelled += 1
+    elif row["state"] == "FAILED":
+        report.failed[row["error"]["code"]] += 1
+    else:
+        report.stuck.append(f"{row['id']} {row['state']}")
