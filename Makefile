@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 GENERATED := build/generated
 GOOGLEAPIS := build/googleapis
 PROTOS := $(shell find protos -name '*.proto' | sort)
-CODE := services libs sandbox tests
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -45,11 +44,11 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
-bench:  ## Compare with peers, in one run.
-	@echo "Nothing is measured yet: there is no bench/. Figures follow when they are ratios against peers in one run."
+bench: $(VENV)/.bench $(GENERATED)/.made  ## Compare with peers in one run: make bench ARGS="--tasks 5000"
+	@$(BIN)/python -m bench.poller $(ARGS)
 
-chaos:  ## Break the running stack on purpose.
-	@echo "Not here yet: there is no chaos/. The fault tests in tests/fault kill services at named points; run 'make test'."
+chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
+	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)
 
 migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
 	@$(BIN)/python -m sandbox migration "$(NAME)"
@@ -64,6 +63,8 @@ lock:  ## Renew the pinned requirements (needs uv).
 		--extra sandbox pyproject.toml --output-file requirements/sandbox.txt
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--extra sandbox --extra development pyproject.toml --output-file requirements/development.txt
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--extra sandbox --extra bench pyproject.toml --output-file requirements/bench.txt
 
 baseline: $(VENV)/.development $(GENERATED)/.made  ## Take today's protos as what later ones must not break: at a release.
 	$(BIN)/buf build --output protos/baseline.binpb
@@ -85,6 +86,11 @@ $(VENV)/.sandbox: requirements/sandbox.txt pyproject.toml | $(VENV)/.made
 $(VENV)/.development: requirements/development.txt $(VENV)/.sandbox
 	@echo "Installing what tests and lint need into $(VENV) …"
 	@$(PIP) install --require-hashes --requirement requirements/development.txt
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.sandbox
+	@echo "Installing the peers into $(VENV) …"
+	@$(PIP) install --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
 $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
