@@ -24,6 +24,7 @@ Darkroom is up. Ctrl-C stops it. Data and logs are in {folder}.
 
   gateway      127.0.0.1:{gateway}     dispatcher 127.0.0.1:{dispatcher}     poller 127.0.0.1:{poller}
   monitor      127.0.0.1:{monitor}     experiments 127.0.0.1:{experiments}
+  webhooks     http://127.0.0.1:{webhooks}/api/webhooks/<provider>
   metrics      http://127.0.0.1:{metrics}/metrics and the four after it
   catalog      {catalog}
 
@@ -46,6 +47,7 @@ def _banner(stack: Stack) -> str:
     return _BANNER.format(
         folder=stack.plan.folder,
         metrics=ports.metrics["gateway"],
+        webhooks=ports.gateway_http,
         catalog=stack.environment["DARKROOM_CATALOG"],
         **{str(name): port for name, port in ports.grpc.items()},
     )

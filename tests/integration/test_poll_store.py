@@ -6,13 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from libs.common.database.engine import Database
 from libs.common.database.records import NewTask, PollOutcome, StoreOutcome
 from libs.common.database.states import IllegalTransition, State, TaskState
+from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
 from tests.support.rows import execute, new_generation, rows
+from tests.support.waiting import eventually
 
 ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
 SOURCES: list[dict[str, Any]] = [{"type": "image", "url": "https://example.com/1.png"}]
@@ -232,3 +235,18 @@ async def test_a_task_of_a_provider_that_nobody_knows_is_taken_after_its_deadlin
     assert await store.claim_forgotten(10, known=["bfl"]) == []
     (task,) = await store.claim_forgotten(10, known=["tuzi"])
     assert task.seconds_left < 0
+
+
+async def test_a_cancel_and_the_end_of_a_poll_do_not_wait_for_each_other_in_a_circle(database: Database) -> None:
+    await _tasks(database, 1)
+    (task,) = await _polls(database).claim({"bfl": 1})
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.engine.connect() as poll:
+        # The first half of the end of a poll, which locks the task and then the generation.
+        poll.execute(sa.text("UPDATE poll_tasks SET attempts = attempts + 1"))
+        cancel = asyncio.create_task(CancelStore(database).request(task.generation_id))
+        await eventually(lambda: rows(database, waiting), within=5, what="the cancel waits for the task")
+        ended = "UPDATE generation_requests SET state = 'SUCCESS', outputs = '[]', ended_at = now()"
+        await asyncio.to_thread(poll.execute, sa.text(ended))
+        poll.commit()
+    assert await cancel is None

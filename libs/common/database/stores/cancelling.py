@@ -18,8 +18,11 @@ CANCELLED_BY_CALLER = json.dumps(
 # Nobody is at work on these outside, except on storing: its late write meets a newer token.
 _AT_ONCE = [State.HELD, State.PENDING, State.STORING]
 
+# The task is locked first, as the end of a poll does, so that the two do not wait for each other in a circle.
 _CANCEL = statement("""
-WITH asked AS (
+WITH task AS (
+    SELECT t.generation_id FROM poll_tasks t WHERE t.generation_id = :id AND t.ended_at IS NULL FOR UPDATE
+), asked AS (
     UPDATE generation_requests g
     SET cancel_requested_at = COALESCE(g.cancel_requested_at, now()),
         state = CASE WHEN g.state = ANY(:at_once) THEN 'CANCELLED' ELSE g.state END,
@@ -30,7 +33,7 @@ WITH asked AS (
         lease_until = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_until END,
         ended_at = CASE WHEN g.state = ANY(:at_once) THEN now() END,
         updated_at = CASE WHEN g.state = ANY(:at_once) THEN now() ELSE g.updated_at END
-    WHERE g.id = :id AND g.state <> ALL(:terminal)
+    WHERE g.id = :id AND g.state <> ALL(:terminal) AND (SELECT count(*) FROM task) >= 0
     RETURNING g.id, g.state
 ), due AS (
     UPDATE poll_tasks t SET is_wanted = true, next_poll_at = LEAST(t.next_poll_at, now())

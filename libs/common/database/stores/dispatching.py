@@ -78,7 +78,7 @@ WITH item AS (
         http_status = held.http_status, provider_request_id = held.provider_request_id,
         latency_ms = held.latency_ms, ended_at = now(),
         resolution = CASE WHEN held.resubmits THEN 'RESUBMITTED' END,
-        resolution_note = CASE WHEN held.resubmits THEN 'by when_uncertain' END,
+        resolution_note = CASE WHEN held.resubmits THEN 'by policy' END,
         resolved_at = CASE WHEN held.resubmits THEN now() END
     FROM held WHERE s.id = held.submission_id AND s.state = 'STARTED'
 ), handed_over AS (
