@@ -28,7 +28,7 @@ async def test_a_poller_gives_back_the_tasks_that_it_has_claimed_ahead(
         catalog["providers"]["bfl"]["limits"] = {"concurrent_checks": PLACES, "check_timeout_seconds": 60}
 
     await simulator.behave(task_seconds=0.0, active_tasks_limit=100)
-    settings = {"DARKROOM_DRAIN_SECONDS": "30", "DARKROOM_LEASE_SECONDS": "60"}
+    settings = {"DARKROOM_DRAIN_SECONDS": "8", "DARKROOM_LEASE_SECONDS": "60"}
     running = await start_stack(adjust=narrow, settings=settings)
     hanging = [{"operation": "check", "kind": "timeout", "times": 1}]
     for number in range(PLACES):
