@@ -58,7 +58,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for name, value in lines:
         table.add_row(name, str(value))
     console.print(table)
-    for name in ("lost", "billed_twice", "stuck", "changed", "success_without_bill", "result_missing"):
+    for name in ("lost", "billed_twice", "stuck", "changed", "success_without_bill", "result_missing", "own_faults"):
         for entry in getattr(report, name)[:20]:
             console.print(f"{name}: {entry}", style="red", markup=False)
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from libs.common.database.engine import Database
-from libs.common.errors import GenerationError
+from libs.common.errors import ErrorCode, GenerationError
 
 TERMINAL = "('SUCCESS', 'FAILED', 'CANCELLED')"
 _LOOK_SECONDS = 1.0
@@ -74,6 +74,7 @@ class Report:
     changed: list[str] = field(default_factory=list)
     success_without_bill: list[str] = field(default_factory=list)
     result_missing: list[str] = field(default_factory=list)
+    own_faults: list[str] = field(default_factory=list)
     orphaned_objects: int = 0
 
     @property
@@ -131,5 +132,8 @@ def _count(report: Report, row: dict[str, Any]) -> None:
         report.cancelled += 1
     elif row["state"] == "FAILED":
         report.failed[row["error"]["code"]] += 1
+        if row["error"]["code"] == ErrorCode.INTERNAL_ERROR:
+            attempts = f"{row['attempts']} attempts at {row['provider_id']}"
+            report.own_faults.append(f"{row['id']}, {attempts}: {row['error']['message']} {row['error']['details']}")
     else:
         report.stuck.append(f"{row['id']} {row['state']}")

@@ -185,7 +185,8 @@ class Submitter:
         cause = GenerationError(
             ErrorCode.INTERNAL_ERROR, "The dispatcher that sent the request ended before it could keep the reply."
         )
-        outcome = await self._resolve(job, cause)
+        # What our own death cut short is not held against the request: it has one attempt more.
+        outcome = await self._resolve(replace(job, attempt=job.attempt - 1), cause)
         if outcome is not None:
             await self._end(job.claimed, outcome)
 

@@ -93,6 +93,25 @@ async def test_a_vendor_that_can_be_asked_is_asked(start_stack: StartStack, simu
     assert len(await simulator.bills(prompt)) == 1
 
 
+async def test_an_attempt_that_a_death_cut_short_does_not_count_as_the_last(
+    start_stack: StartStack, simulator: Simulator
+) -> None:
+    def one_attempt(catalog: dict[str, Any]) -> None:
+        quick(catalog)
+        catalog["providers"]["kling"]["retry"] = {"attempts": 1}
+
+    running = await start_stack(
+        adjust=one_attempt, settings={"DARKROOM_CRASH_AT": CrashPoint.DISPATCHER_ATTEMPT_RECORDED}
+    )
+    prompt = simulated("cut short", task_seconds=0)
+    generation_id = await running.create("kling-v1-6", prompt)
+    await running.has_died("dispatcher")
+    await running.restart("dispatcher", {"DARKROOM_CRASH_AT": ""})
+    generation = await running.ended(generation_id)
+    assert (generation.status, generation.attempts) == (SUCCESS, 2)
+    assert len(await simulator.bills(prompt)) == 1
+
+
 @pytest.mark.parametrize(
     ("point", "attempts"),
     [(CrashPoint.DISPATCHER_ATTEMPT_RECORDED, 2), (CrashPoint.DISPATCHER_REPLY_RECEIVED, 1)],
