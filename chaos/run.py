@@ -16,7 +16,7 @@ import grpc
 from chaos.audit import TERMINAL, Report, Terminal, audit, rows
 from chaos.load import Load, send
 from chaos.recovery import Recovery
-from chaos.schedule import OBJECTS, POSTGRES, SIMULATORS, Blow, Schedule, schedule
+from chaos.schedule import POSTGRES, SIMULATORS, Blow, Schedule, schedule
 from chaos.weather import StorageProxy, provider_behaviour
 from libs.common.catalog import load as load_catalog
 from libs.common.database.engine import Database
@@ -234,6 +234,3 @@ class Run:
             bills = (await reply.json())["bills"]
         bucket = self._stack.plan.folder / "objects/buckets" / Settings.model_fields["s3_bucket"].default
         return await audit(database, tickets=self._load.tickets, bills=bills, bucket=bucket, terminal=terminal)
-
-
-__all__ = ["OBJECTS", "Outcome", "Run"]

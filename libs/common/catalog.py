@@ -17,7 +17,7 @@ from yarl import URL
 
 from libs.common.adapters.base import Adapter
 from libs.common.adapters.registry import adapters
-from libs.common.database.records import MediaType, Strategy, UncertainPolicy
+from libs.common.database.records import MediaType, NewTask, Strategy, UncertainPolicy
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.hosts import is_listed
 from libs.common.validation.common import Parameters, violations
@@ -178,6 +178,17 @@ class Model(_Entry):
         """How long the provider may take before the task counts as lost."""
         by_media: dict[MediaType, int] = {"image": 600, "video": 1_200}
         return self.polling.max_duration_seconds or by_media[self.media_type]
+
+    def task(self, task_id: str, adapter_name: str, check_url: str | None) -> NewTask:
+        """A provider's task of this model, followed as the catalog says."""
+        return NewTask(
+            task_id=task_id,
+            adapter_name=adapter_name,
+            check_url=check_url,
+            strategy=self.polling.strategy,
+            poll_interval_ms=round(self.polling.interval_seconds * 1_000),
+            max_duration_seconds=self.max_duration_seconds,
+        )
 
     def cost_usd(self, outputs: int, parameters: Mapping[str, Any]) -> float:
         """The price of `outputs` outputs by the catalog, in US dollars."""

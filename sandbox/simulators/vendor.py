@@ -98,9 +98,9 @@ class Vendor(ABC):
         task = self.world.task(self.name, task_id)
         return task if task is not None else self.error(500, "The task is gone.")
 
-    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook:
-        """What the vendor sends when a task has ended."""
-        raise NotImplementedError(f"{self.name} sends no webhooks")
+    def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook | None:
+        """What the vendor sends when a task has ended. None: it sends nothing."""
+        return None
 
     def _report_later(self, request: web.Request, task_id: str, url: str) -> None:
         report = asyncio.create_task(self._report(request, task_id, url))
@@ -115,11 +115,11 @@ class Vendor(ABC):
             task = self.world.task(self.name, task_id)
         if task is None:
             return
-        chance = self.world.chance(task.prompt)
-        if chance() < task.behaviour.webhooks_lost:
+        webhook, chance = self.webhook(request, task), self.world.chance(task.prompt)
+        if webhook is None or chance() < task.behaviour.webhooks_lost:
             return
         for _ in range(2 if chance() < task.behaviour.webhooks_doubled else 1):
-            await webhooks.deliver(url, self.webhook(request, task))
+            await webhooks.deliver(url, webhook)
 
     async def look(self, request: web.Request, task_id: str) -> SimulatedTask | web.StreamResponse:
         """A task that is asked for, or the reply of a fault, or that there is none."""

@@ -9,7 +9,7 @@ from typing import Any
 from libs.common.adapters.base import Adapter, Submitted
 from libs.common.adapters.http import Reply
 from libs.common.catalog import Model, Provider
-from libs.common.database.records import ClaimedGeneration, DispatchOutcome, NewTask
+from libs.common.database.records import ClaimedGeneration, DispatchOutcome
 from libs.common.database.states import State, SubmissionState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.retry import wait_seconds
@@ -129,17 +129,11 @@ def without_inputs(job: Job, error: GenerationError) -> DispatchOutcome:
 
 def accepted(job: Job, answer: Submitted) -> DispatchOutcome:
     """The provider works on it: hand over to the poller."""
-    polling = job.model.polling
-    reports = job.provider.webhooks if answer.reports else None
-    task = NewTask(
-        task_id=answer.task_id,
-        adapter_name=job.adapter.name,
-        check_url=answer.check_url,
+    task = job.model.task(answer.task_id, job.adapter.name, answer.check_url)
+    webhooks = job.provider.webhooks
+    if answer.reports and webhooks is not None:
         # A webhook is to end it; polling goes on at a slower pace, for webhooks are lost.
-        strategy="fixed" if reports else polling.strategy,
-        poll_interval_ms=round((reports.poll_interval_seconds if reports else polling.interval_seconds) * 1_000),
-        max_duration_seconds=job.model.max_duration_seconds,
-    )
+        task = replace(task, strategy="fixed", poll_interval_ms=round(webhooks.poll_interval_seconds * 1_000))
     return _outcome(job, State.PROCESSING, SubmissionState.ACCEPTED, task=task)
 
 

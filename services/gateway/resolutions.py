@@ -57,15 +57,7 @@ def resolution_of(
     if request.check_url and not provider.owns(request.check_url):
         found.append(FieldViolation("check_url", "host", "must be an http(s) URL on a host of the provider"))
     _raise_for(found)
-    task = NewTask(
-        task_id=request.task_id,
-        adapter_name=provider.adapter,
-        check_url=request.check_url or None,
-        strategy=model.polling.strategy,
-        poll_interval_ms=round(model.polling.interval_seconds * 1_000),
-        max_duration_seconds=model.max_duration_seconds,
-    )
-    return Wanted("ATTACHED", task)
+    return Wanted("ATTACHED", model.task(request.task_id, provider.adapter, request.check_url or None))
 
 
 def _raise_for(found: list[FieldViolation]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from darkroom.poller.v1 import poller_pb2
 
@@ -110,14 +110,8 @@ def _generation(model: Model, request_id: str) -> NewGeneration:
 
 
 def _task(request: poller_pb2.AddTaskRequest, model: Model, provider: Provider) -> NewTask:
-    interval_ms = round(model.polling.interval_seconds * 1_000)
-    return NewTask(
-        task_id=request.task_id,
-        adapter_name=provider.adapter,
-        check_url=request.check_url or None,
-        strategy=_STRATEGIES.get(request.strategy, model.polling.strategy),
-        poll_interval_ms=request.poll_interval_ms if request.HasField("poll_interval_ms") else interval_ms,
-        max_duration_seconds=(
-            request.max_duration_seconds if request.HasField("max_duration_seconds") else model.max_duration_seconds
-        ),
-    )
+    task = model.task(request.task_id, provider.adapter, request.check_url or None)
+    given = {
+        name: getattr(request, name) for name in ("poll_interval_ms", "max_duration_seconds") if request.HasField(name)
+    }
+    return replace(task, strategy=_STRATEGIES.get(request.strategy, task.strategy), **given)

@@ -53,19 +53,12 @@ class Window:
                 if self.is_draining:
                     return
                 self._busy.add(name)
-                try:
-                    found = await work()
-                except BaseException:
-                    self._busy.discard(name)
-                    raise
-            try:
-                await finish(found)
-            finally:
-                self._busy.discard(name)
+                found = await work()
+            await finish(found)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._finished(lane, done))
+        task.add_done_callback(lambda done: self._finished(lane, name, done))
 
     def claimed(self, lane: str, count: int, room: int) -> None:
         """Note how a claim went: a lane that took all it had room for is refilled as soon as half of it is done."""
@@ -87,8 +80,9 @@ class Window:
         for task in self._tasks:
             task.cancel()
 
-    def _finished(self, lane: str, task: asyncio.Task[None]) -> None:
+    def _finished(self, lane: str, name: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._busy.discard(name)
         self._claimed[lane] -= 1
         if not task.cancelled() and task.exception() is not None:
             # Its lease ends by itself, and then it is claimed anew.
