@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from libs.common.database.engine import Database
 from libs.common.database.records import AccountRecord, ClaimedGeneration, Fallback, Grant, Unavailable
 from libs.common.database.stores.accounts import lock_accounts, refund, write_accounts
+from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.sets import rows_as_json, statement
 
 # Claims of all dispatchers queue here, so that no two count the same free place at a provider.
@@ -112,15 +113,15 @@ WHERE g.id = ANY(:ids) AND g.lease_owner = :owner AND g.state = 'DISPATCHING'
 RETURNING g.provider_id, g.expected_cost_usd""")
 
 # What may run elsewhere stays where it is: another model would be a second bill.
-_FALL_BACK = statement("""
+_FALL_BACK = statement(f"""
 WITH unavailable AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(provider_id text, code text, budget_usd float)
 ), stuck AS (
-    SELECT g.id, unavailable.code, following.number FROM unavailable
+    SELECT g.id, unavailable.code, following.moved, following.number::int - 1 AS fallback FROM unavailable
     JOIN generation_requests g ON g.provider_id = unavailable.provider_id AND g.state = 'PENDING'
         AND (unavailable.budget_usd IS NULL OR g.expected_cost_usd > unavailable.budget_usd)
     CROSS JOIN LATERAL (
-        SELECT f.number FROM jsonb_array_elements(g.fallbacks) WITH ORDINALITY AS f(entry, number)
+        SELECT f.entry AS moved, f.number FROM jsonb_array_elements(g.fallbacks) WITH ORDINALITY AS f(entry, number)
         WHERE NOT EXISTS (
             SELECT FROM unavailable other
             WHERE other.provider_id = f.entry->>'provider_id' AND other.budget_usd IS NULL)
@@ -130,14 +131,7 @@ WITH unavailable AS (
     LIMIT :limit FOR UPDATE OF g SKIP LOCKED
 )
 UPDATE generation_requests g
-SET model_identifier = g.fallbacks->(stuck.number::int - 1)->>'model_identifier',
-    provider_id = g.fallbacks->(stuck.number::int - 1)->>'provider_id',
-    parameters = g.fallbacks->(stuck.number::int - 1)->'parameters',
-    expected_cost_usd = CAST(g.fallbacks->(stuck.number::int - 1)->>'expected_cost_usd' AS float),
-    fallbacks = jsonb_path_query_array(g.fallbacks, '$[$from to last]', jsonb_build_object('from', stuck.number)),
-    fallback_path = g.fallback_path || jsonb_build_object(
-        'model_identifier', g.model_identifier, 'provider_id', g.provider_id, 'code', stuck.code, 'left_at', now()),
-    attempts_elsewhere = g.attempts, next_attempt_at = now(), updated_at = now()
+SET next_attempt_at = now(), updated_at = now(),{going_on("stuck")}
 FROM stuck WHERE g.id = stuck.id
 RETURNING g.id, g.provider_id""")
 

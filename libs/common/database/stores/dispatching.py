@@ -15,6 +15,7 @@ from libs.common.database.records import Attempt, DispatchOutcome, QueueRecord
 from libs.common.database.states import State
 from libs.common.database.stores.accounts import refund
 from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
+from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
 _RECORD = statement("""
@@ -35,7 +36,7 @@ RETURNING id""")
 
 # A cancel that was asked for meanwhile wins over whatever has not reached the provider, and over results that it has
 # sent already. A task that it works on is handed over all the same, for the poller to cancel it there.
-_END = statement("""
+_END = statement(f"""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         generation_id text, lease_token bigint, state text, submission_id text, submission_state text,
@@ -46,6 +47,7 @@ WITH item AS (
         CASE WHEN g.cancel_requested_at IS NULL OR item.state IN ('PROCESSING', 'FAILED') THEN item.state
             ELSE 'CANCELLED' END AS next_state,
         CASE WHEN g.cancel_requested_at IS NULL THEN g.fallbacks->item.fallback END AS moved,
+        item.error->>'code' AS code,
         g.cancel_requested_at IS NULL AND item.state = 'PENDING' AND item.submission_state = 'UNCERTAIN' AS resubmits
     FROM item JOIN generation_requests g ON g.id = item.generation_id
     WHERE g.state = 'DISPATCHING' AND g.lease_owner = :owner AND g.lease_token = item.lease_token
@@ -59,17 +61,7 @@ WITH item AS (
             CASE WHEN held.state = 'CANCELLED' THEN held.error END, CAST(:cancelled AS jsonb)) ELSE held.error END,
         cost_usd = held.cost_usd, next_attempt_at = now() + make_interval(secs => held.delay_seconds),
         lease_owner = NULL, lease_until = NULL, updated_at = now(),
-        ended_at = CASE WHEN held.next_state = ANY(:terminal) THEN now() END,
-        fallback_path = CASE WHEN held.moved IS NULL THEN g.fallback_path ELSE g.fallback_path || jsonb_build_object(
-            'model_identifier', g.model_identifier, 'provider_id', g.provider_id, 'code', held.error->>'code',
-            'left_at', now()) END,
-        attempts_elsewhere = CASE WHEN held.moved IS NULL THEN g.attempts_elsewhere ELSE g.attempts END,
-        model_identifier = COALESCE(held.moved->>'model_identifier', g.model_identifier),
-        provider_id = COALESCE(held.moved->>'provider_id', g.provider_id),
-        parameters = COALESCE(held.moved->'parameters', g.parameters),
-        expected_cost_usd = COALESCE(CAST(held.moved->>'expected_cost_usd' AS float), g.expected_cost_usd),
-        fallbacks = CASE WHEN held.moved IS NULL THEN g.fallbacks ELSE jsonb_path_query_array(
-            g.fallbacks, '$[$from to last]', jsonb_build_object('from', held.fallback + 1)) END
+        ended_at = CASE WHEN held.next_state = ANY(:terminal) THEN now() END,{going_on("held")}
     FROM held WHERE g.id = held.generation_id
     RETURNING g.id, g.provider_id, g.state
 ), attempt AS (
