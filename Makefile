@@ -60,11 +60,13 @@ new-adapter: $(GENERATED)/.made  ## Write the skeleton of an adapter with its te
 
 lock:  ## Renew the pinned requirements (needs uv).
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--extra sandbox pyproject.toml --output-file requirements/sandbox.txt
+		--extra client --extra sandbox pyproject.toml --output-file requirements/sandbox.txt
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--extra sandbox --extra development pyproject.toml --output-file requirements/development.txt
+		--extra client --extra sandbox --extra development pyproject.toml --output-file requirements/development.txt
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		--extra sandbox --extra bench pyproject.toml --output-file requirements/bench.txt
+		--extra client --extra sandbox --extra bench pyproject.toml --output-file requirements/bench.txt
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		requirements/litellm.in --output-file requirements/litellm.txt
 
 baseline: $(VENV)/.development $(GENERATED)/.made  ## Take today's protos as what later ones must not break: at a release.
 	$(BIN)/buf build --output protos/baseline.binpb
@@ -95,10 +97,11 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.sandbox
 
 $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
 	@rm -rf $(GENERATED) $(GOOGLEAPIS)
-	@mkdir -p $(GENERATED) $(GOOGLEAPIS)/google/api
+	@mkdir -p $(GENERATED)/darkroom $(GOOGLEAPIS)/google/api
 	@cp $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/annotations.proto \
 		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/http.proto $(GOOGLEAPIS)/google/api/
 	@$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
+		--descriptor_set_out=$(GENERATED)/darkroom/contracts.binpb --include_imports --include_source_info \
 		--mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet,only_async:$(GENERATED) $(PROTOS)
 	@find $(GENERATED)/darkroom -type d -exec touch {}/__init__.py \;
 	@touch $@

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import grpc
 
 from chaos.audit import TERMINAL, Report, Terminal, audit, rows
 from chaos.load import Load, send
 from chaos.recovery import Recovery
 from chaos.schedule import POSTGRES, SIMULATORS, Blow, Schedule, schedule
 from chaos.weather import StorageProxy, provider_behaviour
+from libs.client.channel import open_channel
 from libs.common.catalog import load as load_catalog
 from libs.common.database.engine import Database
 from libs.common.errors import GenerationError
@@ -140,8 +140,7 @@ class Run:
     async def _break_while_sending(self, recovery: Recovery) -> None:
         models = sorted(load_catalog(Path(self._stack.environment["DARKROOM_CATALOG"])).models)
         address = f"127.0.0.1:{self._stack.plan.ports.grpc['gateway']}"
-        options = (("grpc.max_reconnect_backoff_ms", 500), ("grpc.initial_reconnect_backoff_ms", 100))
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
+        async with open_channel(address, self._stack.admin_key) as channel:
             sending = send(
                 channel,
                 self._load,

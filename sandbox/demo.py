@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from libs.client.channel import open_channel
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import Catalog, load
 from sandbox.launcher import Stack, StackFailed
@@ -190,7 +191,7 @@ async def _run(stack: Stack, console: Console) -> None:
     requests = chosen(catalog)
     results = _DEMO / "results"
     results.mkdir(parents=True)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.plan.ports.grpc['gateway']}") as channel:
+    async with open_channel(f"127.0.0.1:{stack.plan.ports.grpc['gateway']}", stack.admin_key) as channel:
         gateway = GenerationServiceStub(channel)
         console.print(f"\nSending {len(requests)} requests:")
         for shown in requests:

@@ -24,6 +24,7 @@ from sandbox.health import health
 from sandbox.objectstore import ObjectServer
 from sandbox.plan import ROOT, SHIPPED_CATALOG, Plan
 from sandbox.postgres import Postgres, PostgresFailed
+from sandbox.secrets import secrets_of
 
 POSTGRES = "postgres"
 _START_SECONDS = 60.0
@@ -49,6 +50,7 @@ class Stack:
         self.plan = plan
         self.environment: dict[str, str] = {}
         self.children: dict[str, Child] = {}
+        self.replica_ports: dict[str, dict[str, str]] = {}
         self.postgres: Postgres | None = None
         self._tell = tell
         self._show = show
@@ -99,6 +101,11 @@ class Stack:
             found[POSTGRES] = "postgres has ended"
         return found
 
+    @property
+    def admin_key(self) -> str:
+        """The first admin key."""
+        return self.environment["DARKROOM_ADMIN_KEY"]
+
     def restart(self, name: str) -> None:
         """Start a part anew that has ended. StackFailed where it does not start."""
         if name == POSTGRES and self.postgres is not None:
@@ -123,7 +130,9 @@ class Stack:
         ports = {
             f"DARKROOM_{name.upper()}_PORT": str(processes.free_port()),
             f"DARKROOM_{name.upper()}_METRICS_PORT": str(processes.free_port()),
+            **({"DARKROOM_GATEWAY_HTTP_PORT": str(processes.free_port())} if name == "gateway" else {}),
         }
+        self.replica_ports[replica] = ports
         self._add(replica, ["python", "-m", f"services.{name}"], self.environment | ports)
         return replica
 
@@ -164,6 +173,7 @@ class Stack:
     def _start_parts(self) -> None:
         database_url = self._start_postgres()
         environment = self._base_environment() | {"DARKROOM_DATABASE_URL": database_url}
+        environment |= secrets_of(self.plan)
         environment |= self._start_object_store() | self._start_providers()
         self.environment = {**environment, **_DRAIN, **self.plan.ports.variables(), **self.plan.settings}
         self._tell("database schema")

@@ -24,14 +24,18 @@ Darkroom is up. Ctrl-C stops it. Data and logs are in {folder}.
 
   gateway      127.0.0.1:{gateway}     dispatcher 127.0.0.1:{dispatcher}     poller 127.0.0.1:{poller}
   monitor      127.0.0.1:{monitor}     experiments 127.0.0.1:{experiments}
-  webhooks     http://127.0.0.1:{webhooks}/api/webhooks/<provider>
+  REST         http://127.0.0.1:{http}/api/openapi.json
+  OpenAI face  http://127.0.0.1:{http}/v1
+  webhooks     http://127.0.0.1:{http}/api/webhooks/<provider>
   metrics      http://127.0.0.1:{metrics}/metrics and the four after it
   catalog      {catalog}
+  admin key    {admin_key}
 
   Send a request:
-    .venv/bin/buf curl --protocol grpc --http2-prior-knowledge \\
-      --data '{{"modelIdentifier": "flux-pro", "prompt": "a red apple"}}' \\
-      http://127.0.0.1:{gateway}/darkroom.gateway.v1.GenerationService/CreateGeneration
+    export DARKROOM_ADDRESS=127.0.0.1:{gateway} DARKROOM_API_KEY={admin_key}
+    .venv/bin/darkroom submit flux-pro "a red apple" --save .
+    curl -H "x-api-key: $DARKROOM_API_KEY" -d '{{"modelIdentifier": "flux-pro", "prompt": "a red apple"}}' \\
+      http://127.0.0.1:{http}/api/external/generation
 """
 
 
@@ -47,7 +51,8 @@ def _banner(stack: Stack) -> str:
     return _BANNER.format(
         folder=stack.plan.folder,
         metrics=ports.metrics["gateway"],
-        webhooks=ports.gateway_http,
+        http=ports.gateway_http,
+        admin_key=stack.admin_key,
         catalog=stack.environment["DARKROOM_CATALOG"],
         **{str(name): port for name, port in ports.grpc.items()},
     )

@@ -38,8 +38,10 @@ class ErrorCode(StrEnum):
     TASK_CANCELLED = "TASK_CANCELLED"
     SUBMISSION_UNCERTAIN = "SUBMISSION_UNCERTAIN"
     NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     UNIMPLEMENTED = "UNIMPLEMENTED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
 
 
 class Mapping(NamedTuple):
@@ -67,8 +69,10 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
     ErrorCode.TASK_CANCELLED: Mapping(grpc.StatusCode.CANCELLED, HTTPStatus.CONFLICT, False),
     ErrorCode.SUBMISSION_UNCERTAIN: Mapping(grpc.StatusCode.UNKNOWN, HTTPStatus.BAD_GATEWAY, False),
     ErrorCode.NOT_FOUND: Mapping(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND, False),
+    ErrorCode.ALREADY_EXISTS: Mapping(grpc.StatusCode.ALREADY_EXISTS, HTTPStatus.CONFLICT, False),
     ErrorCode.SERVICE_UNAVAILABLE: Mapping(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, True),
     ErrorCode.UNIMPLEMENTED: Mapping(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, False),
+    ErrorCode.PERMISSION_DENIED: Mapping(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN, False),
 }
 
 
@@ -94,7 +98,7 @@ class GenerationError(Exception):
         details: facts for whoever looks into it; JSON values only.
         is_retryable: whether a repeat may help. Default: what the code says.
         retry_after_seconds: the least wait before a repeat, where known.
-        violations: the fields at fault, for the two INVALID codes and NOT_FOUND.
+        violations: the fields at fault, for the two INVALID codes, NOT_FOUND and ALREADY_EXISTS.
     """
 
     def __init__(

@@ -5,8 +5,13 @@ Labels are bounded: providers, models, codes and method names come from the cata
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from prometheus_client import Counter, Gauge, Histogram
 
+_LABEL_VALUES_LIMIT = 200
+_OTHER_VALUES = "(other)"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800)
 
 BUILD = Gauge(
@@ -17,6 +22,21 @@ RPC_SECONDS = Histogram(
     "darkroom_rpc_seconds", "Time to answer an RPC, in seconds.", ["method", "status"], buckets=_SECONDS
 )
 RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
+
+DROPPED_READERS = Counter("darkroom_dropped_readers_total", "Streams ended because nobody read them.", ["method"])
+WATCHERS = Gauge("darkroom_gateway_watchers", "Streams that wait for changes.")
+AUTHENTICATIONS = Counter("darkroom_gateway_authentications_total", "API keys looked at.", ["outcome"])
+ADMISSIONS_REFUSED = Counter("darkroom_gateway_admissions_refused_total", "Generations over a quota.", ["quota"])
+REPEATS = Counter("darkroom_gateway_repeats_total", "Answers without a new submit.", ["reason"])
+HTTP_SECONDS = Histogram(
+    "darkroom_http_seconds", "Time to answer an HTTP request.", ["method", "route", "status"], buckets=_SECONDS
+)
+CALLBACKS = Counter("darkroom_callbacks_total", "Tries to deliver a callback.", ["event", "outcome"])
+SPEND_USD = Counter(
+    "darkroom_spend_usd_total",
+    "Cost of generations that succeeded, in US dollars. `label` and `value`: one of the labels that the settings name.",
+    ["model", "provider", "label", "value"],
+)
 
 READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
 LOOP_ITERATIONS = Counter("darkroom_loop_iterations_total", "Turns of a background loop.", ["loop", "outcome"])
@@ -79,3 +99,26 @@ def count_end(model: str, provider: str, state: str, code: str, seconds: float) 
     """Count a generation that this process ended, `seconds` after it was accepted. `code` is empty for a success."""
     GENERATIONS_ENDED.labels(model, provider, state, code).inc()
     GENERATION_SECONDS.labels(model, state).observe(max(0.0, seconds))
+
+
+class Spend:
+    """What generations cost, by the labels that the settings name. Callers choose the values, so these are bounded."""
+
+    keys: tuple[str, ...] = ()
+    _seen: ClassVar[dict[str, set[str]]] = {}
+
+    @classmethod
+    def count(cls, model: str, provider: str, labels: Mapping[str, str], cost_usd: float) -> None:
+        """Count a generation that succeeded: once without a label, and once for each of the keys that it carries."""
+        SPEND_USD.labels(model, provider, "", "").inc(cost_usd)
+        for key in cls.keys:
+            if key in labels:
+                SPEND_USD.labels(model, provider, key, cls._bounded(key, labels[key])).inc(cost_usd)
+
+    @classmethod
+    def _bounded(cls, key: str, value: str) -> str:
+        seen = cls._seen.setdefault(key, set())
+        if value not in seen and len(seen) >= _LABEL_VALUES_LIMIT:
+            return _OTHER_VALUES
+        seen.add(value)
+        return value

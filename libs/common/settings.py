@@ -7,9 +7,9 @@ that the catalog names the variables that hold the providers' credentials.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ServiceName = Literal["gateway", "dispatcher", "poller", "monitor", "experiments"]
@@ -53,17 +53,51 @@ class Settings(BaseSettings):
     poller_metrics_port: int = 9103
     monitor_metrics_port: int = 9104
     experiments_metrics_port: int = 9105
-    gateway_http_port: int = Field(default=8080, description="Where providers' webhooks come in.")
+    gateway_http_port: int = Field(default=8080, description="Where REST, the OpenAI face and webhooks come in.")
     public_url: str | None = Field(
         default=None,
         pattern=r"^https?://\S+$",
         description="Where providers reach the gateway's HTTP port. None: they are asked for no webhooks.",
     )
+    key_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="What API keys are hashed and callbacks are signed with."
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, min_length=24, max_length=200, description="The first admin key. None: none is made."
+    )
+    key_cache_seconds: PositiveFloat = Field(default=5.0, description="How long a revoked key may still be believed.")
+    service_token: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="What services show each other without certificates. Several by commas: the first is shown.",
+    )
+    internal_tls_certificate: Path | None = Field(default=None, description="Mutual TLS between services.")
+    internal_tls_private_key: Path | None = None
+    internal_tls_ca: Path | None = Field(default=None, description="Who signs the certificates of services.")
+    gateway_tls_certificate: Path | None = Field(default=None, description="TLS of the gateway's two ports.")
+    gateway_tls_private_key: Path | None = None
+
+    cors_origins: str = Field(default="", description="Origins that browsers may call from, by commas; * for all.")
+    http_body_limit_bytes: PositiveInt = 16 * 1024**2
+    http_header_timeout_seconds: PositiveFloat = Field(default=10.0, description="What a client gets for its headers.")
+    http_body_timeout_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for its body.")
+    http_connections: PositiveInt = Field(default=2_000, description="Connections to the HTTP port at once.")
+    openai_wait_seconds: PositiveFloat = Field(default=120.0, description="What an image gets before a 504.")
+    watch_interval_seconds: PositiveFloat = Field(default=0.25, description="Between two looks for all watchers.")
+    watch_write_timeout_seconds: PositiveFloat = Field(default=15.0, description="A watcher that is slower is dropped.")
+    callback_concurrency: PositiveInt = Field(default=50, description="Callbacks under way in one poller.")
+    callback_timeout_seconds: PositiveFloat = 15.0
+    callback_allowed_hosts: str = Field(
+        default="", description="Hosts, by commas, that callbacks may go to though their addresses are not public."
+    )
+    spend_labels: str = Field(default="", description="Keys of labels, by commas, that the spend is counted by.")
+
     dispatcher_address: str = "127.0.0.1:50052"
     poller_address: str = "127.0.0.1:50053"
 
     grpc_message_limit_bytes: PositiveInt = 16 * 1024**2
-    grpc_concurrent_rpcs: PositiveInt = 2_000
+    grpc_concurrent_rpcs: PositiveInt = Field(default=5_000, description="RPCs and watchers of one service at once.")
+    grpc_concurrent_streams: PositiveInt = Field(default=1_000, description="RPCs on one connection at once.")
     rpc_timeout_seconds: PositiveFloat = Field(default=30.0, description="The most that a unary RPC may take.")
     drain_seconds: PositiveFloat = Field(default=20.0, description="What in-flight work gets before it is given back.")
     submit_drain_seconds: PositiveFloat = Field(
@@ -91,6 +125,16 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        for names in (
+            ("internal_tls_certificate", "internal_tls_private_key", "internal_tls_ca"),
+            ("gateway_tls_certificate", "gateway_tls_private_key"),
+        ):
+            if len({getattr(self, name) is None for name in names}) > 1:
+                raise ValueError(f"{' and '.join(names)} go together: set all of them, or none")
+        return self
+
     def grpc_port(self, service: ServiceName) -> int:
         """The port on which `service` serves gRPC."""
         return int(getattr(self, f"{service}_port"))
@@ -98,3 +142,8 @@ class Settings(BaseSettings):
     def metrics_port(self, service: ServiceName) -> int:
         """The port on which `service` serves Prometheus text."""
         return int(getattr(self, f"{service}_metrics_port"))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a setting that holds several by commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -28,7 +28,7 @@ _FORGOTTEN_SECONDS = 30.0
 async def wire(frame: Frame) -> None:
     """Put a dispatcher together."""
     settings = frame.settings
-    channel = open_channel(settings.poller_address)
+    channel = open_channel(settings.poller_address, settings)
     wakeups = Wakeups(PollingServiceStub(channel))
     store = DispatchStore(frame.database, owner=frame.owner)
     account_store = AccountStore(frame.database)

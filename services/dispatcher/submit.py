@@ -240,6 +240,8 @@ class Submitter:
         if state in TERMINAL:
             age_seconds = _age_seconds(claimed)
             metrics.count_end(claimed.model_identifier, claimed.provider_id, state, code, age_seconds)
+        if state is State.SUCCESS:
+            metrics.Spend.count(claimed.model_identifier, claimed.provider_id, claimed.labels, outcome.cost_usd or 0.0)
         if outcome.fallback is not None and state is State.PENDING:
             metrics.FALLBACKS.labels(claimed.model_identifier, code).inc()
         if outcome.task is not None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
+from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
+from libs.common.database.stores.api_keys import ApiKeyStore
+from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.generations import GenerationStore
+from libs.common.database.stores.intake import IntakeStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.service import Frame, run
+from libs.common.settings import listed
 from libs.common.storage.objects import ObjectStore
+from services.gateway.api_keys import AdminHandlers
+from services.gateway.authentication import Authentication, KeysOnly
+from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
+from services.gateway.first_key import FirstKey, key_secret
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
 from services.gateway.intake import Intake
+from services.gateway.quota import admit
+from services.gateway.upkeep import Upkeep
+from services.gateway.watching import Watchers
 from services.gateway.webhook_keys import WebhookKeys
 from services.gateway.webhooks import Webhooks
 
@@ -23,14 +35,21 @@ from services.gateway.webhooks import Webhooks
 async def wire(frame: Frame) -> None:
     """Put the gateway together."""
     settings = frame.settings
-    to_dispatcher, to_poller = open_channel(settings.dispatcher_address), open_channel(settings.poller_address)
+    secret = key_secret(settings)
+    to_dispatcher = open_channel(settings.dispatcher_address, settings)
+    to_poller = open_channel(settings.poller_address, settings)
     dispatcher, poller = DispatcherServiceStub(to_dispatcher), PollingServiceStub(to_poller)
-    generations = GenerationStore(frame.database)
+    keys, generations = ApiKeyStore(frame.database), GenerationStore(frame.database)
+    intake_store = IntakeStore(frame.database, admit)
     objects = ObjectStore(settings)
-    intake = Intake(generations, dispatcher)
+    intake = Intake(intake_store, dispatcher)
     cancels = Cancels(CancelStore(frame.database), generations, dispatcher, poller)
+    watchers = Watchers(generations, interval_seconds=settings.watch_interval_seconds)
+    authentication = Authentication(keys, secret=secret, cache_seconds=settings.key_cache_seconds)
+    callback_hosts = listed(settings.callback_allowed_hosts)
     webhooks = Webhooks(frame.catalog, WebhookKeys(), poller)
     http = Http(settings.bind_host, settings.gateway_http_port, webhooks.routes())
+    frame.guard(KeysOnly(authentication))
     frame.serve(
         GenerationHandlers(
             frame.catalog,
@@ -38,12 +57,26 @@ async def wire(frame: Frame) -> None:
             submissions=SubmissionStore(frame.database),
             intake=intake,
             cancels=cancels,
+            watchers=watchers,
+            callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
             url_of=objects.url,
+            callback_hosts=callback_hosts,
         ),
         add_GenerationServiceServicer_to_server,
         "darkroom.gateway.v1.GenerationService",
     )
+    frame.serve(
+        AdminHandlers(keys, authentication, secret=secret, callback_hosts=callback_hosts),
+        add_AdminServiceServicer_to_server,
+        "darkroom.gateway.v1.AdminService",
+    )
+    Upkeep(keys, intake_store, authentication).run_in(frame)
+    frame.loop("watch", watchers.look, interval_seconds=settings.watch_interval_seconds)
+    first_key = FirstKey(keys, settings)
+    frame.loop("first_key", first_key.keep, interval_seconds=settings.readiness_check_seconds)
+    frame.on_start(first_key.start)
     frame.on_start(http.start)
+    frame.on_drain(watchers.close)
     frame.on_close(to_dispatcher.close)
     frame.on_close(to_poller.close)
     frame.on_close(objects.close)

@@ -43,10 +43,10 @@ class Cancels:
         self._poller = poller
         self._nudges: set[asyncio.Task[None]] = set()
 
-    async def cancel(self, generation_id: str) -> GenerationRecord:
-        """Ask for a generation to be cancelled, and answer it as it stands then. NotFound where there is none."""
-        state = await self._store.request(generation_id)
-        record = await self._generations.get(generation_id)
+    async def cancel(self, generation_id: str, *, owner: str | None) -> GenerationRecord:
+        """Ask for a generation to be cancelled, and answer it as it stands then. NotFound where it is not there."""
+        state = await self._store.request(generation_id, owner=owner)
+        record = await self._generations.get(generation_id, owner=owner)
         if record is None:
             raise no_generation(generation_id)
         if state is State.CANCELLED:

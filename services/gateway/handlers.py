@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -10,19 +10,27 @@ from darkroom.gateway.v1 import gateway_pb2 as messages
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceServicer
 
 from libs.common.catalog import CatalogHolder
+from libs.common.database.records import GenerationRecord
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound, Unimplemented
 from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
+from libs.common.rpc.credentials import metadata_of_context
 from libs.common.rpc.messages import UrlOf
+from services.gateway.access import current_caller
+from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
 from services.gateway.intake import Intake
-from services.gateway.messages import generation_message, model_message, submission_message
+from services.gateway.listing import wanted as wanted_generations
+from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
+from services.gateway.pages import page, page_size, page_start
 from services.gateway.requests import validate
-from services.gateway.resolutions import page_size, resolution_of
+from services.gateway.resolutions import resolution_of
+from services.gateway.watching import Watchers, stamp_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
+IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _MEDIA_TYPES = ("image", "video")
 
 
@@ -42,30 +50,42 @@ class GenerationHandlers(GenerationServiceServicer):
         submissions: SubmissionStore,
         intake: Intake,
         cancels: Cancels,
+        watchers: Watchers,
+        callbacks: Callbacks,
         url_of: UrlOf,
+        callback_hosts: Sequence[str] = (),
     ) -> None:
         self._catalog = catalog
         self._generations = generations
         self._submissions = submissions
         self._intake = intake
         self._cancels = cancels
+        self._watchers = watchers
+        self._callbacks = callbacks
         self._url_of = url_of
+        self._callback_hosts = callback_hosts
 
     async def CreateGeneration(
         self, request: messages.CreateGenerationRequest, context: Context
     ) -> messages.CreateGenerationResponse:
         """See the proto."""
-        generation = validate(request, self._catalog.current, current_request_id())
-        await self._intake.accept(generation)
-        return messages.CreateGenerationResponse(id=generation.id, status=messages.GENERATION_STATUS_PENDING)
+        given = metadata_of_context(context).get(IDEMPOTENCY_KEY_HEADER)
+        if given and not request.idempotency_key:
+            request.idempotency_key = given
+        wanted = validate(
+            request,
+            self._catalog.current,
+            caller=current_caller(),
+            request_id=current_request_id(),
+            callback_hosts=self._callback_hosts,
+        )
+        return ticket_message(await self._intake.accept(wanted))
 
     async def GetGeneration(
         self, request: messages.GetGenerationRequest, context: Context
     ) -> messages.GetGenerationResponse:
         """See the proto."""
-        record = await self._generations.get(_known(request.id))
-        if record is None:
-            raise no_generation(request.id)
+        record = await self._own(request.id)
         return messages.GetGenerationResponse(generation=generation_message(record, self._url_of))
 
     async def ListSubmissions(
@@ -74,11 +94,11 @@ class GenerationHandlers(GenerationServiceServicer):
         """See the proto."""
         size = page_size(request)
         found = await self._submissions.list_page(
-            size + 1, generation_id=_known(request.generation_id) or None, after=_known(request.page_token)
+            size + 1, generation_id=_known(request.generation_id) or None, after=page_start(request) or ""
         )
+        records, next_token = page(found, size)
         return messages.ListSubmissionsResponse(
-            submissions=[submission_message(record) for record in found[:size]],
-            next_page_token=found[size - 1].id if len(found) > size else "",
+            submissions=[submission_message(record) for record in records], next_page_token=next_token
         )
 
     async def ResolveSubmission(
@@ -110,21 +130,49 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.ListGenerationsRequest, context: Context
     ) -> messages.ListGenerationsResponse:
         """See the proto."""
-        raise Unimplemented("Listing generations is not served by this version; read them one by one by id.")
+        size, before = page_size(request), page_start(request)
+        filters = wanted_generations(request, current_caller())
+        records, next_token = page(await self._generations.list_page(size + 1, filters, before=before), size)
+        return messages.ListGenerationsResponse(
+            generations=[generation_message(record, self._url_of) for record in records], next_page_token=next_token
+        )
 
     async def CancelGeneration(
         self, request: messages.CancelGenerationRequest, context: Context
     ) -> messages.CancelGenerationResponse:
         """See the proto."""
-        record = await self._cancels.cancel(_known(request.id))
+        record = await self._cancels.cancel(_known(request.id), owner=current_caller().sees)
         return messages.CancelGenerationResponse(generation=generation_message(record, self._url_of))
 
     async def WatchGeneration(
         self, request: messages.WatchGenerationRequest, context: Context
     ) -> AsyncIterator[messages.WatchGenerationResponse]:
         """See the proto."""
-        raise Unimplemented("Watching generations is not served by this version; ask GetGeneration.")
-        yield
+        await self._own(request.id)
+        with self._watchers.watch(request.id, stamp=stamp_of(request.resume_token)) as watcher:
+            async for change in watcher.changes():
+                yield messages.WatchGenerationResponse(
+                    generation=generation_message(change.record, self._url_of), resume_token=change.stamp
+                )
+
+    async def ListCallbacks(
+        self, request: messages.ListCallbacksRequest, context: Context
+    ) -> messages.ListCallbacksResponse:
+        """See the proto."""
+        return await self._callbacks.list_page(request, current_caller())
+
+    async def ReplayCallback(
+        self, request: messages.ReplayCallbackRequest, context: Context
+    ) -> messages.ReplayCallbackResponse:
+        """See the proto."""
+        callback = await self._callbacks.replay(_known(request.id), current_caller())
+        return messages.ReplayCallbackResponse(callback=callback)
+
+    async def GetCallbackSecret(
+        self, request: messages.GetCallbackSecretRequest, context: Context
+    ) -> messages.GetCallbackSecretResponse:
+        """See the proto."""
+        return messages.GetCallbackSecretResponse(secret=self._callbacks.secret_of(current_caller()))
 
     async def RateGeneration(
         self, request: messages.RateGenerationRequest, context: Context
@@ -160,3 +208,10 @@ class GenerationHandlers(GenerationServiceServicer):
     ) -> messages.EstimateCostResponse:
         """See the proto."""
         raise Unimplemented("Estimates are not served by this version; ListModels gives the prices.")
+
+    async def _own(self, generation_id: str) -> GenerationRecord:
+        """The caller's generation of that id. NotFound also for one that is another owner's."""
+        record = await self._generations.get(_known(generation_id), owner=current_caller().sees)
+        if record is None:
+            raise no_generation(generation_id)
+        return record

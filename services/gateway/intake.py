@@ -12,8 +12,10 @@ from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 
 from libs.common import metrics
 from libs.common.coalesce import GroupWriter
-from libs.common.database.records import NewGeneration
-from libs.common.database.stores.generations import GenerationStore
+from libs.common.database.records_edge import Accepted, NewRequest
+from libs.common.database.states import State
+from libs.common.database.stores.intake import Answer, IntakeStore
+from libs.common.errors import GenerationError
 
 log = structlog.get_logger()
 _NUDGE_TIMEOUT_SECONDS = 2.0
@@ -22,27 +24,53 @@ _NUDGE_TIMEOUT_SECONDS = 2.0
 class Intake:
     """Commits generations. Two groups may be under way, so that one gathers while others wait for the disk."""
 
-    def __init__(self, generations: GenerationStore, dispatcher: DispatcherServiceStub) -> None:
-        self._generations = generations
+    def __init__(self, store: IntakeStore, dispatcher: DispatcherServiceStub) -> None:
+        self._store = store
         self._dispatcher = dispatcher
-        self._writer: GroupWriter[NewGeneration, None] = GroupWriter("intake", self._commit, concurrency=2)
+        self._writer: GroupWriter[NewRequest, Answer] = GroupWriter("intake", self._commit, concurrency=2)
         self._nudges: set[asyncio.Task[None]] = set()
 
-    async def accept(self, generation: NewGeneration) -> None:
-        """Answer once the generation is committed. Its ticket is good from then on."""
-        await self._writer.write(generation)
-        metrics.GENERATIONS_CREATED.labels(generation.model_identifier).inc()
-        log.info("generation accepted", generation_id=generation.id, model=generation.model_identifier)
+    async def accept(self, request: NewRequest) -> Accepted:
+        """Answer once the generation is committed. Its ticket is good from then on.
+
+        Raises GenerationError ALREADY_EXISTS for an idempotency key that stands for another request, and RATE_LIMITED
+        and QUOTA_EXCEEDED where the key's quota is used up.
+        """
+        answer = await self._writer.write(request)
+        if isinstance(answer, GenerationError):
+            raise answer
+        generation = request.generation
+        if answer.is_repeat:
+            metrics.REPEATS.labels("idempotency").inc()
+        else:
+            metrics.GENERATIONS_CREATED.labels(generation.model_identifier).inc()
+        if answer.state is State.SUCCESS and not answer.is_repeat:
+            metrics.REPEATS.labels("reuse").inc()
+            metrics.count_end(generation.model_identifier, generation.provider_id, answer.state, "", 0.0)
+        log.info(
+            "generation accepted",
+            generation_id=answer.generation_id,
+            model=generation.model_identifier,
+            is_repeat=answer.is_repeat or None,
+            reused_from_id=answer.reused_from_id,
+        )
+        return answer
 
     async def close(self) -> None:
         """Commit what was handed in."""
         await self._writer.close()
         await asyncio.gather(*self._nudges)
 
-    async def _commit(self, group: Sequence[NewGeneration]) -> Sequence[None]:
-        await self._generations.insert(group)
-        self.nudge([generation.id for generation in group])
-        return [None] * len(group)
+    async def _commit(self, group: Sequence[NewRequest]) -> Sequence[Answer]:
+        answers = await self._store.accept(group)
+        self.nudge(
+            [
+                answer.generation_id
+                for answer in answers
+                if isinstance(answer, Accepted) and answer.state is State.PENDING and not answer.is_repeat
+            ]
+        )
+        return answers
 
     def nudge(self, generation_ids: list[str]) -> None:
         """Tell the dispatcher that these are committed and wait."""

@@ -9,7 +9,8 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.catalog import Catalog, Model
 from libs.common.database.records import GenerationRecord, SubmissionRecord
-from libs.common.database.states import TERMINAL, State
+from libs.common.database.records_edge import Accepted, CallbackRecord
+from libs.common.database.states import TERMINAL, CallbackState, State
 from libs.common.rpc.messages import UrlOf, error_message, output_messages, timestamp
 from libs.common.rpc.structs import to_struct
 from libs.common.validation.common import json_schema
@@ -31,6 +32,16 @@ _RESOLUTIONS: dict[str | None, gateway_pb2.SubmissionResolution.ValueType] = {
     "RESUBMITTED": gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED,
     "DISMISSED": gateway_pb2.SUBMISSION_RESOLUTION_DISMISSED,
 }
+
+
+def ticket_message(ticket: Accepted) -> gateway_pb2.CreateGenerationResponse:
+    """The answer to a request that was taken in."""
+    return gateway_pb2.CreateGenerationResponse(
+        id=ticket.generation_id,
+        status=STATUS_OF_STATE[ticket.state],
+        reused_from_id=ticket.reused_from_id or "",
+        is_repeat=ticket.is_repeat,
+    )
 
 
 def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.Generation:
@@ -66,6 +77,12 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         cancel_requested_at=timestamp(record.cancel_requested_at),
         continues_id=record.continues_id or "",
         continued_by_id=record.continued_by_id or "",
+        reused_from_id=record.reused_from_id or "",
+        callback_url=record.callback_url or "",
+        api_key_id=record.api_key_id,
+        batch_id=record.batch_id or "",
+        experiment_id=record.experiment_id or "",
+        variant_id=record.variant_id or "",
     )
 
 
@@ -97,6 +114,24 @@ def submission_message(record: SubmissionRecord) -> gateway_pb2.Submission:
         resolution=_RESOLUTIONS[record.resolution],
         note=record.resolution_note or "",
         resolved_at=timestamp(record.resolved_at),
+    )
+
+
+def callback_message(record: CallbackRecord) -> gateway_pb2.Callback:
+    """A callback as its owner sees it."""
+    waits = record.state is CallbackState.PENDING
+    return gateway_pb2.Callback(
+        id=record.id,
+        generation_id=record.generation_id,
+        event=record.event,
+        url=record.url,
+        state=gateway_pb2.CallbackState.Value(f"CALLBACK_STATE_{record.state.value}"),
+        attempts=record.attempts,
+        last_http_status=record.last_http_status or 0,
+        last_error=record.last_error or "",
+        next_attempt_at=timestamp(record.next_attempt_at) if waits else None,
+        created_at=timestamp(record.created_at),
+        ended_at=timestamp(record.ended_at),
     )
 
 

@@ -1,20 +1,23 @@
-"""From a CreateGeneration message to a validated generation, or to every rule that it breaks."""
+"""From a CreateGeneration message to a validated request, or to every rule that it breaks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from darkroom.gateway.v1 import gateway_pb2
 from pydantic import ValidationError
 
 from libs.common.catalog import Catalog, Model
 from libs.common.database.records import Fallback, NewGeneration, UncertainPolicy
-from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest, Unimplemented
+from libs.common.database.records_edge import NewRequest
+from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
 from libs.common.ids import new_id
 from libs.common.rpc.structs import from_struct
 from libs.common.validation.common import GenerationInput, Parameters, violations
+from services.gateway.access import Caller
+from services.gateway.sameness import callback_faults, field_digests, request_hash
 
-_NOT_SERVED = ("idempotency_key", "callback_url", "reuse_within_seconds")
 _FALLBACKS_LIMIT = 10
 _POLICIES: dict[int, UncertainPolicy] = {
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_FAIL: "fail",
@@ -22,14 +25,26 @@ _POLICIES: dict[int, UncertainPolicy] = {
 }
 
 
-def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, request_id: str) -> NewGeneration:
-    """The generation that `message` asks for.
+def validate(
+    message: gateway_pb2.CreateGenerationRequest,
+    catalog: Catalog,
+    *,
+    caller: Caller,
+    request_id: str,
+    callback_hosts: Sequence[str] = (),
+) -> NewRequest:
+    """What `message` asks for, with the promises that go with it.
 
-    Raises NotFound for an unknown model, Unimplemented for a field that this version does not serve, and
-    InvalidRequest with every violation at once.
+    Args:
+        message: as it came.
+        catalog: the one in force.
+        caller: whose it will be.
+        request_id: what all log lines about it will carry.
+        callback_hosts: hosts that callbacks may go to though their addresses are not public.
+
+    Raises NotFound for an unknown model, and InvalidRequest with every violation at once.
     """
     model = catalog.model(message.model_identifier)
-    _refuse_not_served(message)
     found: list[FieldViolation] = []
     given = _input(message, model, found)
     if not catalog.adapter_of(model).takes_data_urls:
@@ -38,13 +53,16 @@ def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, req
             for index, url in enumerate(message.input_images)
             if url.startswith("data:")
         ]
+    if given is not None and given.callback_url is not None:
+        found += callback_faults(given.callback_url, callback_hosts)
     fallbacks = tuple(_fallbacks(message, model, catalog, found))
     parameters = _parameters(message, model, catalog, found)
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)
         raise InvalidRequest(found, ErrorCode.INVALID_PARAMETERS if only_parameters else ErrorCode.INVALID_REQUEST)
     chosen = parameters.model_dump(mode="json", exclude_none=True)
-    return NewGeneration(
+    cost_usd = model.cost_usd(given.number_of_outputs, chosen)
+    generation = NewGeneration(
         id=new_id("gen"),
         model_identifier=model.identifier,
         provider_id=model.provider,
@@ -58,16 +76,21 @@ def validate(message: gateway_pb2.CreateGenerationRequest, catalog: Catalog, req
         user_id=given.user_id,
         labels=given.labels,
         request_id=request_id,
-        expected_cost_usd=model.cost_usd(given.number_of_outputs, chosen),
+        api_key_id=caller.key_id,
+        owner=caller.owner,
+        expected_cost_usd=cost_usd,
+        # Whichever model it ends with, the budget holds.
+        reserved_usd=max([cost_usd, *(fallback.expected_cost_usd for fallback in fallbacks)]),
         fallbacks=fallbacks,
+        callback_url=given.callback_url or caller.callback_url,
     )
-
-
-def _refuse_not_served(message: gateway_pb2.CreateGenerationRequest) -> None:
-    set_fields = {field.name for field, _ in message.ListFields()}
-    for name in _NOT_SERVED:
-        if name in set_fields:
-            raise Unimplemented(f"{name} is not served by this version; leave it out.")
+    return NewRequest(
+        generation=replace(generation, request_hash=request_hash(generation)),
+        idempotency_key=given.idempotency_key,
+        fields=field_digests(message) if given.idempotency_key else {},
+        reuse_within_seconds=given.reuse_within_seconds,
+        is_bounded=caller.quota.is_bounded,
+    )
 
 
 def _input(
@@ -78,8 +101,10 @@ def _input(
         "input_images": list(message.input_images),
         "user_id": message.user_id or None,
         "labels": dict(message.labels),
+        "idempotency_key": message.idempotency_key or None,
+        "callback_url": message.callback_url or None,
     }
-    for name in ("number_of_outputs", "priority"):
+    for name in ("number_of_outputs", "priority", "reuse_within_seconds"):
         if message.HasField(name):
             given[name] = getattr(message, name)
     if len(message.input_images) > model.max_input_images:

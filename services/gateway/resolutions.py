@@ -12,7 +12,7 @@ from libs.common.database.records import NewTask, SubmissionRecord
 from libs.common.database.stores.submissions import Resolution
 from libs.common.errors import FieldViolation, InvalidRequest
 
-PAGE_DEFAULT, PAGE_LIMIT, NOTE_LIMIT = 50, 1_000, 2_000
+NOTE_LIMIT = 2_000
 _RESOLUTIONS: dict[int, Resolution] = {
     gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED: "ATTACHED",
     gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED: "RESUBMITTED",
@@ -26,14 +26,6 @@ class Wanted:
 
     resolution: Resolution
     task: NewTask | None
-
-
-def page_size(request: gateway_pb2.ListSubmissionsRequest) -> int:
-    """How many attempts are asked for. InvalidRequest for a number out of bounds."""
-    size = request.page_size if request.HasField("page_size") else PAGE_DEFAULT
-    if not 1 <= size <= PAGE_LIMIT:
-        raise InvalidRequest([FieldViolation("page_size", "range", f"must be from 1 to {PAGE_LIMIT}")])
-    return size
 
 
 def resolution_of(

@@ -161,6 +161,8 @@ class Polling(Holding[PollOutcome, State | None]):
             code = ErrorCode.TASK_CANCELLED.value
         if state in TERMINAL:
             metrics.count_end(task.model_identifier, task.provider_id, state, code, task.generation_age_seconds)
+            if state is State.SUCCESS:
+                metrics.Spend.count(task.model_identifier, task.provider_id, task.labels, outcome.cost_usd or 0.0)
         elif self.storing_loop is not None:
             self.storing_loop.wake()
         log.info(

@@ -127,6 +127,8 @@ class Storing(Holding[StoreOutcome, bool]):
         code = outcome.error["code"] if outcome.error else ""
         seconds = (datetime.now(UTC) - result.created_at).total_seconds()
         metrics.count_end(result.model_identifier, result.provider_id, outcome.state, code, seconds)
+        if outcome.state is State.SUCCESS:
+            metrics.Spend.count(result.model_identifier, result.provider_id, result.labels, result.cost_usd or 0.0)
         log.info(
             "generation ended",
             state=outcome.state.value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from darkroom.dispatcher.v1 import dispatcher_pb2
 from darkroom.experiments.v1 import experiments_pb2
-from darkroom.gateway.v1 import gateway_pb2
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
 from darkroom.monitor.v1 import monitor_pb2
 from darkroom.poller.v1 import poller_pb2
 from google.api import annotations_pb2
@@ -15,6 +15,7 @@ from libs.common.database.states import TaskState
 
 FILES = {
     "GenerationService": gateway_pb2.DESCRIPTOR,
+    "AdminService": admin_pb2.DESCRIPTOR,
     "DispatcherService": dispatcher_pb2.DESCRIPTOR,
     "PollingService": poller_pb2.DESCRIPTOR,
     "MonitorService": monitor_pb2.DESCRIPTOR,
@@ -23,7 +24,8 @@ FILES = {
 RPCS = {
     "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
     "RateGeneration CreateBatch GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost ListModels ListSubmissions "
-    "ResolveSubmission",
+    "ResolveSubmission ListCallbacks ReplayCallback GetCallbackSecret",
+    "AdminService": "CreateApiKey ListApiKeys UpdateApiKey RevokeApiKey",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
     "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
     "MonitorService": "LogError ListErrors ResolveError GetErrorStats SendAlert ListAlerts AcknowledgeAlert "
@@ -44,6 +46,13 @@ ROUTES = {
     "post /api/external/generation/batch/{batch_id}/resume",
     "post /api/external/generation/estimate",
     "get /api/external/models",
+    "get /api/external/callbacks",
+    "get /api/external/callbacks/secret",
+    "post /api/external/callbacks/{id}/replay",
+    "get /api/admin/keys",
+    "post /api/admin/keys",
+    "patch /api/admin/keys/{id}",
+    "post /api/admin/keys/{id}/revoke",
     "get /api/admin/submissions",
     "post /api/admin/submissions/{submission_id}/resolve",
     "get /api/admin/monitoring/stats",

@@ -24,11 +24,10 @@ from libs.common.database.records import (
 )
 from libs.common.database.states import TERMINAL, TRANSITIONS, State, SubmissionState, TaskState
 from libs.common.database.stores.cancelling import CancelStore
-from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
 from tests.support.dispatchers import Dispatcher
-from tests.support.rows import execute, new_generation, rows
+from tests.support.rows import execute, insert, new_generation, rows
 
 T = TypeVar("T")
 OWNERS = ("one", "two")
@@ -81,7 +80,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3))
     def accept(self, count: int) -> None:
-        self._do(GenerationStore(self.database).insert([new_generation() for _ in range(count)]))
+        self._do(insert(self.database, [new_generation() for _ in range(count)]))
 
     @rule(who=WHO, places=st.integers(1, 3))
     def claim(self, who: str, places: int) -> None:

@@ -15,18 +15,17 @@ from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOut
 from libs.common.database.states import BreakerState, State, SubmissionState
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.cancelling import CancelStore
-from libs.common.database.stores.generations import GenerationStore
 from services.dispatcher import breaker, limits
 from services.dispatcher.breaker import Calls
 from tests.support.catalogs import PROVIDER
 from tests.support.dispatchers import Dispatcher
-from tests.support.rows import execute, new_generation, rows
+from tests.support.rows import execute, insert, new_generation, rows
 
 OTHERS = (Fallback("flux-dev", "bfl", {"a": 1}, 0.025), Fallback("dall-e-3", "tuzi", {"b": 2}, 0.04))
 
 
 async def _waiting(database: Database, *generations: dict[str, Any]) -> None:
-    await GenerationStore(database).insert([new_generation(**fields) for fields in generations])
+    await insert(database, [new_generation(**fields) for fields in generations])
 
 
 def _provider(**fields: Any) -> Provider:

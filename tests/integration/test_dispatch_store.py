@@ -11,9 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from libs.common.database.engine import Database
 from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
 from libs.common.database.states import IllegalTransition, State, SubmissionState
-from libs.common.database.stores.generations import GenerationStore
 from tests.support.dispatchers import Dispatcher
-from tests.support.rows import execute, new_generation, rows
+from tests.support.rows import execute, insert, new_generation, rows
 
 TASK = NewTask("task_1", "flux", None, "fixed", 100, 60)
 
@@ -23,7 +22,7 @@ def _store(database: Database, owner: str = "one") -> Dispatcher:
 
 
 async def _claim_one(database: Database, store: Dispatcher) -> ClaimedGeneration:
-    await GenerationStore(database).insert([new_generation()])
+    await insert(database, [new_generation()])
     (claimed,) = await store.claim(10)
     return claimed
 
@@ -44,7 +43,7 @@ def _accepted(claimed: ClaimedGeneration, submission_id: str | None = None) -> D
 
 
 async def test_concurrent_claims_share_the_rows_without_overlap(database: Database) -> None:
-    await GenerationStore(database).insert([new_generation() for _ in range(60)])
+    await insert(database, [new_generation() for _ in range(60)])
     stores = [_store(database, f"owner-{number}") for number in range(4)]
 
     claimed = await asyncio.gather(*(store.claim(20) for store in stores))
@@ -59,14 +58,14 @@ async def test_higher_priority_goes_first_then_age(database: Database) -> None:
         new_generation(id=f"gen_{name}", priority=priority) for name, priority in (("a", 1), ("b", 9), ("c", 5))
     ]
     for generation in generations:
-        await GenerationStore(database).insert([generation])
+        await insert(database, [generation])
     store = _store(database)
     order = [(await store.claim(1))[0].id for _ in generations]
     assert order == ["gen_b", "gen_c", "gen_a"]
 
 
 async def test_no_more_are_at_the_provider_than_its_account_may_have(database: Database) -> None:
-    await GenerationStore(database).insert([new_generation() for _ in range(20)])
+    await insert(database, [new_generation() for _ in range(20)])
     stores = [_store(database, f"owner-{number}") for number in range(4)]
 
     claimed = await asyncio.gather(*(store.claim(20, 7) for store in stores))
@@ -78,13 +77,13 @@ async def test_a_task_at_the_provider_keeps_its_place(database: Database) -> Non
     store = _store(database)
     claimed = await _claim_one(database, store)
     await store.end([_accepted(claimed)])
-    await GenerationStore(database).insert([new_generation()])
+    await insert(database, [new_generation()])
     assert await store.claim(10, 1) == []
     assert len(await store.claim(10, 2)) == 1
 
 
 async def test_other_providers_are_left_alone(database: Database) -> None:
-    await GenerationStore(database).insert([new_generation(provider_id="tuzi")])
+    await insert(database, [new_generation(provider_id="tuzi")])
     assert await _store(database).claim(10) == []
 
 
@@ -204,7 +203,7 @@ async def test_a_failure_without_a_reason_is_refused_by_the_database_itself(data
 async def test_the_queue_counts_by_provider_and_state(database: Database) -> None:
     store = _store(database)
     await _claim_one(database, store)
-    await GenerationStore(database).insert([new_generation(), new_generation(provider_id="tuzi")])
+    await insert(database, [new_generation(), new_generation(provider_id="tuzi")])
     queue = {record.provider_id: record for record in await store.outcomes.queue()}
     assert (queue["bfl"].pending, queue["bfl"].dispatching, queue["tuzi"].pending) == (1, 1, 1)
     assert queue["bfl"].oldest_pending_at is not None
@@ -212,7 +211,7 @@ async def test_the_queue_counts_by_provider_and_state(database: Database) -> Non
 
 async def test_what_waits_for_a_provider_that_nobody_knows_is_taken_in_the_end(database: Database) -> None:
     store = _store(database)
-    await GenerationStore(database).insert([new_generation(provider_id="gone"), new_generation()])
+    await insert(database, [new_generation(provider_id="gone"), new_generation()])
     assert await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600) == []
     await execute(database, "UPDATE generation_requests SET created_at = now() - interval '11 min'")
     (claimed,) = await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600)

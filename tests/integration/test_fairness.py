@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from libs.common.database.engine import Database
-from libs.common.database.stores.generations import GenerationStore
 from tests.conftest import StartStack, quick
-from tests.support.rows import new_generation, rows
+from tests.support.rows import insert, new_generation, rows
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
@@ -26,7 +25,7 @@ async def test_a_key_with_ten_requests_does_not_wait_for_one_with_five_thousand(
     await simulator.behave(task_seconds=0.2, active_tasks_limit=100)
     crowd = [new_generation(api_key_id="key_crowd", parameters={"size_or_ratio": "256x256"}) for _ in range(5_000)]
     for start in range(0, len(crowd), 1_000):
-        await GenerationStore(database).insert(crowd[start : start + 1_000])
+        await insert(database, crowd[start : start + 1_000])
     await start_stack(adjust=_narrow, settings={"DARKROOM_LOG_LEVEL": "info"})
 
     async def crowd_is_served() -> bool:
@@ -35,7 +34,7 @@ async def test_a_key_with_ten_requests_does_not_wait_for_one_with_five_thousand(
 
     await eventually(crowd_is_served, within=30, what="the crowd is being served")
     few = [new_generation(api_key_id="key_few", parameters={"size_or_ratio": "256x256"}) for _ in range(10)]
-    await GenerationStore(database).insert(few)
+    await insert(database, few)
 
     async def few_are_submitted() -> bool:
         (row,) = await rows(

@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import psutil
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
+from libs.client.channel import open_channel
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import load
 from sandbox import processes
@@ -157,7 +157,8 @@ async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: P
     up.start({"DARKROOM_CRASH_AT": "poller.task_claimed", "DARKROOM_LEASE_SECONDS": "1"})
     await _says(up, "Darkroom is up")
     (port,) = [match[1] for match in re.finditer(r"gateway on 127.0.0.1:(\d+)", up.tail)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    (key,) = [match[1] for match in re.finditer(r"admin key +(\S+)", up.tail)]
+    async with open_channel(f"127.0.0.1:{port}", key) as channel:
         request = gateway_pb2.CreateGenerationRequest(model_identifier="sora-2", prompt="x")
         await GenerationServiceStub(channel).CreateGeneration(request, timeout=10)
     assert await asyncio.to_thread(up.wait, 60) == 1

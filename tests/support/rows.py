@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from libs.common.database.engine import Database
 from libs.common.database.records import NewGeneration
+from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest
+from libs.common.database.stores.intake import IntakeStore
 
 _numbers = itertools.count()
 
@@ -31,6 +34,16 @@ def new_generation(**changes: Any) -> NewGeneration:
         "request_id": "req_1",
     }
     return NewGeneration(**(fields | changes))
+
+
+def _admit_all(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
+    return Admission([None] * len(generations), None)
+
+
+async def insert(database: Database, generations: Sequence[NewGeneration]) -> None:
+    """Take generations in."""
+    answers = await IntakeStore(database, _admit_all).accept([NewRequest(generation) for generation in generations])
+    assert all(isinstance(answer, Accepted) for answer in answers)
 
 
 async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import aiohttp
 import grpc
-from darkroom.gateway.v1 import gateway_pb2
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from darkroom.gateway.v1.admin_pb2_grpc import AdminServiceStub
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from google.protobuf.struct_pb2 import Struct
 
+from libs.client.channel import open_channel
 from libs.common.settings import ServiceName
 from sandbox.health import health
 from sandbox.launcher import Stack
@@ -39,11 +41,54 @@ class Running:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def channel(self, service: ServiceName) -> grpc.aio.Channel:
-        """A channel to a service."""
+        """A channel to a service, as an admin or another service."""
         if service not in self._channels:
             address = f"127.0.0.1:{self.stack.plan.ports.grpc[service]}"
-            self._channels[service] = grpc.aio.insecure_channel(address)
+            self._channels[service] = open_channel(address, self.admin_key if service == "gateway" else self.token)
         return self._channels[service]
+
+    def channel_of(self, key: str, *, replica: str = "gateway") -> grpc.aio.Channel:
+        """A channel to a gateway with an API key; without one where it is empty."""
+        name = f"{replica} {key}"
+        if name not in self._channels:
+            address = f"127.0.0.1:{self.gateway_port(replica)}"
+            self._channels[name] = open_channel(address, key) if key else grpc.aio.insecure_channel(address)
+        return self._channels[name]
+
+    def gateway_port(self, replica: str = "gateway") -> int:
+        """Where a gateway serves gRPC."""
+        moved = self.stack.replica_ports.get(replica, {})
+        return int(moved.get("DARKROOM_GATEWAY_PORT", self.stack.plan.ports.grpc["gateway"]))
+
+    def gateway_url(self, replica: str = "gateway") -> str:
+        """Where a gateway serves HTTP."""
+        moved = self.stack.replica_ports.get(replica, {})
+        port = moved.get("DARKROOM_GATEWAY_HTTP_PORT", self.stack.plan.ports.gateway_http)
+        return f"http://127.0.0.1:{port}"
+
+    @property
+    def admin_key(self) -> str:
+        """The first admin key."""
+        return self.stack.admin_key
+
+    @property
+    def token(self) -> str:
+        """What services show each other."""
+        return self.stack.environment["DARKROOM_SERVICE_TOKEN"]
+
+    @property
+    def admin(self) -> AdminServiceStub:
+        """The gateway's RPCs for operators."""
+        return AdminServiceStub(self.channel("gateway"))
+
+    async def new_key(self, owner: str, **fields: Any) -> admin_pb2.CreateApiKeyResponse:
+        """Make an API key."""
+        return await self.admin.CreateApiKey(admin_pb2.CreateApiKeyRequest(owner=owner, **fields), timeout=10)
+
+    async def client(self, owner: str, *, replica: str = "gateway", **fields: Any) -> GenerationServiceStub:
+        """The gateway's RPCs with a new client key of that owner."""
+        made = await self.new_key(owner, **fields)
+        return GenerationServiceStub(self.channel_of(made.key, replica=replica))
 
     @property
     def gateway(self) -> GenerationServiceStub:

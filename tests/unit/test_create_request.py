@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.catalog import Catalog, load
-from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest, NotFound, Unimplemented
+from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest, NotFound
 from sandbox.plan import SHIPPED_CATALOG
-from services.gateway.requests import validate
+from tests.support.requests import validated
 
 CATALOG: Catalog = load(SHIPPED_CATALOG)
 
@@ -27,7 +27,7 @@ def _request(parameters: dict[str, Any] | None = None, **fields: Any) -> gateway
 
 
 def test_defaults_are_applied() -> None:
-    found = validate(_request(model_identifier="dall-e-3"), CATALOG, "req_1")
+    found = validated(_request(model_identifier="dall-e-3"), CATALOG)
     assert found.parameters == {
         "size_or_ratio": "1024x1024",
         "quality": "standard",
@@ -39,22 +39,22 @@ def test_defaults_are_applied() -> None:
 
 def test_what_is_given_wins_over_the_defaults() -> None:
     request = _request({"quality": "high"}, model_identifier="gpt-image-1", number_of_outputs=4, priority=9)
-    found = validate(request, CATALOG, "req_1")
+    found = validated(request, CATALOG)
     assert (found.parameters["quality"], found.number_of_outputs, found.priority) == ("high", 4, 9)
 
 
 def test_a_whole_number_stays_whole_through_the_struct() -> None:
-    assert validate(_request({"seed": 42}), CATALOG, "req_1").parameters["seed"] == 42
+    assert validated(_request({"seed": 42}), CATALOG).parameters["seed"] == 42
 
 
 def test_the_policy_for_uncertain_submits_can_be_overridden() -> None:
     request = _request(when_uncertain=gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT)
-    assert validate(request, CATALOG, "req_1").when_uncertain == "resubmit"
+    assert validated(request, CATALOG).when_uncertain == "resubmit"
 
 
 def test_an_unknown_model_is_not_found() -> None:
     with pytest.raises(NotFound) as caught:
-        validate(_request(model_identifier="flux-prp"), CATALOG, "req_1")
+        validated(_request(model_identifier="flux-prp"), CATALOG)
     assert caught.value.violations[0].field == "model_identifier"
 
 
@@ -96,7 +96,7 @@ def test_what_breaks_a_rule_is_refused_with_its_path(
     fields: dict[str, Any], parameters: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        validate(_request(parameters, **fields), CATALOG, "req_1")
+        validated(_request(parameters, **fields), CATALOG)
     assert [violation.field.startswith(field) for violation in caught.value.violations] == [True]
     expected = ErrorCode.INVALID_PARAMETERS if field.startswith("parameters") else ErrorCode.INVALID_REQUEST
     assert caught.value.code is expected
@@ -104,7 +104,7 @@ def test_what_breaks_a_rule_is_refused_with_its_path(
 
 def test_all_violations_are_told_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        validate(_request({"seed": -1, "x": 1}, prompt="", priority=77), CATALOG, "req_1")
+        validated(_request({"seed": -1, "x": 1}, prompt="", priority=77), CATALOG)
     assert {violation.field for violation in caught.value.violations} == {
         "prompt",
         "priority",
@@ -115,13 +115,7 @@ def test_all_violations_are_told_at_once() -> None:
 
 def test_a_misspelt_parameter_is_told_what_it_may_have_been() -> None:
     with pytest.raises(InvalidRequest, match="did you mean seed"):
-        validate(_request({"sed": 1}), CATALOG, "req_1")
-
-
-@pytest.mark.parametrize("field", [{"idempotency_key": "k"}, {"callback_url": "https://a"}])
-def test_a_field_that_is_not_served_is_refused_rather_than_ignored(field: dict[str, Any]) -> None:
-    with pytest.raises(Unimplemented, match=next(iter(field))):
-        validate(_request(**field), CATALOG, "req_1")
+        validated(_request({"sed": 1}), CATALOG)
 
 
 _VALUES = st.recursive(
@@ -144,7 +138,7 @@ def test_whatever_comes_is_taken_or_refused_with_reasons(
     violations: tuple[FieldViolation, ...] = ()
     taken = None
     try:
-        taken = validate(request, CATALOG, "req_1")
+        taken = validated(request, CATALOG)
     except InvalidRequest as error:
         violations = error.violations
     assert (taken is None) == bool(violations)
@@ -155,7 +149,7 @@ def test_fallbacks_get_the_parameters_that_they_know() -> None:
     request = _request(
         {"size_or_ratio": "1024x1024", "safety_tolerance": 5}, fallback_models=["dall-e-3", "flux-dev-fal"]
     )
-    found = validate(request, CATALOG, "req_1")
+    found = validated(request, CATALOG)
     assert [fallback.model_identifier for fallback in found.fallbacks] == ["dall-e-3", "flux-dev-fal"]
     assert found.fallbacks[0].provider_id == "tuzi"
     assert found.fallbacks[0].parameters["size_or_ratio"] == "1024x1024"
@@ -175,7 +169,7 @@ def test_fallbacks_get_the_parameters_that_they_know() -> None:
 )
 def test_a_fallback_that_does_not_fit_is_refused(names: list[str], field: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        validate(_request(fallback_models=names), CATALOG, "req_1")
+        validated(_request(fallback_models=names), CATALOG)
     assert [violation.field for violation in caught.value.violations] == [field]
     assert words in caught.value.violations[0].description
 
@@ -184,9 +178,9 @@ def test_the_catalogs_fallbacks_that_do_not_fit_are_left_out() -> None:
     model = CATALOG.models["flux-pro"].model_copy(update={"fallbacks": ("dall-e-3", "flux-dev-fal")})
     catalog = Catalog(CATALOG.providers, {**CATALOG.models, "flux-pro": model})
     pictures = ["https://example.com/1.png"]
-    assert [found.model_identifier for found in validate(_request(), catalog, "r").fallbacks] == [
+    assert [found.model_identifier for found in validated(_request(), catalog).fallbacks] == [
         "dall-e-3",
         "flux-dev-fal",
     ]
     # Neither of the two takes input images.
-    assert validate(_request(input_images=pictures), catalog, "r").fallbacks == ()
+    assert validated(_request(input_images=pictures), catalog).fallbacks == ()

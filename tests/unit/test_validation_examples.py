@@ -13,7 +13,7 @@ from libs.common.errors import InvalidRequest
 from libs.common.rpc.structs import from_struct
 from libs.common.validation.common import json_schema
 from sandbox.plan import SHIPPED_CATALOG
-from services.gateway.requests import validate
+from tests.support.requests import validated
 
 CATALOG = load(SHIPPED_CATALOG)
 PNG = "data:image/png;base64,aGk="
@@ -106,9 +106,9 @@ def test_the_bad_one_is_refused_and_its_neighbour_passes(
     model: str, *, bad: dict[str, Any], good: dict[str, Any], path: str, rule: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        validate(_request(model, bad), CATALOG, "req_1")
+        validated(_request(model, bad), CATALOG)
     assert [(violation.field, violation.rule) for violation in caught.value.violations] == [(path, rule)]
-    assert validate(_request(model, good), CATALOG, "req_1").id
+    assert validated(_request(model, good), CATALOG).id
 
 
 @pytest.mark.parametrize(
@@ -122,20 +122,20 @@ def test_the_bad_one_is_refused_and_its_neighbour_passes(
     ],
 )
 def test_defaults_are_applied_and_kept_with_the_request(model: str, defaults: dict[str, Any]) -> None:
-    found = validate(_request(model, {}), CATALOG, "req_1")
+    found = validated(_request(model, {}), CATALOG)
     assert found.parameters.items() >= defaults.items()
     assert found.number_of_outputs == 1
 
 
 def test_an_alias_and_its_own_name_are_both_taken() -> None:
     for name in ("generateAudio", "generate_audio"):
-        found = validate(_request("pollo-v1-6", {name: False}), CATALOG, "req_1")
+        found = validated(_request("pollo-v1-6", {name: False}), CATALOG)
         assert found.parameters["generate_audio"] is False
 
 
 def test_what_is_stored_can_be_read_again() -> None:
     for model in CATALOG.models.values():
-        stored = validate(_request(model.identifier, {}), CATALOG, "req_1").parameters
+        stored = validated(_request(model.identifier, {}), CATALOG).parameters
         assert CATALOG.adapter_of(model).parameters.model_validate(stored) == CATALOG.parameters(model, {})
 
 

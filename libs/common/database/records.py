@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -42,8 +42,13 @@ class NewGeneration:
     labels: dict[str, str]
     request_id: str
     api_key_id: str = ""
+    owner: str = ""
     expected_cost_usd: float = 0.0
+    reserved_usd: float = 0.0
     fallbacks: tuple[Fallback, ...] = ()
+    callback_url: str | None = None
+    request_hash: str | None = None
+    reused_from_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,13 @@ class GenerationRecord:
     updated_at: datetime
     submitted_at: datetime | None
     ended_at: datetime | None
+    api_key_id: str
+    owner: str
+    batch_id: str | None
+    experiment_id: str | None
+    variant_id: str | None
+    reused_from_id: str | None
+    callback_url: str | None
     progress: int
     polls: int
     continued_by_id: str | None
@@ -109,6 +121,7 @@ class ClaimedGeneration:
     fallbacks: tuple[Fallback, ...] = ()
     may_run_elsewhere: bool = False
     is_cancel_requested: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +203,7 @@ class ClaimedTask:
     lateness_seconds: float
     seconds_left: float
     is_cancel_requested: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +244,7 @@ class ClaimedResult:
     lease_token: int
     created_at: datetime
     waiting_seconds: float
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

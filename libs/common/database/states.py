@@ -36,8 +36,9 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
 )
 
 TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
-INITIAL = frozenset({State.HELD, State.PENDING, State.PROCESSING})
-"""A new row is HELD in a batch, PENDING alone, and PROCESSING for a task that another backend submitted itself."""
+INITIAL = frozenset({State.HELD, State.PENDING, State.PROCESSING, State.SUCCESS})
+"""A new row is HELD in a batch, PENDING alone, PROCESSING for a task that another backend submitted itself, and SUCCESS
+where it takes the result of an earlier one."""
 
 
 class IllegalTransition(ValueError):
@@ -100,3 +101,14 @@ class BreakerState(StrEnum):
     """None may, until a wait is over."""
     HALF_OPEN = "HALF_OPEN"
     """One is out to see whether the provider is back."""
+
+
+class CallbackState(StrEnum):
+    """What became of a callback."""
+
+    PENDING = "PENDING"
+    """It waits for its first or its next try."""
+    DELIVERED = "DELIVERED"
+    """Its receiver answered with 2xx."""
+    DEAD = "DEAD"
+    """It was given up."""

@@ -1,8 +1,6 @@
-"""The tables. Every column carries its comment into the database itself, where analysts read it."""
+"""The tables of a generation's way. Every column carries its comment into the database, where analysts read it."""
 
 from __future__ import annotations
-
-from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -10,48 +8,22 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Date,
-    DateTime,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from libs.common.database.schema import metadata, one_of, time
 from libs.common.database.states import BreakerState, State, SubmissionState, TaskState
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _one_of(column: str, words: type[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(word.value) for word in words)})"
-
-
-def _time(name: str, comment: str, *, required: bool = False, now: bool = False) -> Column[object]:
-    return Column(
-        name,
-        DateTime(timezone=True),
-        nullable=not required,
-        server_default=func.now() if now else None,
-        comment=comment,
-    )
-
 
 generation_requests = Table(
     "generation_requests",
@@ -83,7 +55,7 @@ generation_requests = Table(
         server_default="",
         comment="The API key that handed it in; keys take turns. Empty: none was asked for.",
     ),
-    _time(
+    time(
         "turn_at",
         "The order of those that wait: created_at less a minute for each step of priority.",
         required=True,
@@ -125,9 +97,9 @@ generation_requests = Table(
         server_default="0",
         comment="How often storing its results was tried.",
     ),
-    _time("next_attempt_at", "Not to be claimed before: after a retryable failure.", required=True, now=True),
+    time("next_attempt_at", "Not to be claimed before: after a retryable failure.", required=True, now=True),
     Column("lease_owner", Text, comment="The process that works on it, while it is claimed."),
-    _time("lease_until", "When the claim ends unless it is renewed."),
+    time("lease_until", "When the claim ends unless it is renewed."),
     Column(
         "lease_token",
         BigInteger,
@@ -149,12 +121,31 @@ generation_requests = Table(
         unique=True,
         comment="The generation whose uncertain submit an operator resolved with this one.",
     ),
-    _time("cancel_requested_at", "When somebody asked for it to be cancelled."),
-    _time("created_at", "When it was accepted.", required=True, now=True),
-    _time("updated_at", "When it last changed its state.", required=True, now=True),
-    _time("submitted_at", "When a submit was first recorded."),
-    _time("ended_at", "When it reached a terminal state."),
-    CheckConstraint(_one_of("state", State), name="state"),
+    Column("owner", Text, nullable=False, server_default="", comment="The owner of that key: who may see it."),
+    Column("batch_id", Text, comment="The batch it belongs to."),
+    Column("experiment_id", Text, comment="The experiment it takes part in."),
+    Column("variant_id", Text, comment="The variant of the experiment."),
+    Column(
+        "request_hash",
+        LargeBinary,
+        comment="The first 16 bytes of the SHA-256 of what was asked for: identical requests have the same.",
+    ),
+    Column("reused_from_id", Text, comment="The generation whose result it took without a bill."),
+    Column("callback_url", Text, comment="Where changes of its status are delivered to."),
+    Column(
+        "reserved_usd",
+        Numeric(14, 6),
+        nullable=False,
+        server_default="0",
+        comment="What it holds of its key's monthly budget until it ends, in US dollars.",
+    ),
+    time("deleted_at", "When its owner deleted it; nobody is shown it since."),
+    time("cancel_requested_at", "When somebody asked for it to be cancelled."),
+    time("created_at", "When it was accepted.", required=True, now=True),
+    time("updated_at", "When it last changed its state.", required=True, now=True),
+    time("submitted_at", "When a submit was first recorded."),
+    time("ended_at", "When it reached a terminal state."),
+    CheckConstraint(one_of("state", State), name="state"),
     CheckConstraint("media_type IN ('image', 'video')", name="media_type"),
     CheckConstraint("number_of_outputs BETWEEN 1 AND 10", name="number_of_outputs"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
@@ -187,6 +178,37 @@ Index(
     postgresql_where=text("state = 'STORING'"),
 )
 
+# What an owner lists, newest first; and a page of all owners goes by the primary key.
+Index("ix_generation_requests_owner", generation_requests.c.owner, generation_requests.c.id)
+# What an identical request may reuse, and what a client's repeat is to join.
+Index(
+    "ix_generation_requests_same",
+    generation_requests.c.owner,
+    generation_requests.c.request_hash,
+    generation_requests.c.created_at,
+    postgresql_where=text("request_hash IS NOT NULL"),
+)
+# Rows without labels cost it nothing.
+Index(
+    "ix_generation_requests_labels",
+    generation_requests.c.labels,
+    postgresql_using="gin",
+    postgresql_ops={"labels": "jsonb_path_ops"},
+    postgresql_where=text("labels <> '{}'::jsonb"),
+)
+Index(
+    "ix_generation_requests_batch",
+    generation_requests.c.batch_id,
+    generation_requests.c.id,
+    postgresql_where=text("batch_id IS NOT NULL"),
+)
+Index(
+    "ix_generation_requests_experiment",
+    generation_requests.c.experiment_id,
+    generation_requests.c.id,
+    postgresql_where=text("experiment_id IS NOT NULL"),
+)
+
 submissions = Table(
     "submissions",
     metadata,
@@ -201,20 +223,20 @@ submissions = Table(
     Column("http_status", SmallInteger, comment="The HTTP status of the reply, if there was one."),
     Column("error", JSONB, comment="Why it failed: code, message, details, is_retryable."),
     Column("latency_ms", Integer, comment="From sending to the reply, in milliseconds."),
-    _time("started_at", "When it was recorded, just before it left.", required=True, now=True),
-    _time("ended_at", "When its outcome was recorded."),
+    time("started_at", "When it was recorded, just before it left.", required=True, now=True),
+    time("ended_at", "When its outcome was recorded."),
     Column(
         "resolution",
         Text,
         comment="What an operator did about an uncertain one: ATTACHED to its task, RESUBMITTED, or DISMISSED.",
     ),
     Column("resolution_note", Text, comment="What the operator wrote."),
-    _time("resolved_at", "When an operator resolved it."),
+    time("resolved_at", "When an operator resolved it."),
     UniqueConstraint("generation_id", "attempt"),
     CheckConstraint("resolution IN ('ATTACHED', 'RESUBMITTED', 'DISMISSED')", name="resolution"),
     CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolved"),
     CheckConstraint("resolution IS NULL OR state = 'UNCERTAIN'", name="resolved_uncertain"),
-    CheckConstraint(_one_of("state", SubmissionState), name="state"),
+    CheckConstraint(one_of("state", SubmissionState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'STARTED')", name="ended"),
     comment="One row for each attempt to submit a generation to a provider.",
 )
@@ -245,7 +267,7 @@ provider_accounts = Table(
         server_default="0",
         comment="Requests that may leave at once, as of tokens_at; they come back at the account's rate.",
     ),
-    _time("tokens_at", "When the tokens were last counted. Unset: the bucket is full."),
+    time("tokens_at", "When the tokens were last counted. Unset: the bucket is full."),
     Column("spend_day", Date, comment="The day, in UTC, that spend_usd is of."),
     Column(
         "spend_usd",
@@ -275,8 +297,8 @@ provider_accounts = Table(
         server_default="0",
         comment="Submits that the provider failed, fading with time, as of breaker_counted_at.",
     ),
-    _time("breaker_counted_at", "When the two were last counted."),
-    _time("breaker_retry_at", "When the next probe may leave; also when one that is out counts as lost."),
+    time("breaker_counted_at", "When the two were last counted."),
+    time("breaker_retry_at", "When the next probe may leave; also when one that is out counts as lost."),
     Column(
         "breaker_opens",
         Integer,
@@ -284,8 +306,8 @@ provider_accounts = Table(
         server_default="0",
         comment="How often in a row it has opened; each time it stays open twice as long.",
     ),
-    _time("breaker_changed_at", "When breaker_state last changed."),
-    CheckConstraint(_one_of("breaker_state", BreakerState), name="breaker_state"),
+    time("breaker_changed_at", "When breaker_state last changed."),
+    CheckConstraint(one_of("breaker_state", BreakerState), name="breaker_state"),
     comment="What all dispatchers know together of a provider account: its rate, its spend, its circuit breaker.",
 )
 
@@ -294,7 +316,7 @@ api_key_turns = Table(
     metadata,
     Column("provider_id", Text, primary_key=True, comment="The provider account."),
     Column("api_key_id", Text, primary_key=True, comment="The API key; empty for requests without one."),
-    _time("claimed_at", "When something of this key was last claimed; the one longest ago is next.", required=True),
+    time("claimed_at", "When something of this key was last claimed; the one longest ago is next.", required=True),
     comment="Whose turn it is among the API keys that wait for a provider account.",
 )
 
@@ -320,7 +342,7 @@ poll_tasks = Table(
     Column("retry_count", Integer, nullable=False, server_default="0", comment="How many polls in a row have failed."),
     Column("progress", SmallInteger, nullable=False, server_default="0", comment="In percent, 0 to 100."),
     Column("last_error", JSONB, comment="What the last failed poll said, or why the task failed."),
-    _time("next_poll_at", "When it is due.", required=True),
+    time("next_poll_at", "When it is due.", required=True),
     Column(
         "is_wanted",
         Boolean,
@@ -328,15 +350,15 @@ poll_tasks = Table(
         server_default="false",
         comment="Whether somebody asked for a look since the last claim: then it is due at once.",
     ),
-    _time("deadline_at", "When it counts as lost.", required=True),
+    time("deadline_at", "When it counts as lost.", required=True),
     Column("lease_owner", Text, comment="The poller that checks it, while it is claimed."),
-    _time("lease_until", "When the claim ends unless it is renewed."),
+    time("lease_until", "When the claim ends unless it is renewed."),
     Column(
         "lease_token", BigInteger, nullable=False, server_default="0", comment="Fencing token: grows with each claim."
     ),
-    _time("created_at", "When it was handed over.", required=True, now=True),
-    _time("ended_at", "When the provider had ended it, or it was given up."),
-    CheckConstraint(_one_of("state", TaskState), name="state"),
+    time("created_at", "When it was handed over.", required=True, now=True),
+    time("ended_at", "When the provider had ended it, or it was given up."),
+    CheckConstraint(one_of("state", TaskState), name="state"),
     CheckConstraint("strategy IN ('fixed', 'exponential')", name="strategy"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("(ended_at IS NOT NULL) = (state IN ('SUCCESS', 'FAILED', 'CANCELLED'))", name="ended"),
@@ -358,24 +380,6 @@ output_spool = Table(
     ),
     Column("output_index", SmallInteger, primary_key=True, comment="0 for the first output."),
     Column("content", LargeBinary, nullable=False, comment="The bytes as the provider sent them."),
-    _time("created_at", "When it was put here.", required=True, now=True),
+    time("created_at", "When it was put here.", required=True, now=True),
     comment="Outputs that came as bytes while object storage was away. Emptied as they are stored.",
-)
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("id", Text, primary_key=True, comment="key_ and a ULID."),
-    Column("prefix", Text, nullable=False, unique=True, comment="The visible beginning of the key."),
-    Column(
-        "key_hash", LargeBinary, nullable=False, comment="Keyed hash (HMAC-SHA-256) of the key; the key is nowhere."
-    ),
-    Column("role", Text, nullable=False, comment="client or admin."),
-    Column("owner", Text, nullable=False, comment="Who uses it."),
-    _time("expires_at", "Not valid from then on."),
-    _time("revoked_at", "Not valid since then."),
-    _time("last_used_at", "When it was last seen, to the minute."),
-    _time("created_at", "When it was made.", required=True, now=True),
-    CheckConstraint("role IN ('client', 'admin')", name="role"),
-    comment="Who may come in.",
 )

@@ -23,6 +23,12 @@ log = structlog.get_logger()
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
+_KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +54,18 @@ class Around(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Request, Response] | None:
         """Wrap the handler's behaviour, unary or streaming."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
         # None: there is no such method; gRPC answers by itself.
-        if handler is None or handler.request_streaming:
-            return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        if handler is None:
+            return None
+        wrap = self._stream if handler.response_streaming else self._unary
+        kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        behaviour = getattr(handler, kind)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast(
+            "grpc.RpcMethodHandler[Request, Response]",
+            make(
+                wrap(handler_call_details.method, behaviour), handler.request_deserializer, handler.response_serializer
+            ),
         )
 
     def _unary(self, method: str, behaviour: Any) -> Any:
@@ -70,8 +78,39 @@ class Around(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self.around(Call(method, context, is_stream=True)):
-                async for answer in behaviour(request, context):
+                answers = behaviour(request, context)
+                if not isinstance(answers, AsyncIterator):
+                    # A handler that writes to the context by itself, as the health servicer's does.
+                    await answers
+                    return
+                async for answer in answers:
                     yield answer
+
+        return wrapped
+
+
+class BoundWrites(Around):
+    """Drops a caller that does not take an answer of a stream within `seconds`; outermost, for it does the writing."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:  # noqa: ARG002 - the shape's
+        """Unary answers are bounded by the transport."""
+        yield
+
+    def _stream(self, method: str, behaviour: Any) -> Any:
+        async def wrapped(request: Any, context: Context) -> None:
+            async for answer in behaviour(request, context):
+                try:
+                    async with asyncio.timeout(self._seconds):
+                        await context.write(answer)
+                except TimeoutError:
+                    metrics.DROPPED_READERS.labels(method).inc()
+                    log.info("slow reader dropped", method=method)
+                    slow = f"Nothing was read for {self._seconds:g} s: watch again, from the last resume token."
+                    await errors.abort(context, GenerationError(ErrorCode.SERVICE_UNAVAILABLE, slow))
 
         return wrapped
 
@@ -154,9 +193,16 @@ class Deadline(Around):
             ) from error
 
 
-def standard(rpc_timeout_seconds: float) -> list[Around]:
-    """The interceptors of every server, outermost first."""
-    return [RequestId(), Observe(), MapErrors(), Deadline(rpc_timeout_seconds)]
+def standard(guard: Around, *, rpc_timeout_seconds: float, write_timeout_seconds: float) -> list[Around]:
+    """The interceptors of every server, outermost first. `guard` says who may call."""
+    return [
+        BoundWrites(write_timeout_seconds),
+        RequestId(),
+        Observe(),
+        MapErrors(),
+        guard,
+        Deadline(rpc_timeout_seconds),
+    ]
 
 
 def _status(context: Context) -> grpc.StatusCode:

@@ -22,11 +22,13 @@ from libs.common import VERSION, crashpoints, logging, metrics
 from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.loops import Loop, Turn
+from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.health import Readiness, set_serving
-from libs.common.rpc.interceptors import standard
-from libs.common.settings import ServiceName, Settings
+from libs.common.rpc.interceptors import Around, standard
+from libs.common.settings import ServiceName, Settings, listed
 
 log = structlog.get_logger()
+_METADATA_LIMIT_BYTES = 16 * 1024
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -47,6 +49,7 @@ class Frame:
         self.settings = settings
         self.owner = f"{name}:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.database = Database.from_settings(settings, f"darkroom-{name}")
+        metrics.Spend.keys = listed(settings.spend_labels)
         metrics.DATABASE_CONNECTIONS.set_function(self.database.open_connections)
         self.catalog = CatalogHolder(settings.catalog)
         # The look at the database has a connection of its own: work that fills the pool is not a database that is away.
@@ -64,6 +67,15 @@ class Frame:
         self._drains: list[Closer] = []
         self._closers: list[Closer] = []
         self._reloading: asyncio.Task[bool] | None = None
+        self._guard: Around | None = None
+        self._private_address: str | None = None
+
+    def guard(self, guard: Around, *, private_address: str | None = None) -> None:
+        """Let this decide who may call: the service is the edge. Without it, other services alone may.
+
+        `private_address`: a further one to listen at, for the process itself.
+        """
+        self._guard, self._private_address = guard, private_address
 
     def serve(self, servicer: object, register: Register, full_name: str) -> None:
         """Serve a gRPC service under its full name."""
@@ -134,20 +146,37 @@ class Frame:
         log.info("stopped")
 
     def _server(self) -> grpc.aio.Server:
-        limit = self.settings.grpc_message_limit_bytes
+        guard = self._guard or PeersOnly(self.settings)
         server = grpc.aio.server(
-            interceptors=standard(self.settings.rpc_timeout_seconds),
+            interceptors=standard(
+                guard,
+                rpc_timeout_seconds=self.settings.rpc_timeout_seconds,
+                write_timeout_seconds=self.settings.watch_write_timeout_seconds,
+            ),
             maximum_concurrent_rpcs=self.settings.grpc_concurrent_rpcs,
-            options=(("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)),
+            options=_server_options(self.settings),
         )
         for register in self._registrations:
             register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        host = self.settings.bind_host
-        _listen(self.settings.grpc_port(self.name), lambda port: server.add_insecure_port(f"{host}:{port}"))
+        self._open_ports(server)
         return server
+
+    def _open_ports(self, server: grpc.aio.Server) -> None:
+        host = self.settings.bind_host
+        credentials = server_credentials(self.settings, is_edge=self._guard is not None)
+
+        def listen(port: int) -> int:
+            address = f"{host}:{port}"
+            if credentials is not None:
+                return server.add_secure_port(address, credentials)
+            return server.add_insecure_port(address)
+
+        _listen(self.settings.grpc_port(self.name), listen)
+        if self._private_address is not None:
+            server.add_insecure_port(self._private_address)
 
     def _reload_catalog(self) -> None:
         self._reloading = asyncio.get_running_loop().create_task(self._watch_catalog(force=True))
@@ -161,6 +190,22 @@ class Frame:
         elif outcome == "refused" and self.catalog.last_fault is not None:
             log.error("catalog refused, the old one stays", faults=self.catalog.last_fault.faults)
         return False
+
+
+def _server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    limit = settings.grpc_message_limit_bytes
+    return (
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_concurrent_streams", settings.grpc_concurrent_streams),
+        ("grpc.max_metadata_size", _METADATA_LIMIT_BYTES),
+        ("grpc.so_reuseport", 0),
+        # A peer that is gone is noticed; one that pings like mad is cut off.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 3),
+        ("grpc.max_connection_idle_ms", 600_000),
+    )
 
 
 def _listen(port: int, start: Callable[[int], object]) -> None:

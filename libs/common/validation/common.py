@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from yarl import URL
 
 from libs.common.errors import FieldViolation
 
 PROMPT_LIMIT = 2_000
 OUTPUTS_LIMIT = 10
+REUSE_LIMIT_SECONDS = 30 * 86_400
 IMAGE_URL_LIMIT = 14_000_000  # 10 MB of image as base64
 _IMAGE_URL = re.compile(r"https?://\S+|data:image/(png|jpeg|jpg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -40,12 +42,27 @@ def _image_url(text: str) -> str:
     return text
 
 
+def _callback_url(text: str) -> str:
+    try:
+        url = URL(text)
+    except ValueError as error:
+        raise ValueError("must be an http(s) URL") from error
+    if url.scheme not in {"http", "https"} or not url.host or re.search(r"\s", text):
+        raise ValueError("must be an http(s) URL")
+    if url.user is not None or url.password is not None:
+        raise ValueError("must not contain a user or a password: callbacks are signed instead")
+    return text
+
+
 LongText = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_storable)]
 ShortText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_storable)]
 Prompt = Annotated[
     str, StringConstraints(min_length=1, max_length=PROMPT_LIMIT), AfterValidator(_not_blank), AfterValidator(_storable)
 ]
 ImageUrl = Annotated[str, StringConstraints(max_length=IMAGE_URL_LIMIT), AfterValidator(_image_url)]
+CallbackUrl = Annotated[
+    str, StringConstraints(max_length=2_000), AfterValidator(_storable), AfterValidator(_callback_url)
+]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_storable)]
 
 
@@ -60,6 +77,9 @@ class GenerationInput(BaseModel):
     priority: int = Field(default=5, ge=0, le=9)
     user_id: ShortText | None = None
     labels: dict[LabelKey, ShortText] = Field(default={}, max_length=16)
+    idempotency_key: ShortText | None = None
+    callback_url: CallbackUrl | None = None
+    reuse_within_seconds: int = Field(default=0, ge=0, le=REUSE_LIMIT_SECONDS)
 
 
 class Parameters(BaseModel):

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from libs.common.database.tables import metadata
+from libs.common.database.tables_edge import callbacks
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=callbacks.metadata,
     transaction_per_migration=True,
     compare_server_default=True,
 )

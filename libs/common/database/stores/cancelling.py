@@ -33,7 +33,8 @@ WITH task AS (
         lease_until = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_until END,
         ended_at = CASE WHEN g.state = ANY(:at_once) THEN now() END,
         updated_at = CASE WHEN g.state = ANY(:at_once) THEN now() ELSE g.updated_at END
-    WHERE g.id = :id AND g.state <> ALL(:terminal) AND (SELECT count(*) FROM task) >= 0
+    WHERE g.id = :id AND g.state <> ALL(:terminal) AND (CAST(:owner AS text) IS NULL OR g.owner = :owner)
+        AND (SELECT count(*) FROM task) >= 0
     RETURNING g.id, g.state
 ), due AS (
     UPDATE poll_tasks t SET is_wanted = true, next_poll_at = LEAST(t.next_poll_at, now())
@@ -50,8 +51,8 @@ class CancelStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def request(self, generation_id: str) -> State | None:
-        """Ask for a generation to be cancelled.
+    async def request(self, generation_id: str, *, owner: str | None = None) -> State | None:
+        """Ask for a generation to be cancelled; `owner`: only if it is theirs.
 
         Answers CANCELLED where it has ended with that, the state in which its holder will see the request otherwise,
         and None where it had ended before or does not exist.
@@ -60,6 +61,7 @@ class CancelStore:
             states.check(state, State.CANCELLED)
         parameters = {
             "id": generation_id,
+            "owner": owner,
             "at_once": _AT_ONCE,
             "terminal": sorted(states.TERMINAL),
             "error": CANCELLED_BY_CALLER,

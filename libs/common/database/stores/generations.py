@@ -1,33 +1,21 @@
-"""Generations as clients see them: inserted in groups, read one at a time."""
+"""Generations as clients see them: read one at a time or by the page, each by its owner, and watched many at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.database.records import GenerationRecord, NewGeneration
+from libs.common.database.records import GenerationRecord
 from libs.common.database.states import State
-from libs.common.database.stores.sets import records, rows_as_json, statement
+from libs.common.database.stores.sets import records, statement
 from libs.common.database.tables import generation_requests, poll_tasks
-
-# A minute of waiting is worth a step of priority, whatever else comes in: so the order never changes once it stands.
-_INSERT = statement("""
-INSERT INTO generation_requests (
-    id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, expected_cost_usd, fallbacks,
-    turn_at)
-SELECT id, 'PENDING', model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, expected_cost_usd, fallbacks,
-    now() - make_interval(mins => priority)
-FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
-    id text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
-    number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text,
-    labels jsonb, request_id text, api_key_id text, expected_cost_usd float, fallbacks jsonb)
-""")
 
 _OWN_COLUMNS = (
     "id",
@@ -55,38 +43,159 @@ _OWN_COLUMNS = (
     "updated_at",
     "submitted_at",
     "ended_at",
+    "api_key_id",
+    "owner",
+    "batch_id",
+    "experiment_id",
+    "variant_id",
+    "reused_from_id",
+    "callback_url",
 )
 _continuation = generation_requests.alias()
-_READ = sa.select(
-    *(generation_requests.c[name] for name in _OWN_COLUMNS),
-    sa.case(
-        (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
-    ).label("progress"),
-    sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
-    sa.select(_continuation.c.id)
-    .where(_continuation.c.continues_id == generation_requests.c.id)
-    .scalar_subquery()
-    .label("continued_by_id"),
-).select_from(generation_requests.outerjoin(poll_tasks, poll_tasks.c.generation_id == generation_requests.c.id))
+_PROGRESS = sa.case(
+    (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
+).label("progress")
+_READ = (
+    sa.select(
+        *(generation_requests.c[name] for name in _OWN_COLUMNS),
+        _PROGRESS,
+        sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
+        sa.select(_continuation.c.id)
+        .where(_continuation.c.continues_id == generation_requests.c.id)
+        .scalar_subquery()
+        .label("continued_by_id"),
+    )
+    .select_from(generation_requests.outerjoin(poll_tasks, poll_tasks.c.generation_id == generation_requests.c.id))
+    .where(generation_requests.c.deleted_at.is_(None))
+)
+
+# What a watcher is told of: a state, a step of progress, an attempt, a wish to cancel. Equal stamps: nothing changed.
+STAMP = sa.func.concat_ws(
+    ".",
+    generation_requests.c.state,
+    generation_requests.c.attempts,
+    sa.func.coalesce(poll_tasks.c.progress, 0),
+    sa.case((generation_requests.c.cancel_requested_at.is_(None), 0), else_=1),
+    sa.case((generation_requests.c.deleted_at.is_(None), 0), else_=1),
+)
+_ids, _stamps = sa.bindparam("ids", type_=ARRAY(sa.Text)), sa.bindparam("stamps", type_=ARRAY(sa.Text))
+_known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp", name="known")
+_CHANGED = (
+    _READ.add_columns(STAMP.label("stamp"))
+    .join(_known, _known.c.id == generation_requests.c.id)
+    .where(_known.c.stamp.is_distinct_from(STAMP))
+)
+
+_DELETE = statement("""
+UPDATE generation_requests SET deleted_at = now()
+WHERE id = :id AND owner = :owner AND deleted_at IS NULL AND ended_at IS NOT NULL
+RETURNING id, outputs""")
+
+_SAME = statement("""
+SELECT id FROM generation_requests
+WHERE owner = :owner AND request_hash = decode(:request_hash, 'hex') AND deleted_at IS NULL
+    AND created_at > now() - make_interval(secs => :within_seconds)
+ORDER BY created_at DESC LIMIT 1""")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFilter:
+    """Which generations are listed. None and empty: any."""
+
+    owner: str | None = None
+    states: Sequence[State] = ()
+    model_identifier: str | None = None
+    api_key_id: str | None = None
+    batch_id: str | None = None
+    experiment_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A generation as it stands, and the stamp that will differ once it has changed again."""
+
+    record: GenerationRecord
+    stamp: str
 
 
 class GenerationStore:
-    """Reads and writes of the gateway."""
+    """Reads of the gateway. `owner`: whose generations alone there are; None: everybody's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(self, generations: Sequence[NewGeneration]) -> None:
-        """Commit all of `generations` as PENDING, or none, with one statement."""
-        rows = rows_as_json(asdict(generation) for generation in generations)
-        await self._database.transaction("insert_generations", lambda c: c.execute(_INSERT, {"rows": rows}))
-
-    async def get(self, generation_id: str) -> GenerationRecord | None:
+    async def get(self, generation_id: str, *, owner: str | None = None) -> GenerationRecord | None:
         """The generation of that id, or None."""
-
-        def work(connection: Connection) -> list[GenerationRecord]:
-            found = connection.execute(_READ.where(generation_requests.c.id == generation_id))
-            return records(GenerationRecord, found)
-
-        found = await self._database.transaction("get_generation", work)
+        query = _READ.where(generation_requests.c.id == generation_id)
+        if owner is not None:
+            query = query.where(generation_requests.c.owner == owner)
+        found = await self._read("get_generation", query)
         return found[0] if found else None
+
+    async def list_page(self, limit: int, wanted: GenerationFilter, *, before: str | None) -> list[GenerationRecord]:
+        """At most `limit` generations, newest first, older than `before`: what comes in meanwhile moves nothing."""
+        query = _READ.where(*_conditions(wanted)).order_by(generation_requests.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(generation_requests.c.id < before)
+        return await self._read("list_generations", query)
+
+    async def changes(self, stamps: Mapping[str, str]) -> list[Change]:
+        """Of the generations named by id, those whose stamp is another now. One statement for any number."""
+
+        def work(connection: Connection) -> list[Change]:
+            found = connection.execute(_CHANGED, {"ids": list(stamps), "stamps": list(stamps.values())})
+            return [_change(dict(row)) for row in found.mappings()]
+
+        return await self._database.transaction("read_changes", work)
+
+    async def same(self, owner: str, request_hash: str, *, within_seconds: int) -> str | None:
+        """The newest generation of an identical request, or None."""
+        parameters = {"owner": owner, "request_hash": request_hash, "within_seconds": within_seconds}
+        return await self._database.transaction(
+            "find_same_request", lambda c: c.execute(_SAME, parameters).scalar_one_or_none()
+        )
+
+    async def delete(self, generation_id: str, *, owner: str) -> list[str] | None:
+        """Show an ended generation to nobody any more.
+
+        Answers the keys of its objects, which are the caller's to remove; None where there is nothing to delete.
+        """
+        parameters = {"id": generation_id, "owner": owner}
+
+        def work(connection: Connection) -> list[str] | None:
+            found = connection.execute(_DELETE, parameters).one_or_none()
+            if found is None:
+                return None
+            return [output["object_key"] for output in found.outputs or () if "object_key" in output]
+
+        return await self._database.transaction("delete_generation", work)
+
+    async def _read(self, name: str, query: sa.Select[Any]) -> list[GenerationRecord]:
+        return await self._database.transaction(name, lambda c: records(GenerationRecord, c.execute(query)))
+
+
+def _change(row: dict[str, Any]) -> Change:
+    stamp = row.pop("stamp")
+    return Change(GenerationRecord(**row), stamp)
+
+
+def _conditions(wanted: GenerationFilter) -> list[sa.ColumnElement[bool]]:
+    columns = generation_requests.c
+    found: list[sa.ColumnElement[bool]] = [
+        columns[name] == value
+        for name in ("owner", "model_identifier", "api_key_id", "batch_id", "experiment_id")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.states:
+        found.append(columns.state.in_([state.value for state in wanted.states]))
+    if wanted.created_after is not None:
+        found.append(columns.created_at >= wanted.created_after)
+    if wanted.created_before is not None:
+        found.append(columns.created_at < wanted.created_before)
+    if wanted.labels:
+        # The second condition lets the index of rows that have labels serve.
+        found += [columns.labels.contains(dict(wanted.labels)), sa.literal_column("labels <> '{}'::jsonb", sa.Boolean)]
+    return found

@@ -35,11 +35,12 @@ UPDATE submissions SET resolution = :resolution, resolution_note = :note, resolv
 
 _CONTINUE = statement("""
 INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, input_images,
-    number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, turn_at,
-    expected_cost_usd, continues_id, provider_task_id, submitted_at)
+    number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
+    expected_cost_usd, reserved_usd, callback_url, request_hash, continues_id, provider_task_id, submitted_at)
 SELECT :new_id, CAST(:state AS text), model_identifier, provider_id, media_type, prompt, input_images,
-    number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, turn_at,
-    expected_cost_usd, id, CAST(:task_id AS text), CASE WHEN CAST(:task_id AS text) IS NOT NULL THEN submitted_at END
+    number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
+    expected_cost_usd, reserved_usd, callback_url, request_hash, id, CAST(:task_id AS text),
+    CASE WHEN CAST(:task_id AS text) IS NOT NULL THEN submitted_at END
 FROM generation_requests WHERE id = :generation_id""")
 
 _FOLLOW = statement("""

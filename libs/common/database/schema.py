@@ -1,0 +1,33 @@
+"""What all tables are made with: names of constraints, columns of time, lists of words."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import Column, DateTime, MetaData, func
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def one_of(column: str, words: type[StrEnum]) -> str:
+    """A check that a column holds one of the words."""
+    return f"{column} IN ({', '.join(repr(word.value) for word in words)})"
+
+
+def time(name: str, comment: str, *, required: bool = False, now: bool = False) -> Column[object]:
+    """A column of points in time; `now`: what the row is inserted with."""
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=not required,
+        server_default=func.now() if now else None,
+        comment=comment,
+    )

@@ -1,0 +1,289 @@
+"""Taking generations in: names that count once, results that may be reused, quotas, and one INSERT for all.
+
+The order of locks is the same for everybody: idempotency keys by owner and key, then keys' usage by id.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from libs.common.database.engine import Database
+from libs.common.database.records import NewGeneration
+from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest, Quota
+from libs.common.database.states import State
+from libs.common.database.stores.sets import rows_as_json, statement
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError
+
+Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
+Answer = Accepted | GenerationError
+_IDEMPOTENCY_HOURS = 24
+
+# A minute of waiting is worth a step of priority, whatever else comes in: so the order never changes once it stands.
+_INSERT = statement("""
+INSERT INTO generation_requests (
+    id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
+    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, expected_cost_usd,
+    reserved_usd, fallbacks, callback_url, request_hash, turn_at, reused_from_id, outputs, cost_usd, ended_at)
+SELECT row.id, CASE WHEN source.id IS NULL THEN 'PENDING' ELSE 'SUCCESS' END, row.model_identifier, row.provider_id,
+    row.media_type, row.prompt, row.input_images, row.number_of_outputs, row.parameters, row.priority,
+    row.when_uncertain, row.user_id, row.labels, row.request_id, row.api_key_id, row.owner, row.expected_cost_usd,
+    CASE WHEN source.id IS NULL THEN row.reserved_usd ELSE 0 END, row.fallbacks, row.callback_url,
+    decode(row.request_hash, 'hex'), now() - make_interval(mins => row.priority),
+    source.id, source.outputs, CASE WHEN source.id IS NOT NULL THEN 0 END,
+    CASE WHEN source.id IS NOT NULL THEN now() END
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
+    id text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
+    number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text,
+    labels jsonb, request_id text, api_key_id text, owner text, expected_cost_usd float, reserved_usd numeric,
+    fallbacks jsonb, callback_url text, request_hash text, reused_from_id text)
+LEFT JOIN generation_requests source ON source.id = row.reused_from_id AND source.deleted_at IS NULL""")
+
+# Waits for whoever uses the same name at this moment; takes over a name whose day is over.
+_CLAIM_NAMES = statement(f"""
+INSERT INTO idempotency_keys (owner, key, generation_id, fields)
+SELECT owner, key, generation_id, fields FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
+    owner text, key text, generation_id text, fields jsonb)
+ORDER BY owner, key
+ON CONFLICT (owner, key) DO UPDATE
+SET generation_id = EXCLUDED.generation_id, fields = EXCLUDED.fields, created_at = now()
+WHERE idempotency_keys.created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'
+RETURNING generation_id""")
+
+_NAMED = statement("""
+SELECT i.owner, i.key, i.generation_id, i.fields, g.state, g.reused_from_id
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(owner text, key text)
+JOIN idempotency_keys i USING (owner, key) JOIN generation_requests g ON g.id = i.generation_id""")
+
+_FREE_NAMES = statement("DELETE FROM idempotency_keys WHERE generation_id = ANY(:generation_ids)")
+
+# Only results that are ours: a provider's URL may be gone by now.
+_REUSABLE = statement("""
+SELECT row.id, found.id AS source_id
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(id text, owner text, request_hash text, within_seconds int)
+CROSS JOIN LATERAL (
+    SELECT g.id FROM generation_requests g
+    WHERE g.owner = row.owner AND g.request_hash = decode(row.request_hash, 'hex')
+        AND g.state = 'SUCCESS' AND g.reused_from_id IS NULL AND g.deleted_at IS NULL
+        AND g.ended_at > now() - make_interval(secs => row.within_seconds)
+        AND NOT jsonb_path_exists(g.outputs, '$[*] ? (!exists(@.object_key))')
+    ORDER BY g.created_at DESC LIMIT 1) found""")
+
+_HOLD_USAGE = statement("""
+SELECT 1 FROM api_key_usage WHERE api_key_id = ANY(:ids) ORDER BY api_key_id FOR UPDATE""")
+
+# Read once the rows are held, so that it sees all that earlier holders committed.
+_USAGE = statement("""
+SELECT k.id AS api_key_id, k.requests_per_minute, k.live_generations AS live_limit, k.monthly_budget_usd,
+    CASE WHEN u.tokens_at IS NOT NULL THEN u.tokens END AS tokens,
+    COALESCE(CAST(EXTRACT(EPOCH FROM clock_timestamp() - u.tokens_at) AS float), 0) AS tokens_age_seconds,
+    u.live_generations + COALESCE(ledger.live, 0) AS live_generations,
+    CAST(COALESCE(s.reserved_usd + s.spent_usd, 0) + COALESCE(ledger.used_usd, 0) AS float) AS used_usd,
+    CAST(EXTRACT(EPOCH FROM (this.month + interval '1 month') AT TIME ZONE 'UTC' - now()) AS float)
+        AS month_seconds_left
+FROM api_keys k JOIN api_key_usage u ON u.api_key_id = k.id
+CROSS JOIN (SELECT CAST(date_trunc('month', now() AT TIME ZONE 'UTC') AS date) AS month) this
+LEFT JOIN api_key_spend s ON s.api_key_id = k.id AND s.month = this.month
+LEFT JOIN LATERAL (
+    SELECT sum(l.live) AS live, sum(l.reserved_usd + l.spent_usd) FILTER (WHERE l.month = this.month) AS used_usd
+    FROM api_key_ledger l WHERE l.api_key_id = k.id) ledger ON true
+WHERE k.id = ANY(:ids)""")
+
+_COUNT_TOKENS = statement("""
+UPDATE api_key_usage u SET tokens = row.tokens, tokens_at = clock_timestamp()
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(api_key_id text, tokens float)
+WHERE u.api_key_id = row.api_key_id""")
+
+_FORGET_NAMES = statement(f"""
+DELETE FROM idempotency_keys WHERE (owner, key) IN (
+    SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'
+    LIMIT :limit FOR UPDATE SKIP LOCKED)""")
+
+
+class IntakeStore:
+    """What the gateway writes of new generations.
+
+    Args:
+        database: where the rows are.
+        admit: decides which of a key's generations its quota lets in. Pure: it may be asked again.
+    """
+
+    def __init__(self, database: Database, admit: Admit) -> None:
+        self._database = database
+        self._admit = admit
+
+    async def accept(self, requests: Sequence[NewRequest]) -> list[Answer]:
+        """Commit what is let in, in one transaction; in the order given, the ticket or why there is none.
+
+        One statement where no name, no reuse and no quota is in play.
+        """
+
+        def work(connection: Connection) -> list[Answer]:
+            return _Intake(connection, self._admit, requests).run()
+
+        return await self._database.transaction("accept_generations", work)
+
+    async def forget_names(self, limit: int) -> bool:
+        """Remove idempotency keys whose day is over; whether there may be more of them."""
+        return await self._database.transaction(
+            "forget_idempotency_keys", lambda c: c.execute(_FORGET_NAMES, {"limit": limit}).rowcount == limit
+        )
+
+
+class _Intake:
+    """One transaction. `answers` fills up by the place of a request; what has none yet goes on."""
+
+    def __init__(self, connection: Connection, admit: Admit, requests: Sequence[NewRequest]) -> None:
+        self._connection = connection
+        self._admit = admit
+        self._requests = requests
+        self._answers: dict[int, Answer] = {}
+        self._followers: dict[int, list[int]] = {}
+        self._sources: dict[str, str] = {}
+
+    def run(self) -> list[Answer]:
+        leaders = self._leaders()
+        self._settle_names(leaders)
+        self._find_sources()
+        self._apply_quotas()
+        self._insert()
+        for leader, followers in self._followers.items():
+            for follower in followers:
+                self._answers[follower] = _repeat(
+                    self._answers[leader], self._requests[leader], self._requests[follower]
+                )
+        return [self._answers[place] for place in range(len(self._requests))]
+
+    def _open(self) -> list[tuple[int, NewRequest]]:
+        following = {follower for followers in self._followers.values() for follower in followers}
+        return [
+            (place, request)
+            for place, request in enumerate(self._requests)
+            if place not in self._answers and place not in following
+        ]
+
+    def _leaders(self) -> dict[tuple[str, str], int]:
+        """The first request of each name; the others of the same name will get its answer."""
+        leaders: dict[tuple[str, str], int] = {}
+        for place, request in enumerate(self._requests):
+            if request.idempotency_key is None:
+                continue
+            leader = leaders.setdefault((request.generation.owner, request.idempotency_key), place)
+            if leader != place:
+                self._followers.setdefault(leader, []).append(place)
+        return leaders
+
+    def _settle_names(self, leaders: dict[tuple[str, str], int]) -> None:
+        if not leaders:
+            return
+        rows = [
+            {
+                "owner": owner,
+                "key": key,
+                "generation_id": self._requests[place].generation.id,
+                "fields": self._requests[place].fields,
+            }
+            for (owner, key), place in leaders.items()
+        ]
+        claimed = set(self._connection.execute(_CLAIM_NAMES, {"rows": rows_as_json(rows)}).scalars())
+        taken = [row for row in rows if row["generation_id"] not in claimed]
+        if not taken:
+            return
+        for named in self._connection.execute(_NAMED, {"rows": rows_as_json(taken)}):
+            place = leaders[named.owner, named.key]
+            ticket = Accepted(named.generation_id, State(named.state), named.reused_from_id, is_repeat=True)
+            self._answers[place] = _checked(ticket, named.fields, self._requests[place])
+
+    def _find_sources(self) -> None:
+        rows = [
+            {
+                "id": request.generation.id,
+                "owner": request.generation.owner,
+                "request_hash": request.generation.request_hash,
+                "within_seconds": request.reuse_within_seconds,
+            }
+            for _, request in self._open()
+            if request.reuse_within_seconds and request.generation.request_hash
+        ]
+        if rows:
+            found = self._connection.execute(_REUSABLE, {"rows": rows_as_json(rows)})
+            self._sources = {row.id: row.source_id for row in found}
+
+    def _apply_quotas(self) -> None:
+        """Reused results are free and take no place: they count against nothing."""
+        by_key: defaultdict[str, list[int]] = defaultdict(list)
+        for place, request in self._open():
+            if request.is_bounded and request.generation.id not in self._sources:
+                by_key[request.generation.api_key_id].append(place)
+        if not by_key:
+            return
+        ids = {"ids": sorted(by_key)}
+        self._connection.execute(_HOLD_USAGE, ids)
+        tokens, refused = [], []
+        for row in self._connection.execute(_USAGE, ids).mappings():
+            places = by_key[row["api_key_id"]]
+            admission = self._admit(_usage(row), [self._requests[place].generation for place in places])
+            if admission.tokens is not None:
+                tokens.append({"api_key_id": row["api_key_id"], "tokens": admission.tokens})
+            for place, refusal in zip(places, admission.refusals, strict=True):
+                if refusal is not None:
+                    self._answers[place] = refusal
+                    refused.append(self._requests[place].generation.id)
+        if tokens:
+            self._connection.execute(_COUNT_TOKENS, {"rows": rows_as_json(tokens)})
+        if refused:
+            self._connection.execute(_FREE_NAMES, {"generation_ids": refused})
+
+    def _insert(self) -> None:
+        let_in = self._open()
+        if not let_in:
+            return
+        generations = [
+            replace(request.generation, reused_from_id=self._sources.get(request.generation.id))
+            for _, request in let_in
+        ]
+        rows = rows_as_json(asdict(generation) for generation in generations)
+        self._connection.execute(_INSERT, {"rows": rows})
+        for (place, _), generation in zip(let_in, generations, strict=True):
+            state = State.PENDING if generation.reused_from_id is None else State.SUCCESS
+            self._answers[place] = Accepted(generation.id, state, generation.reused_from_id)
+
+
+def _usage(row: Any) -> KeyUsage:
+    budget = row["monthly_budget_usd"]
+    quota = Quota(row["requests_per_minute"], row["live_limit"], None if budget is None else float(budget))
+    return KeyUsage(
+        api_key_id=row["api_key_id"],
+        quota=quota,
+        tokens=row["tokens"],
+        tokens_age_seconds=max(0.0, row["tokens_age_seconds"]),
+        live_generations=int(row["live_generations"]),
+        used_usd=row["used_usd"],
+        month_seconds_left=row["month_seconds_left"],
+    )
+
+
+def _repeat(answer: Answer, leader: NewRequest, follower: NewRequest) -> Answer:
+    if isinstance(answer, GenerationError):
+        return answer
+    return _checked(replace(answer, is_repeat=True), leader.fields, follower)
+
+
+def _checked(ticket: Accepted, fields: dict[str, str], request: NewRequest) -> Answer:
+    """The earlier ticket, or ALREADY_EXISTS with the fields in which this request differs from the earlier one."""
+    differing = sorted(
+        name for name in fields.keys() | request.fields.keys() if fields.get(name) != request.fields.get(name)
+    )
+    if not differing:
+        return ticket
+    return GenerationError(
+        ErrorCode.ALREADY_EXISTS,
+        f"This idempotency key was used within {_IDEMPOTENCY_HOURS} hours for {ticket.generation_id}, a request that "
+        f"differs in {', '.join(differing)}. Take another key for another request.",
+        {"fields": differing, "generation_id": ticket.generation_id},
+        violations=[FieldViolation(name, "same", "differs from the request that used the key") for name in differing],
+    )

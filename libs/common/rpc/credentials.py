@@ -1,0 +1,99 @@
+"""How services know each other: mutual TLS where certificates are configured, and a shared token otherwise."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import grpc
+
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc.interceptors import Around, Call, Context
+from libs.common.settings import Settings, listed
+
+AUTHORIZATION = "authorization"
+# Probes and engineers ask these of every service; neither tells anything of a generation.
+OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+
+
+def metadata_of(call: Call) -> Mapping[str, str]:
+    """The text metadata of a call, by lower-case key. Of a key that comes twice, the last."""
+    return metadata_of_context(call.context)
+
+
+def metadata_of_context(context: Context) -> Mapping[str, str]:
+    """The same, for a handler."""
+    given = context.invocation_metadata() or ()
+    return {key: value for key, value in given if isinstance(value, str)}
+
+
+def bearer(authorization: str) -> str:
+    """The token of an `authorization` header (RFC 6750); empty for none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def has_certificates(settings: Settings) -> bool:
+    """Whether services show each other certificates."""
+    return settings.internal_tls_certificate is not None
+
+
+def service_tokens(settings: Settings) -> tuple[str, ...]:
+    """The tokens that services believe; the first is the one they show."""
+    return listed(settings.service_token.get_secret_value()) if settings.service_token else ()
+
+
+def server_credentials(settings: Settings, *, is_edge: bool) -> grpc.ServerCredentials | None:
+    """What a server listens with; None: without TLS. The edge asks its clients for no certificate."""
+    if is_edge:
+        certificate, key = settings.gateway_tls_certificate, settings.gateway_tls_private_key
+        if certificate is None or key is None:
+            return None
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    certificate, key, ca = (
+        settings.internal_tls_certificate,
+        settings.internal_tls_private_key,
+        settings.internal_tls_ca,
+    )
+    if certificate is None or key is None or ca is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], root_certificates=ca.read_bytes(), require_client_auth=True
+    )
+
+
+def channel_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    """What a service calls its peers with; None: without TLS."""
+    certificate, key, ca = (
+        settings.internal_tls_certificate,
+        settings.internal_tls_private_key,
+        settings.internal_tls_ca,
+    )
+    if certificate is None or key is None or ca is None:
+        return None
+    return grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), certificate.read_bytes())
+
+
+class PeersOnly(Around):
+    """Lets in other services alone. With certificates TLS has seen to that already; else each call shows the token."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._has_certificates = has_certificates(settings)
+        self._tokens = service_tokens(settings)
+        if not self._has_certificates and not self._tokens:
+            raise SystemExit(
+                "Services must know each other: set DARKROOM_SERVICE_TOKEN (32 characters or more, the same for all), "
+                "or DARKROOM_INTERNAL_TLS_CERTIFICATE, _PRIVATE_KEY and _CA."
+            )
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        if not self._has_certificates and not call.method.startswith(OPEN_SERVICES):
+            given = bearer(metadata_of(call).get(AUTHORIZATION, "")).encode()
+            if not any(hmac.compare_digest(given, token.encode()) for token in self._tokens):
+                raise GenerationError(
+                    ErrorCode.AUTHENTICATION_FAILED, "This port is for Darkroom's own services: ask the gateway."
+                )
+        yield

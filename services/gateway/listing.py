@@ -1,0 +1,60 @@
+"""From a ListGenerations message to what is looked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from darkroom.gateway.v1 import gateway_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common.database.stores.generations import GenerationFilter
+from libs.common.errors import FieldViolation, InvalidRequest
+from services.gateway.access import Caller, permission_denied
+from services.gateway.messages import STATUS_OF_STATE
+
+_TEXT_LIMIT = 200
+_TEXTS = ("model_identifier", "batch_id", "api_key_id", "experiment_id", "owner")
+
+
+def wanted(request: gateway_pb2.ListGenerationsRequest, caller: Caller) -> GenerationFilter:
+    """What the caller may and wants to see. InvalidRequest with every violation; PERMISSION_DENIED for other owners."""
+    if request.owner and not caller.is_admin and request.owner != caller.owner:
+        raise permission_denied()
+    found = [
+        FieldViolation(name, "length", f"must have at most {_TEXT_LIMIT} characters, none of them NUL")
+        for name in _TEXTS
+        if len(getattr(request, name)) > _TEXT_LIMIT or "\x00" in getattr(request, name)
+    ]
+    if any("\x00" in text for pair in request.labels.items() for text in pair):
+        found.append(FieldViolation("labels", "text", "must not contain NUL characters"))
+    states = [state for state, status in STATUS_OF_STATE.items() if status == request.status]
+    if request.status and not states:
+        found.append(FieldViolation("status", "one_of", "must be one of the statuses"))
+    times = {name: _time(request, name, found) for name in ("created_after", "created_before")}
+    if found:
+        raise InvalidRequest(found)
+    return GenerationFilter(
+        owner=caller.sees if caller.sees is not None else request.owner or None,
+        states=states,
+        model_identifier=request.model_identifier or None,
+        api_key_id=request.api_key_id or None,
+        batch_id=request.batch_id or None,
+        experiment_id=request.experiment_id or None,
+        labels=dict(request.labels),
+        **times,
+    )
+
+
+def _time(request: gateway_pb2.ListGenerationsRequest, name: str, found: list[FieldViolation]) -> datetime | None:
+    if not request.HasField(name):  # type: ignore[arg-type]
+        return None
+    return time_of(getattr(request, name), name, found)
+
+
+def time_of(given: Timestamp, name: str, found: list[FieldViolation]) -> datetime | None:
+    """A point in time; a violation for one that no calendar has."""
+    try:
+        return given.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        found.append(FieldViolation(name, "time", "must be a point in time from the year 1 to 9999"))
+        return None

@@ -1,0 +1,53 @@
+"""Pages of lists: how many, and from where on. The same for every list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+
+from libs.common.errors import FieldViolation, InvalidRequest
+
+PAGE_DEFAULT, PAGE_LIMIT = 50, 1_000
+_TOKEN = re.compile(r"[a-z]+_[0-9a-z_]{1,40}")
+
+
+class HasId(Protocol):
+    """What pages go by."""
+
+    @property
+    def id(self) -> str:
+        """Sorts by the time it was made."""
+
+
+ListRequest = (
+    admin_pb2.ListApiKeysRequest
+    | gateway_pb2.ListCallbacksRequest
+    | gateway_pb2.ListGenerationsRequest
+    | gateway_pb2.ListSubmissionsRequest
+)
+Record = TypeVar("Record", bound=HasId)
+
+
+def page_size(request: ListRequest) -> int:
+    """How many are asked for. InvalidRequest for a number out of bounds."""
+    size = request.page_size if request.HasField("page_size") else PAGE_DEFAULT
+    if not 1 <= size <= PAGE_LIMIT:
+        raise InvalidRequest([FieldViolation("page_size", "range", f"must be from 1 to {PAGE_LIMIT}")])
+    return size
+
+
+def page_start(request: ListRequest) -> str | None:
+    """The id that the page before ended with; None for the first page. InvalidRequest for what no page gave."""
+    if not request.page_token:
+        return None
+    if not _TOKEN.fullmatch(request.page_token):
+        raise InvalidRequest([FieldViolation("page_token", "format", "must be the next_page_token of a page before")])
+    return request.page_token
+
+
+def page(found: Sequence[Record], size: int) -> tuple[Sequence[Record], str]:
+    """Of `size` + 1 records that were looked for, those of the page, and the token of the next one."""
+    return found[:size], found[size - 1].id if len(found) > size else ""

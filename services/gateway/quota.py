@@ -1,0 +1,88 @@
+"""What a key's quota lets in: pure, so that the store may ask it while it holds the key's usage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.common import metrics
+from libs.common.database.records import NewGeneration
+from libs.common.database.records_edge import Admission, KeyUsage
+from libs.common.errors import ErrorCode, GenerationError
+
+# Nobody knows when a generation ends; so long is a fair guess.
+_LIVE_RETRY_SECONDS = 5.0
+# Makes up for the sums of floats.
+_BILLIONTH_USD = 1e-9
+
+
+def admit(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
+    """Let in as many of `generations`, in their order, as the quota has left. One that does not fit bars no later one.
+
+    The bucket of requests holds a minute's worth and fills evenly. What is refused uses nothing up.
+    """
+    quota = usage.quota
+    tokens = _tokens(usage)
+    live, used_usd = usage.live_generations, usage.used_usd
+    refusals: list[GenerationError | None] = []
+    for generation in generations:
+        refusal = None
+        if tokens is not None and quota.requests_per_minute is not None and tokens < 1:
+            refusal = _too_many_requests(quota.requests_per_minute, tokens)
+        elif quota.live_generations is not None and live >= quota.live_generations:
+            refusal = _too_many_live(quota.live_generations, live)
+        elif (
+            quota.monthly_budget_usd is not None
+            and used_usd + generation.reserved_usd > quota.monthly_budget_usd + _BILLIONTH_USD
+        ):
+            refusal = _budget_spent(usage, used_usd, generation.reserved_usd)
+        refusals.append(refusal)
+        if refusal is None:
+            tokens = None if tokens is None else tokens - 1
+            live += 1
+            used_usd += generation.reserved_usd
+        else:
+            metrics.ADMISSIONS_REFUSED.labels(str(refusal.details["quota"])).inc()
+    return Admission(refusals, tokens)
+
+
+def _tokens(usage: KeyUsage) -> float | None:
+    limit = usage.quota.requests_per_minute
+    if limit is None:
+        return None
+    if usage.tokens is None:
+        return float(limit)
+    return min(float(limit), usage.tokens + usage.tokens_age_seconds * limit / 60)
+
+
+def _too_many_requests(limit: int, tokens: float) -> GenerationError:
+    return GenerationError(
+        ErrorCode.RATE_LIMITED,
+        f"This API key may create {limit} generations a minute.",
+        {"quota": "requests_per_minute", "limit": limit},
+        retry_after_seconds=(1 - tokens) * 60 / limit,
+    )
+
+
+def _too_many_live(limit: int, live: int) -> GenerationError:
+    return GenerationError(
+        ErrorCode.RATE_LIMITED,
+        f"This API key may have {limit} generations under way, and has {live}.",
+        {"quota": "live_generations", "limit": limit, "used": live},
+        retry_after_seconds=_LIVE_RETRY_SECONDS,
+    )
+
+
+def _budget_spent(usage: KeyUsage, used_usd: float, wanted_usd: float) -> GenerationError:
+    budget = usage.quota.monthly_budget_usd
+    return GenerationError(
+        ErrorCode.QUOTA_EXCEEDED,
+        f"This API key may spend {budget:g} US dollars a month; {used_usd:.4g} are spent or reserved, and this "
+        f"generation may cost {wanted_usd:.4g}.",
+        {
+            "quota": "monthly_budget_usd",
+            "limit_usd": budget,
+            "used_usd": round(used_usd, 6),
+            "requested_usd": round(wanted_usd, 6),
+        },
+        retry_after_seconds=usage.month_seconds_left,
+    )

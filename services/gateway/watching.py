@@ -1,0 +1,163 @@
+"""Watchers: one question a tick for all that is watched here; a stream never asks by itself.
+
+Whoever waits is handed the latest state that it has not seen: a reader that is slow misses steps, never the end, and
+nothing piles up for it. Which replica changed the row does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from libs.common import metrics
+from libs.common.database.states import TERMINAL
+from libs.common.database.stores.generations import Change, GenerationStore
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
+
+log = structlog.get_logger()
+_NOTHING_SEEN = ""
+_STAMP_LIMIT = 100
+
+
+def stamp_of(resume_token: str) -> str:
+    """The stamp in a `resume_token`. InvalidRequest for what no message carried."""
+    if len(resume_token) > _STAMP_LIMIT or not resume_token.isascii() or not resume_token.isprintable():
+        raise InvalidRequest([FieldViolation("resume_token", "format", "must be the resume_token of a message seen")])
+    return resume_token
+
+
+class Watcher:
+    """One stream. `stamp`: what it has seen last."""
+
+    def __init__(self, hub: Watchers, generation_id: str, stamp: str) -> None:
+        self.generation_id = generation_id
+        self.stamp = stamp
+        self._hub = hub
+        self._latest: Change | None = None
+        self._is_over = False
+        self._error: GenerationError | None = None
+        self._arrived = asyncio.Event()
+
+    def offer(self, change: Change) -> None:
+        """Hand it the state; what it has not taken yet is older and forgotten."""
+        if change.stamp != self.stamp:
+            self._latest = change
+            self._arrived.set()
+        elif change.record.state in TERMINAL:
+            # It went on from the end, which it had seen before its stream broke.
+            self._is_over = True
+            self._arrived.set()
+
+    def end(self, error: GenerationError) -> None:
+        """Let the stream end with an error."""
+        self._error = error
+        self._arrived.set()
+
+    def __enter__(self) -> Self:
+        self._hub.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hub.remove(self)
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Each change that was not seen, the last of which is the end. SERVICE_UNAVAILABLE where this replica stops."""
+        while not self._is_over:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._error is not None:
+                raise self._error
+            change, self._latest = self._latest, None
+            if change is None:
+                continue
+            self.stamp = change.stamp
+            yield change
+            if change.record.state in TERMINAL:
+                return
+
+
+class Watchers:
+    """All streams of this process.
+
+    Args:
+        generations: is asked once a tick, and not at all while nobody watches.
+        interval_seconds: between two looks.
+    """
+
+    def __init__(self, generations: GenerationStore, *, interval_seconds: float) -> None:
+        self._generations = generations
+        self._interval_seconds = interval_seconds
+        self._watchers: defaultdict[str, set[Watcher]] = defaultdict(set)
+        self._known: dict[str, str] = {}
+        self._somebody = asyncio.Event()
+        self._last_look = float("-inf")
+
+    def watch(self, generation_id: str, *, stamp: str = _NOTHING_SEEN) -> Watcher:
+        """A stream of what changes after `stamp`; without one it begins with the present state. To be entered."""
+        return Watcher(self, generation_id, stamp)
+
+    def add(self, watcher: Watcher) -> None:
+        """Begin to look for it."""
+        self._watchers[watcher.generation_id].add(watcher)
+        # Others that watch the same have seen what this one may not have.
+        self._known[watcher.generation_id] = _NOTHING_SEEN
+        metrics.WATCHERS.inc()
+        self._somebody.set()
+
+    def remove(self, watcher: Watcher) -> None:
+        """Look for it no more."""
+        others = self._watchers[watcher.generation_id]
+        others.discard(watcher)
+        if not others:
+            del self._watchers[watcher.generation_id]
+            self._known.pop(watcher.generation_id, None)
+        metrics.WATCHERS.dec()
+
+    async def close(self) -> None:
+        """End all streams, for their readers to go on at another replica."""
+        stopping = GenerationError(
+            ErrorCode.SERVICE_UNAVAILABLE, "This gateway stops: watch again, from the last resume token."
+        )
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.end(stopping)
+
+    async def look(self) -> bool:
+        """One tick. A turn of a loop, which waits here while nobody watches."""
+        if not self._watchers:
+            self._somebody.clear()
+            try:
+                await asyncio.wait_for(self._somebody.wait(), timeout=1.0)
+            except TimeoutError:
+                return False
+        pause = self._last_look + self._interval_seconds - monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        self._last_look = monotonic()
+        asked = dict(self._known)
+        if not asked:
+            return True
+        try:
+            found = await self._generations.changes(asked)
+        except GenerationError as error:
+            log.warning("watchers wait for the database", error=error)
+            return False
+        for change in found:
+            self._hand_out(change, asked[change.record.id])
+        return True
+
+    def _hand_out(self, change: Change, asked: str) -> None:
+        generation_id = change.record.id
+        for watcher in self._watchers.get(generation_id, ()):
+            watcher.offer(change)
+        # Somebody who came while the question was under way is to be served by the next one.
+        if self._known.get(generation_id) == asked and generation_id in self._watchers:
+            self._known[generation_id] = change.stamp
