@@ -98,8 +98,8 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.sandbox
 $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
 	@rm -rf $(GENERATED) $(GOOGLEAPIS)
 	@mkdir -p $(GENERATED)/darkroom $(GOOGLEAPIS)/google/api
-	@cp $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/annotations.proto \
-		$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api/http.proto $(GOOGLEAPIS)/google/api/
+	@cd $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api && \
+		cp annotations.proto field_behavior.proto http.proto $(abspath $(GOOGLEAPIS))/google/api/
 	@$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
 		--descriptor_set_out=$(GENERATED)/darkroom/contracts.binpb --include_imports --include_source_info \
 		--mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet,only_async:$(GENERATED) $(PROTOS)

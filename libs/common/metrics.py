@@ -31,6 +31,9 @@ REPEATS = Counter("darkroom_gateway_repeats_total", "Answers without a new submi
 HTTP_SECONDS = Histogram(
     "darkroom_http_seconds", "Time to answer an HTTP request.", ["method", "route", "status"], buckets=_SECONDS
 )
+CONNECTIONS_CUT_OFF = Counter(
+    "darkroom_http_connections_cut_off_total", "Connections that were not let in, or dawdled.", ["reason"]
+)
 CALLBACKS = Counter("darkroom_callbacks_total", "Tries to deliver a callback.", ["event", "outcome"])
 SPEND_USD = Counter(
     "darkroom_spend_usd_total",

@@ -25,7 +25,9 @@ from services.gateway.first_key import FirstKey, key_secret
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
 from services.gateway.intake import Intake
+from services.gateway.own_server import OwnServer
 from services.gateway.quota import admit
+from services.gateway.rest.routes import rest_routes
 from services.gateway.upkeep import Upkeep
 from services.gateway.watching import Watchers
 from services.gateway.webhook_keys import WebhookKeys
@@ -48,8 +50,9 @@ async def wire(frame: Frame) -> None:
     authentication = Authentication(keys, secret=secret, cache_seconds=settings.key_cache_seconds)
     callback_hosts = listed(settings.callback_allowed_hosts)
     webhooks = Webhooks(frame.catalog, WebhookKeys(), poller)
-    http = Http(settings.bind_host, settings.gateway_http_port, webhooks.routes())
-    frame.guard(KeysOnly(authentication))
+    own = OwnServer()
+    frame.guard(KeysOnly(authentication), private_address=own.address)
+    http = Http(settings, [*webhooks.routes(), *rest_routes(own, authentication, frame)])
     frame.serve(
         GenerationHandlers(
             frame.catalog,
@@ -82,6 +85,7 @@ async def wire(frame: Frame) -> None:
     frame.on_close(objects.close)
     frame.on_close(intake.close)
     frame.on_close(cancels.close)
+    frame.on_close(own.close)
     frame.on_close(http.close)
 
 

@@ -61,9 +61,13 @@ def current_caller() -> Caller:
 
 def check_role(caller: Caller, method: str) -> None:
     """PERMISSION_DENIED unless the caller may call `/package.Service/Method`."""
-    for_admins = method.startswith(ADMIN_SERVICES) or method in ADMIN_METHODS
-    if for_admins and not caller.is_admin:
+    if is_for_admins(method) and not caller.is_admin:
         raise permission_denied()
+
+
+def is_for_admins(method: str) -> bool:
+    """Whether `/package.Service/Method` is for admin keys alone."""
+    return method.startswith(ADMIN_SERVICES) or method in ADMIN_METHODS
 
 
 def permission_denied() -> GenerationError:

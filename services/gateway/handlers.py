@@ -13,7 +13,7 @@ from libs.common.catalog import CatalogHolder
 from libs.common.database.records import GenerationRecord
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.submissions import SubmissionStore
-from libs.common.errors import FieldViolation, InvalidRequest, NotFound, Unimplemented
+from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.credentials import metadata_of_context
@@ -24,6 +24,7 @@ from services.gateway.cancels import Cancels, no_generation
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
 from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
+from services.gateway.not_served import not_served
 from services.gateway.pages import page, page_size, page_start
 from services.gateway.requests import validate
 from services.gateway.resolutions import resolution_of
@@ -178,36 +179,36 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.RateGenerationRequest, context: Context
     ) -> messages.RateGenerationResponse:
         """See the proto."""
-        raise Unimplemented("Rating generations is not served by this version.")
+        raise not_served("RateGeneration")
 
     async def CreateBatch(self, request: messages.CreateBatchRequest, context: Context) -> messages.CreateBatchResponse:
         """See the proto."""
-        raise Unimplemented("Batches are not served by this version; create generations one by one.")
+        raise not_served("CreateBatch")
 
     async def GetBatch(self, request: messages.GetBatchRequest, context: Context) -> messages.GetBatchResponse:
         """See the proto."""
-        raise Unimplemented("Batches are not served by this version.")
+        raise not_served("GetBatch")
 
     async def WatchBatch(
         self, request: messages.WatchBatchRequest, context: Context
     ) -> AsyncIterator[messages.WatchBatchResponse]:
         """See the proto."""
-        raise Unimplemented("Batches are not served by this version.")
+        raise not_served("WatchBatch")
         yield
 
     async def CancelBatch(self, request: messages.CancelBatchRequest, context: Context) -> messages.CancelBatchResponse:
         """See the proto."""
-        raise Unimplemented("Batches are not served by this version.")
+        raise not_served("CancelBatch")
 
     async def ResumeBatch(self, request: messages.ResumeBatchRequest, context: Context) -> messages.ResumeBatchResponse:
         """See the proto."""
-        raise Unimplemented("Batches are not served by this version.")
+        raise not_served("ResumeBatch")
 
     async def EstimateCost(
         self, request: messages.EstimateCostRequest, context: Context
     ) -> messages.EstimateCostResponse:
         """See the proto."""
-        raise Unimplemented("Estimates are not served by this version; ListModels gives the prices.")
+        raise not_served("EstimateCost")
 
     async def _own(self, generation_id: str) -> GenerationRecord:
         """The caller's generation of that id. NotFound also for one that is another owner's."""

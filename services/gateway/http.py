@@ -2,35 +2,98 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
+
+from libs.common.settings import Settings, listed
+from services.gateway.gate import Gate
+from services.gateway.rest.middlewares import cors, cors_headers, observe, pack, problems, request_headers, request_id
 
 log = structlog.get_logger()
+_HANDSHAKE_SECONDS = 10.0
+_IDLE_SECONDS = 75.0
+_SHUTDOWN_SECONDS = 5.0
 
 
 class Http:
     """A server on the loop of the service.
 
     Args:
-        host, port: where it listens.
+        settings: where it listens, and its bounds.
         routes: what it serves.
     """
 
-    def __init__(self, host: str, port: int, routes: list[web.RouteDef]) -> None:
-        self._host, self._port = host, port
-        app = web.Application()
+    def __init__(self, settings: Settings, routes: Sequence[web.RouteDef]) -> None:
+        self._settings = settings
+        origins = listed(settings.cors_origins)
+        app = web.Application(
+            middlewares=[request_id, observe, cors(origins), pack, problems],
+            client_max_size=settings.http_body_limit_bytes,
+        )
         app.add_routes(routes)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        app.on_response_prepare.append(_on_prepare(origins))
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,
+            keepalive_timeout=_IDLE_SECONDS,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen. SystemExit where the port cannot be taken."""
+        settings = self._settings
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        gate = Gate(
+            server,
+            connections=settings.http_connections,
+            header_timeout_seconds=settings.http_header_timeout_seconds,
+        )
+        tls = _tls(settings)
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._server = await loop.create_server(
+                gate,
+                settings.bind_host,
+                settings.gateway_http_port,
+                reuse_address=True,
+                ssl=tls,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
+            )
         except OSError as error:
-            log.fatal("cannot start: the port cannot be taken", port=self._port, error=error)
+            log.fatal("cannot start: the port cannot be taken", port=settings.gateway_http_port, error=error)
             raise SystemExit(1) from error
 
     async def close(self) -> None:
         """Let requests under way end."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.gateway_tls_certificate is None or settings.gateway_tls_private_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.gateway_tls_certificate, settings.gateway_tls_private_key)
+    return context
+
+
+def _on_prepare(origins: Sequence[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        headers: dict[str, Any] = {**request_headers(), **cors_headers(request, origins)}
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+        # It tells nobody what runs here.
+        response.headers.popall(hdrs.SERVER, None)
+
+    return prepare

@@ -10,15 +10,18 @@ from typing import NoReturn, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.struct_pb2 import Struct
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation, GenerationError
+from libs.common.rpc.structs import from_struct, to_struct
 
 DOMAIN = "darkroom"
 _DETAIL_LIMIT = 1_000
+_VIOLATIONS_LIMIT_BYTES = 2_000
 
 _FALLBACK: dict[grpc.StatusCode, ErrorCode] = {
     grpc.StatusCode.UNAVAILABLE: ErrorCode.SERVICE_UNAVAILABLE,
@@ -45,6 +48,8 @@ def to_status(error: GenerationError) -> Status:
     )
     status = Status(code=_number(MAPPINGS[error.code].grpc_status), message=error.message)
     _add(status, info)
+    if any(not isinstance(value, str) for value in error.details.values()):
+        _add(status, to_struct(error.details))
     if error.retry_after_seconds is not None:
         retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.retry_after_seconds * 1_000))
@@ -52,8 +57,13 @@ def to_status(error: GenerationError) -> Status:
     if error.violations:
         bad_request = BadRequest()
         for violation in error.violations:
+            # They travel as a header of the answer, which peers take up to 8 KiB.
+            if bad_request.ByteSize() > _VIOLATIONS_LIMIT_BYTES:
+                break
             bad_request.field_violations.add(
-                field=violation.field, description=violation.description, reason=violation.rule.upper()
+                field=violation.field[:_DETAIL_LIMIT],
+                description=violation.description[:_DETAIL_LIMIT],
+                reason=violation.rule.upper(),
             )
         _add(status, bad_request)
     return status
@@ -62,13 +72,9 @@ def to_status(error: GenerationError) -> Status:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
     """What a peer's status says, as it was raised there; a status without our details becomes the nearest code."""
     status = rpc_status.from_call(cast("grpc.Call", error))  # the stubs know only the synchronous Call
-    info, retry, bad_request = (
-        ErrorInfo(),
-        RetryInfo(),
-        BadRequest(),
-    )
+    info, retry, bad_request, whole = ErrorInfo(), RetryInfo(), BadRequest(), Struct()
     for detail in status.details if status else ():
-        for message in (info, retry, bad_request):
+        for message in (info, retry, bad_request, whole):
             detail.Unpack(message)
     if info.domain != DOMAIN or info.reason not in ErrorCode.__members__:
         return GenerationError(_FALLBACK.get(error.code(), ErrorCode.INTERNAL_ERROR), error.details() or "no details")
@@ -77,7 +83,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
         ErrorCode(info.reason),
         error.details() or "",
         is_retryable=metadata.pop("is_retryable", "false") == "true",
-        details=metadata,
+        details=from_struct(whole) if whole.fields else metadata,
         retry_after_seconds=retry.retry_delay.ToMilliseconds() / 1_000 if retry.HasField("retry_delay") else None,
         violations=[
             FieldViolation(violation.field, violation.reason.lower(), violation.description)
@@ -94,7 +100,7 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: Genera
 
 def _add(
     status: Status,
-    detail: ErrorInfo | RetryInfo | BadRequest,
+    detail: ErrorInfo | RetryInfo | BadRequest | Struct,
 ) -> None:
     packed = AnyMessage()
     packed.Pack(detail)

@@ -54,6 +54,11 @@ class Readiness:
         self._draining = False
         self._reason: str | None = "starting"
 
+    @property
+    def is_ready(self) -> bool:
+        """What is answered now."""
+        return self._reason is None
+
     async def begin(self) -> None:
         """Alive from now on, and not ready."""
         await self._servicer.set(LIVENESS, _SERVING)

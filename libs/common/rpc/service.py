@@ -67,6 +67,7 @@ class Frame:
         self._drains: list[Closer] = []
         self._closers: list[Closer] = []
         self._reloading: asyncio.Task[bool] | None = None
+        self._readiness: Readiness | None = None
         self._guard: Around | None = None
         self._private_address: str | None = None
 
@@ -104,12 +105,17 @@ class Frame:
         """Called after the last RPC was answered, the last registered first."""
         self._closers.append(close)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the service says that it serves."""
+        return self._readiness is not None and self._readiness.is_ready
+
     async def run(self) -> None:
         """Serve until a signal, then drain."""
         stopping = _on_signals(self._reload_catalog)
         _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
-        readiness = Readiness(
+        readiness = self._readiness = Readiness(
             self._health,
             self._service_names,
             [self._probe.ping, *(loop.fault for loop in self._loops)],

@@ -79,7 +79,7 @@ STAMP = sa.func.concat_ws(
     sa.case((generation_requests.c.deleted_at.is_(None), 0), else_=1),
 )
 _ids, _stamps = sa.bindparam("ids", type_=ARRAY(sa.Text)), sa.bindparam("stamps", type_=ARRAY(sa.Text))
-_known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp", name="known")
+_known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp").render_derived(name="known")
 _CHANGED = (
     _READ.add_columns(STAMP.label("stamp"))
     .join(_known, _known.c.id == generation_requests.c.id)

@@ -1,0 +1,187 @@
+"""`GET /api/openapi.json`: an OpenAPI 3.1 document from the same descriptors that serve the routes.
+
+Source: https://spec.openapis.org/oas/v3.1.0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from libs.common import VERSION
+from services.gateway.access import is_for_admins
+from services.gateway.rest.bindings import Binding
+from services.gateway.rest.comments import comments
+from services.gateway.rest.problems import CONTENT_TYPE
+from services.gateway.rest.schemas import Schema, Schemas, is_required
+
+_ALWAYS = (400, 401, 429, 500, 503)
+_WITH_BODY = (408, 413, 415)
+_PROBLEM: Schema = {
+    "type": "object",
+    "description": "Why a request was refused or failed (RFC 9457).",
+    "required": ["type", "title", "status", "detail", "code", "isRetryable", "requestId", "details", "violations"],
+    "properties": {
+        "type": {"type": "string", "description": "`urn:darkroom:error:` and the code."},
+        "title": {"type": "string", "description": "The status in words."},
+        "status": {"type": "integer", "description": "The HTTP status."},
+        "detail": {"type": "string", "description": "For people: what happened and what to do next."},
+        "code": {"type": "string", "description": "The cause, one of the words of ErrorCode."},
+        "isRetryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
+        "requestId": {"type": "string", "description": "The id that all log lines about the request carry."},
+        "details": {"type": "object", "additionalProperties": True, "description": "Facts: a quota's numbers."},
+        "violations": {
+            "type": "array",
+            "description": "The fields at fault.",
+            "items": {
+                "type": "object",
+                "required": ["field", "rule", "description"],
+                "properties": {
+                    "field": {"type": "string", "description": "The field's path as the caller wrote it."},
+                    "rule": {"type": "string", "description": "The rule in short, for programs."},
+                    "description": {"type": "string", "description": "The rule in words."},
+                },
+            },
+        },
+    },
+}
+_HEALTH: Schema = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {"status": {"type": "string", "enum": ["SERVING", "NOT_SERVING"]}},
+}
+
+
+def document(bindings: Iterable[Binding], *, not_served: Collection[str]) -> dict[str, Any]:
+    """The document of the routes, without those of RPCs (`/package.Service/Method`) that this version does not serve."""
+    schemas = Schemas()
+    paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for binding in bindings:
+        if binding.rpc not in not_served:
+            paths[binding.path][binding.verb.lower()] = _operation(binding, schemas)
+    paths["/api/health"]["get"] = _health()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Darkroom",
+            "version": VERSION,
+            "description": "AI images and videos: a ticket at once, the result without fail, one bill.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}, {"apiKey": []}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": {"Problem": _PROBLEM, **dict(sorted(schemas.components.items()))},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    told = comments().get(binding.method.full_name, "")
+    operation: dict[str, Any] = {
+        "operationId": binding.method.name,
+        "summary": told.split(". ")[0].rstrip("."),
+        "description": told,
+        "tags": ["admin" if is_for_admins(binding.rpc) else "client"],
+        "parameters": _parameters(binding, schemas),
+        "responses": {"200": _success(binding, schemas), **_failures(binding)},
+    }
+    if binding.takes_body:
+        schema = schemas.message(binding.method.input_type, without=binding.variables)
+        needs = "required" in schema or any(map(is_required, binding.method.input_type.fields))
+        operation["requestBody"] = {
+            "required": needs and not binding.variables,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return operation
+
+
+def _parameters(binding: Binding, schemas: Schemas) -> list[dict[str, Any]]:
+    fields = binding.method.input_type.fields_by_name
+    in_path = [
+        {**_parameter(fields[name], schemas), "name": name, "in": "path", "required": True}
+        for name in binding.variables
+    ]
+    in_query = [
+        {**_parameter(field, schemas), "name": field.json_name, "in": "query", "required": is_required(field)}
+        for field in binding.query_fields
+    ]
+    headers = [_idempotency_header()] if "idempotency_key" in fields else []
+    return [*in_path, *in_query, *headers]
+
+
+def _parameter(field: FieldDescriptor, schemas: Schemas) -> dict[str, Any]:
+    schema = schemas.field(field)
+    parameter: dict[str, Any] = {"description": schema.pop("description", ""), "schema": schema}
+    if schema.get("type") == "object":
+        parameter |= {"style": "deepObject", "explode": True}
+    return parameter
+
+
+def _idempotency_header() -> dict[str, Any]:
+    return {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same as `idempotencyKey` in the body.",
+        "schema": {"type": "string", "maxLength": 200},
+    }
+
+
+def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    if binding.method.server_streaming:
+        schemas.message(binding.method.output_type)
+        return {
+            "description": "Server-sent events: `change` with the message as JSON in `data` and a token in `id` to go "
+            "on from (`Last-Event-ID`), and `error` with a problem document.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    kind = binding.method.output_type if binding.response_field is None else binding.response_field.message_type
+    return {"description": "Done.", "content": {"application/json": {"schema": schemas.message(_some(kind))}}}
+
+
+def _some(kind: Descriptor | None) -> Descriptor:
+    if kind is None:
+        raise ValueError("a response_body must name a message")
+    return kind
+
+
+def _failures(binding: Binding) -> dict[str, Any]:
+    statuses = {*_ALWAYS}
+    if binding.takes_body:
+        statuses |= {*_WITH_BODY}
+    if binding.variables or "model_identifier" in binding.method.input_type.fields_by_name:
+        statuses |= {404}
+    if "idempotency_key" in binding.method.input_type.fields_by_name:
+        statuses |= {402, 409}
+    if is_for_admins(binding.rpc) or "owner" in binding.method.input_type.fields_by_name:
+        statuses |= {403}
+    return {str(status): _failure(status) for status in sorted(statuses)}
+
+
+def _failure(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+def _health() -> dict[str, Any]:
+    content = {"application/json": {"schema": _HEALTH}}
+    return {
+        "operationId": "Health",
+        "summary": "Whether the gateway is ready to serve",
+        "tags": ["anyone"],
+        "security": [],
+        "responses": {
+            "200": {"description": "It is.", "content": content},
+            "503": {"description": "It is not.", "content": content},
+        },
+    }

@@ -1,0 +1,286 @@
+"""From JSON, paths and queries to a message, or to every fault at once, each with the path as the caller wrote it.
+
+Names are taken in camelCase and as the protos have them, words of enums with and without their prefix. Source of the
+rest: the protobuf JSON mapping, https://protobuf.dev/programming-guides/json/.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common.errors import FieldViolation, InvalidRequest
+from services.gateway.rest.bindings import Binding
+from services.gateway.rest.words import descriptor_of, number_of, short
+
+_DEPTH_LIMIT = 32
+# Beyond it a double, which a Struct's numbers are, no longer tells integers apart.
+_EXACT_INTEGER = 2**53
+_INDEXED = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
+_RANGES = {
+    FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
+}
+_FLOATS = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
+
+
+class Reader:
+    """Reads one request. `names`: how the caller wrote each field of the request, by its name in the proto."""
+
+    def __init__(self) -> None:
+        self.found: list[FieldViolation] = []
+        self.names: dict[str, str] = {}
+
+    def read(
+        self, binding: Binding, *, body: bytes, path: Mapping[str, str], query: Iterable[tuple[str, str]]
+    ) -> Message:
+        """The request that a call makes. InvalidRequest with every fault."""
+        message = binding.request()
+        if binding.takes_body:
+            self._read_body(message, body)
+            for name, _ in query:
+                self._fault(name, "unknown", "unknown: this route takes its fields in the body")
+        else:
+            if body:
+                self._fault("body", "unknown", "this route takes no body")
+            self._read_query(message, query)
+        for name, value in path.items():
+            if self._is_text(value, name):
+                setattr(message, name, value)
+        if self.found:
+            raise InvalidRequest(self.found)
+        return message
+
+    def _fault(self, path: str, rule: str, description: str) -> None:
+        self.found.append(FieldViolation(path[:200], rule, description))
+
+    def _read_body(self, message: Message, body: bytes) -> None:
+        if not body.strip():
+            return
+        try:
+            value = json.loads(body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            self._fault("body", "json", f"must be JSON: {str(error)[:200]}")
+            return
+        self._read_message(message, value, "", 0)
+
+    def _read_query(self, message: Message, query: Iterable[tuple[str, str]]) -> None:
+        for name, text in query:
+            indexed = _INDEXED.fullmatch(name)
+            field = self._field(descriptor_of(message), indexed[1] if indexed else name, name)
+            if field is None or not self._is_text(text, name):
+                continue
+            if _is_map(field):
+                if indexed is None:
+                    self._fault(name, "map", f"write it as {name}[key]=value")
+                elif self._is_text(indexed[2], name):
+                    getattr(message, field.name)[indexed[2]] = text
+            elif indexed:
+                self._fault(name, "unknown", "unknown")
+            elif field.is_repeated:
+                self._append(message, field, [_from_text(field, text)], name, 0)
+            else:
+                self._set(message, field, _from_text(field, text), name, 0)
+
+    def _field(self, descriptor: Descriptor, name: str, path: str) -> FieldDescriptor | None:
+        field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+        if field is None:
+            near = difflib.get_close_matches(name, [known.json_name for known in descriptor.fields], n=1)
+            self._fault(path, "unknown", "unknown" + (f"; did you mean {near[0]}?" if near else ""))
+        elif "." not in path and "[" not in path:
+            self.names[field.name] = name
+        return field
+
+    def _read_message(self, message: Message, value: Any, path: str, depth: int) -> None:
+        if not isinstance(value, dict):
+            self._fault(path or "body", "type", "must be an object")
+            return
+        if depth > _DEPTH_LIMIT:
+            self._fault(path, "depth", f"must not be nested more than {_DEPTH_LIMIT} deep")
+            return
+        seen: set[str] = set()
+        for name, inner in value.items():
+            inner_path = f"{path}.{name}" if path else name
+            field = self._field(descriptor_of(message), name, inner_path)
+            if field is None or inner is None:
+                continue
+            if field.name in seen:
+                self._fault(inner_path, "twice", "given twice")
+                continue
+            seen.add(field.name)
+            if _is_map(field):
+                self._read_map(message, field, inner, inner_path)
+            elif field.is_repeated:
+                self._append(message, field, inner, inner_path, depth)
+            else:
+                self._set(message, field, inner, inner_path, depth)
+
+    def _read_map(self, message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            self._fault(path, "type", "must be an object of texts")
+            return
+        for key, inner in value.items():
+            if self._is_text(key, path) and self._is_text(inner, f"{path}.{key}"):
+                getattr(message, field.name)[key] = inner
+
+    def _append(self, message: Message, field: FieldDescriptor, value: Any, path: str, depth: int) -> None:
+        if not isinstance(value, list):
+            self._fault(path, "type", "must be an array")
+            return
+        items = getattr(message, field.name)
+        for index, inner in enumerate(value):
+            inner_path = f"{path}[{index}]"
+            if field.message_type is not None:
+                self._read_message(items.add(), inner, inner_path, depth + 1)
+                continue
+            scalar = self._scalar(field, inner, inner_path)
+            if scalar is not None:
+                items.append(scalar)
+
+    def _set(self, message: Message, field: FieldDescriptor, value: Any, path: str, depth: int) -> None:
+        if field.message_type is None:
+            scalar = self._scalar(field, value, path)
+            if scalar is not None:
+                setattr(message, field.name, scalar)
+            return
+        inner = getattr(message, field.name)
+        if isinstance(inner, Struct):
+            self._read_struct(inner, value, path)
+        elif isinstance(inner, Timestamp):
+            self._read_time(inner, value, path)
+        else:
+            inner.SetInParent()
+            self._read_message(inner, value, path, depth + 1)
+
+    def _read_time(self, time: Timestamp, value: Any, path: str) -> None:
+        try:
+            time.FromJsonString(value)
+        except (ValueError, TypeError, AttributeError):
+            self._fault(path, "time", "must be a time such as 2026-11-25T08:30:00Z (RFC 3339)")
+
+    def _read_struct(self, struct: Struct, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            self._fault(path, "type", "must be an object")
+        elif self._is_plain(value, path, 0):
+            struct.update(value)
+
+    def _is_plain(self, value: Any, path: str, depth: int) -> bool:
+        if depth > _DEPTH_LIMIT:
+            self._fault(path, "depth", f"must not be nested more than {_DEPTH_LIMIT} deep")
+            return False
+        if isinstance(value, dict):
+            faults = [
+                key
+                for key, inner in value.items()
+                if not (self._is_text(key, path) and self._is_plain(inner, f"{path}.{key}", depth + 1))
+            ]
+            return not faults
+        if isinstance(value, list):
+            places = [n for n, inner in enumerate(value) if not self._is_plain(inner, f"{path}[{n}]", depth + 1)]
+            return not places
+        if isinstance(value, str):
+            return self._is_text(value, path)
+        if isinstance(value, int) and abs(value) > _EXACT_INTEGER:
+            self._fault(
+                path, "range", f"must be from -{_EXACT_INTEGER} to {_EXACT_INTEGER}, as JSON tells numbers apart"
+            )
+            return False
+        return not isinstance(value, float) or self._is_finite(value, path)
+
+    def _scalar(self, field: FieldDescriptor, value: Any, path: str) -> Any:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            return value if self._is_text(value, path) else None
+        if field.type == FieldDescriptor.TYPE_BOOL:
+            if not isinstance(value, bool):
+                self._fault(path, "type", "must be true or false")
+                return None
+            return value
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            return self._word(field, value, path)
+        if field.type in _FLOATS:
+            return self._number(value, path)
+        return self._integer(field, value, path)
+
+    def _word(self, field: FieldDescriptor, value: Any, path: str) -> int | None:
+        number = number_of(_enum(field), value)
+        if number is None:
+            words = ", ".join(sorted(_short_words(field)))
+            self._fault(path, "one_of", f"must be one of {words}")
+        return number
+
+    def _number(self, value: Any, path: str) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._fault(path, "type", "must be a number")
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        return number if self._is_finite(number, path) else None
+
+    def _integer(self, field: FieldDescriptor, value: Any, path: str) -> int | None:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._fault(path, "type", "must be a whole number")
+            return None
+        low, high = _RANGES[field.type]
+        if not low <= value <= high:
+            self._fault(path, "range", f"must be from {low} to {high}")
+            return None
+        return value
+
+    def _is_finite(self, value: float, path: str) -> bool:
+        if not math.isfinite(value):
+            self._fault(path, "range", "must be a finite number")
+            return False
+        return True
+
+    def _is_text(self, value: Any, path: str) -> bool:
+        if not isinstance(value, str):
+            self._fault(path, "type", "must be a text")
+            return False
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self._fault(path.encode(errors="replace").decode(), "unicode", "must be valid Unicode")
+            return False
+        return True
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _enum(field: FieldDescriptor) -> EnumDescriptor:
+    assert field.enum_type is not None
+    return field.enum_type
+
+
+def _short_words(field: FieldDescriptor) -> list[str]:
+    return [short(value) for value in _enum(field).values if value.number]
+
+
+def _from_text(field: FieldDescriptor, text: str) -> Any:
+    """A query's text as the JSON value it stands for; what stands for none stays text, for its type to be refused."""
+    if field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM} or field.message_type is not None:
+        return text
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        return float(text) if field.type in _FLOATS else int(text)
+    except ValueError:
+        return text
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

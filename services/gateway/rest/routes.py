@@ -1,0 +1,83 @@
+"""All that REST serves: the routes of the protos, their document, health, and metrics for admins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from libs.common.rpc.service import Frame
+from services.gateway.access import permission_denied
+from services.gateway.authentication import Authentication, key_in
+from services.gateway.not_served import NOT_SERVED
+from services.gateway.own_server import OwnServer
+from services.gateway.rest.bindings import Binding, bindings_of
+from services.gateway.rest.bodies import Bodies
+from services.gateway.rest.openapi import document
+from services.gateway.rest.transcoder import Transcoder
+
+_DOCUMENT_SECONDS = 300
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def all_bindings() -> list[Binding]:
+    """The routes of the services that the gateway serves itself."""
+    return bindings_of(
+        [
+            gateway_pb2.DESCRIPTOR.services_by_name["GenerationService"],
+            admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
+        ]
+    )
+
+
+def rest_routes(own: OwnServer, authentication: Authentication, frame: Frame) -> list[web.RouteDef]:
+    """What is served under /api."""
+    settings = frame.settings
+    bindings = all_bindings()
+    bodies = Bodies(limit_bytes=settings.http_body_limit_bytes, timeout_seconds=settings.http_body_timeout_seconds)
+    transcoder = Transcoder(
+        own.channel,
+        authentication,
+        bodies,
+        timeout_seconds=settings.rpc_timeout_seconds,
+        send_timeout_seconds=settings.watch_write_timeout_seconds,
+    )
+    return [
+        web.get("/api/openapi.json", _document_of(bindings)),
+        web.get("/api/health", _health_of(frame)),
+        web.get("/api/metrics", _metrics_for(authentication)),
+        *transcoder.routes(bindings),
+    ]
+
+
+def _document_of(bindings: list[Binding]) -> Handler:
+    body = json.dumps(document(bindings, not_served=NOT_SERVED), ensure_ascii=False).encode()
+
+    async def serve(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - aiohttp's shape
+        headers = {"cache-control": f"public, max-age={_DOCUMENT_SECONDS}"}
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    return serve
+
+
+def _health_of(frame: Frame) -> Handler:
+    async def serve(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - aiohttp's shape
+        serves = frame.is_ready
+        status = {"status": "SERVING" if serves else "NOT_SERVING"}
+        return web.json_response(status, status=200 if serves else 503)
+
+    return serve
+
+
+def _metrics_for(authentication: Authentication) -> Handler:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        key = key_in({name.lower(): value for name, value in request.headers.items()})
+        caller = await authentication.caller(key, request.remote or "")
+        if not caller.is_admin:
+            raise permission_denied()
+        return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return serve
