@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -40,6 +41,8 @@ def environment(scenario: Scenario, folder: Path) -> dict[str, str]:
         "DARKROOM_POLLER_PORT": str(free_port()),
         "DARKROOM_POLLER_METRICS_PORT": str(free_port()),
         "DARKROOM_LOG_LEVEL": "error",
+        "DARKROOM_KEY_SECRET": secrets.token_urlsafe(32),
+        "DARKROOM_SERVICE_TOKEN": secrets.token_urlsafe(32),
     }
 
 

@@ -8,6 +8,8 @@ import hmac
 import secrets
 from typing import NamedTuple
 
+from libs.common.settings import Settings
+
 PREFIX_LENGTH = 12
 KEY_LIMIT = 200
 
@@ -28,6 +30,16 @@ def new_key() -> NewKey:
 def prefix_of(key: str) -> str:
     """The beginning by which a key is found and people tell it apart."""
     return key[:PREFIX_LENGTH]
+
+
+def key_secret(settings: Settings) -> str:
+    """What keys are hashed with. SystemExit where it is not set."""
+    if settings.key_secret is None:
+        raise SystemExit(
+            "The gateway and the poller need DARKROOM_KEY_SECRET: 32 characters or more, the same for all and "
+            "for good. API keys are hashed and callbacks signed with it."
+        )
+    return settings.key_secret.get_secret_value()
 
 
 def hash_of(key: str, secret: str) -> bytes:

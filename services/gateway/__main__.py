@@ -7,6 +7,7 @@ from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_serve
 from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
+from libs.common.api_keys import key_secret
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.database.stores.cancelling import CancelStore
@@ -21,10 +22,11 @@ from services.gateway.api_keys import AdminHandlers
 from services.gateway.authentication import Authentication, KeysOnly
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
-from services.gateway.first_key import FirstKey, key_secret
+from services.gateway.first_key import FirstKey
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
 from services.gateway.intake import Intake
+from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
 from services.gateway.quota import admit
 from services.gateway.rest.routes import rest_routes
@@ -52,7 +54,8 @@ async def wire(frame: Frame) -> None:
     webhooks = Webhooks(frame.catalog, WebhookKeys(), poller)
     own = OwnServer()
     frame.guard(KeysOnly(authentication), private_address=own.address)
-    http = Http(settings, [*webhooks.routes(), *rest_routes(own, authentication, frame)])
+    face = openai_routes(own, authentication, frame, generations, objects)
+    http = Http(settings, [*webhooks.routes(), *rest_routes(own, authentication, frame), *face])
     frame.serve(
         GenerationHandlers(
             frame.catalog,

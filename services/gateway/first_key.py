@@ -1,10 +1,10 @@
-"""The secret that keys are kept by, and the first admin key, without which nobody could make another."""
+"""The first admin key, without which nobody could make another."""
 
 from __future__ import annotations
 
 import structlog
 
-from libs.common.api_keys import hash_of, prefix_of
+from libs.common.api_keys import hash_of, key_secret, prefix_of
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.errors import GenerationError
 from libs.common.settings import Settings
@@ -12,16 +12,6 @@ from libs.common.settings import Settings
 log = structlog.get_logger()
 FIRST_KEY_ID = "key_first"
 _OWNER = "admin"
-
-
-def key_secret(settings: Settings) -> str:
-    """What keys are hashed with. SystemExit where it is not set."""
-    if settings.key_secret is None:
-        raise SystemExit(
-            "The gateway needs DARKROOM_KEY_SECRET: 32 characters or more, the same for all and for good. "
-            "API keys are hashed and callbacks signed with it."
-        )
-    return settings.key_secret.get_secret_value()
 
 
 class FirstKey:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from darkroom.poller.v1.poller_pb2_grpc import add_PollingServiceServicer_to_server
 
 from libs.common.adapters.accounts import Accounts
+from libs.common.api_keys import key_secret
+from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
 from libs.common.rpc.service import Frame, run
@@ -12,6 +14,7 @@ from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
 from services.poller.asking import Asking
+from services.poller.callbacks import Callbacks
 from services.poller.handlers import PollerHandlers
 from services.poller.polling import Polling
 from services.poller.storing import Storing
@@ -19,6 +22,8 @@ from services.poller.storing import Storing
 # A task is polled well within a second of its due time.
 _TICK_SECONDS = 0.25
 _FORGOTTEN_SECONDS = 30.0
+# A try may be redirected; each hop gets its whole time.
+_LEASE_OF_A_CALLBACK = 4
 
 
 async def wire(frame: Frame) -> None:
@@ -37,6 +42,17 @@ async def wire(frame: Frame) -> None:
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("forgotten", polling.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
+    callbacks = Callbacks(
+        CallbackQueue(
+            frame.database,
+            owner=frame.owner,
+            lease_seconds=settings.callback_timeout_seconds * _LEASE_OF_A_CALLBACK + settings.lease_seconds,
+        ),
+        settings,
+        secret=key_secret(settings),
+        url_of=objects.url,
+    )
+    frame.loop("callbacks", callbacks.claim, interval_seconds=settings.sweep_seconds)
     polling.storing_loop = storing.window.refill
     for name, renew in (("renew_tasks", polling.renew), ("renew_results", storing.renew)):
         frame.loop(name, renew, interval_seconds=settings.lease_seconds / 3)
@@ -47,7 +63,9 @@ async def wire(frame: Frame) -> None:
     )
     frame.on_drain(polling.drain)
     frame.on_drain(storing.drain)
+    frame.on_drain(callbacks.drain)
     frame.on_close(objects.close)
+    frame.on_close(callbacks.close)
     frame.on_close(downloader.close)
     frame.on_close(accounts.close)
 

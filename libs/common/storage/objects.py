@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from libs.common import metrics
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.settings import Settings
 from libs.common.storage.download import Media
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 T = TypeVar("T")
+_CHUNK_BYTES = 256 * 1024
 
 
 def object_key(prefix: str, created_at: datetime, generation_id: str, index: int, extension: str) -> str:
@@ -63,6 +64,21 @@ class ObjectStore:
             self._client.upload_fileobj(media.file, self._bucket, key, ExtraArgs=extra)
 
         await self._run("upload", work)
+
+    async def stream(self, key: str) -> AsyncIterator[bytes]:
+        """An object in pieces. NotFound where it is not there; S3_UPLOAD_FAILED where storage does not answer."""
+        try:
+            found = await self._run("read", lambda: self._client.get_object(Bucket=self._bucket, Key=key))
+        except GenerationError as error:
+            if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"]["Code"] == "NoSuchKey":
+                raise NotFound("id", "The file is not there any more.") from error
+            raise
+        body = found["Body"]
+        try:
+            while chunk := await self._run("read", lambda: body.read(_CHUNK_BYTES)):
+                yield chunk
+        finally:
+            body.close()
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error. GenerationError S3_UPLOAD_FAILED where that fails."""

@@ -19,19 +19,19 @@ class Bodies:
 
     def __init__(self, *, limit_bytes: int, timeout_seconds: float) -> None:
         self.limit_bytes = limit_bytes
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
 
     async def read(self, request: web.Request) -> bytes:
         """All of it. Raises aiohttp's 408, 413 and 400."""
         body = bytearray()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > self.limit_bytes:
                         raise web.HTTPRequestEntityTooLarge(max_size=self.limit_bytes, actual_size=len(body))
         except TimeoutError as error:
-            raise web.HTTPRequestTimeout(text=f"The body did not come within {self._timeout_seconds:g} s.") from error
+            raise web.HTTPRequestTimeout(text=f"The body did not come within {self.timeout_seconds:g} s.") from error
         return bytes(body)
 
     async def read_json(self, request: web.Request) -> bytes:

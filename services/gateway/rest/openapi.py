@@ -57,7 +57,7 @@ _HEALTH: Schema = {
 
 
 def document(bindings: Iterable[Binding], *, not_served: Collection[str]) -> dict[str, Any]:
-    """The document of the routes, without those of RPCs (`/package.Service/Method`) that this version does not serve."""
+    """The document of the routes, but for those of RPCs (`/package.Service/Method`) that are not served."""
     schemas = Schemas()
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for binding in bindings:

@@ -19,8 +19,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.errors import FieldViolation, InvalidRequest
+from libs.common.rpc.words import descriptor_of, number_of, short
 from services.gateway.rest.bindings import Binding
-from services.gateway.rest.words import descriptor_of, number_of, short
 
 _DEPTH_LIMIT = 32
 # Beyond it a double, which a Struct's numbers are, no longer tells integers apart.

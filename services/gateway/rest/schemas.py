@@ -7,8 +7,8 @@ from typing import Any
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from libs.common.rpc.words import short
 from services.gateway.rest.comments import comments
-from services.gateway.rest.words import short
 
 Schema = dict[str, Any]
 _SCALARS: dict[int, Schema] = {

@@ -16,12 +16,12 @@ from libs.common.errors import GenerationError
 from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import AUTHORIZATION
 from libs.common.rpc.errors import from_rpc_error
+from libs.common.rpc.json import to_json
 from services.gateway.authentication import Authentication, key_in
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.bodies import Bodies
 from services.gateway.rest.problems import problem, problem_response
 from services.gateway.rest.reading import Reader
-from services.gateway.rest.writing import to_json
 
 _IDEMPOTENCY_KEY = "idempotency-key"
 _RESUME_FIELD = "resume_token"

@@ -46,8 +46,9 @@ FROM next
 WHERE c.id = next.id AND c.state = 'PENDING' AND c.lease_owner = :owner AND c.lease_token = next.lease_token
 RETURNING c.id, c.state""")
 
-_GIVE_BACK = statement("""
-UPDATE callbacks SET lease_owner = NULL, lease_until = NULL, attempts = GREATEST(0, attempts - 1)
+_POSTPONE = statement("""
+UPDATE callbacks SET lease_owner = NULL, lease_until = NULL, attempts = GREATEST(0, attempts - 1),
+    next_attempt_at = now() + make_interval(secs => :seconds)
 WHERE lease_owner = :owner AND state = 'PENDING' AND id = ANY(:ids)""")
 
 _COLUMNS = """
@@ -133,10 +134,10 @@ class CallbackQueue:
         )
         return [written.get(outcome.id) for outcome in outcomes]
 
-    async def give_back(self, ids: Sequence[str]) -> None:
-        """End these leases; others may deliver at once."""
-        parameters = {"owner": self._lease["owner"], "ids": list(ids)}
-        await self._database.transaction("give_back_callbacks", lambda c: c.execute(_GIVE_BACK, parameters))
+    async def postpone(self, ids: Sequence[str], seconds: float) -> None:
+        """End these leases without a try; anybody may deliver after that time."""
+        parameters = {"owner": self._lease["owner"], "ids": list(ids), "seconds": seconds}
+        await self._database.transaction("postpone_callbacks", lambda c: c.execute(_POSTPONE, parameters))
 
 
 def _typed(record: CallbackRecord) -> CallbackRecord:

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from services.gateway.rest.words import descriptor_of, short
+from libs.common.rpc.words import descriptor_of, short
 
 _PLAIN = {"google.protobuf.Struct", "google.protobuf.Timestamp"}
 _LONG = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64}

@@ -1,0 +1,91 @@
+"""POST /v1/images/generations and /v1/images/edits: asks, waits up to a bound, answers with the pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+from aiohttp import web
+from darkroom.common.v1 import common_pb2
+from darkroom.gateway.v1 import gateway_pb2
+
+from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
+from services.gateway.openai.calls import Asking, Calls
+from services.gateway.openai.errors import GENERATION_ID_HEADER, failed, still_running
+from services.gateway.openai.forms import Form
+from services.gateway.openai.requests import AskedImages, data_url, message_of, read
+from services.gateway.rest.bodies import Bodies
+
+
+class Images:
+    """The two routes.
+
+    Args:
+        calls: the caller's generations.
+        bodies: reads requests.
+        wait_seconds: how long an answer waits for the pictures.
+    """
+
+    def __init__(self, calls: Calls, bodies: Bodies, *, wait_seconds: float) -> None:
+        self._calls = calls
+        self._bodies = bodies
+        self._wait_seconds = wait_seconds
+
+    async def generate(self, request: web.Request) -> web.Response:
+        """POST /v1/images/generations."""
+        asking = await self._calls.asking(request)
+        return await self._make(asking, read(AskedImages, _json(await self._bodies.read_json(request))), [])
+
+    async def edit(self, request: web.Request) -> web.Response:
+        """POST /v1/images/edits: a form with pictures."""
+        asking = await self._calls.asking(request)
+        form = await Form.read(request, self._bodies)
+        pictures = form.files.pop("image", []) + form.files.pop("image[]", [])
+        if not pictures:
+            raise InvalidRequest([FieldViolation("image", "required", "at least one picture is needed")])
+        if form.files:
+            name = next(iter(form.files))
+            raise InvalidRequest([FieldViolation(name, "unknown", "no model of the catalog takes such a file")])
+        urls = [data_url(content, "image") for content in pictures]
+        return await self._make(asking, read(AskedImages, form.values), urls)
+
+    async def _make(self, asking: Asking, asked: AskedImages, pictures: list[str]) -> web.Response:
+        message = message_of(asked, self._calls.catalog.current, pictures)
+        generation_id = await self._calls.create(asking, message)
+        generation = await self._calls.ended(asking, generation_id, within=self._wait_seconds)
+        if generation is None:
+            return still_running(generation_id, self._wait_seconds)
+        if generation.status != gateway_pb2.GENERATION_STATUS_SUCCESS:
+            word = common_pb2.ErrorCode.Name(generation.error.code).removeprefix("ERROR_CODE_")
+            return failed(generation_id, ErrorCode(word), generation.error.message)
+        return await self._answer(asking, generation, asked.response_format)
+
+    async def _answer(
+        self, asking: Asking, generation: gateway_pb2.Generation, response_format: str | None
+    ) -> web.Response:
+        """Both a URL and the bytes where the caller did not choose: models of OpenAI's differ in what they answer."""
+        data: list[dict[str, Any]] = [{} for _ in generation.results]
+        if response_format != "b64_json":
+            for item, output in zip(data, generation.results, strict=True):
+                item["url"] = output.url
+        if response_format != "url":
+            keys = await self._calls.object_keys(asking, generation.id)
+            if len(keys) == len(data):
+                contents = await asyncio.gather(*map(self._calls.read, keys))
+                for item, content in zip(data, contents, strict=True):
+                    item["b64_json"] = base64.b64encode(content).decode()
+            elif response_format == "b64_json":
+                fault = "this model's pictures stay with the provider: ask for url"
+                raise InvalidRequest([FieldViolation("response_format", "stored", fault)])
+        created = int(generation.created_at.seconds)
+        headers = {GENERATION_ID_HEADER: generation.id}
+        return web.json_response({"created": created, "data": data}, headers=headers)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest([FieldViolation("body", "json", "must be JSON")]) from error

@@ -1,0 +1,102 @@
+"""The routes under /v1, and the way in which their errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
+
+from libs.common.catalog import Model
+from libs.common.database.stores.generations import GenerationStore
+from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.rpc.service import Frame
+from libs.common.storage.objects import ObjectStore
+from services.gateway.authentication import Authentication
+from services.gateway.openai.calls import Calls
+from services.gateway.openai.errors import Shape, answer, refused
+from services.gateway.openai.images import Images
+from services.gateway.openai.videos import Videos
+from services.gateway.own_server import OwnServer
+from services.gateway.rest.bodies import Bodies
+
+log = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def openai_routes(
+    own: OwnServer, authentication: Authentication, frame: Frame, generations: GenerationStore, objects: ObjectStore
+) -> list[web.RouteDef]:
+    """What is served under /v1."""
+    settings = frame.settings
+    bodies = Bodies(limit_bytes=settings.http_body_limit_bytes, timeout_seconds=settings.http_body_timeout_seconds)
+    calls = Calls(
+        GenerationServiceStub(own.channel),
+        authentication,
+        frame.catalog,
+        generations,
+        objects,
+        timeout_seconds=settings.rpc_timeout_seconds,
+    )
+    images = Images(calls, bodies, wait_seconds=settings.openai_wait_seconds)
+    videos, models = Videos(calls, bodies), _Models(calls)
+    return [
+        web.post("/v1/images/generations", _told(images.generate)),
+        web.post("/v1/images/edits", _told(images.edit)),
+        web.post("/v1/videos", _told(videos.create)),
+        web.get("/v1/videos/{id}", _told(videos.retrieve)),
+        web.get("/v1/videos/{id}/content", _told(videos.content)),
+        web.delete("/v1/videos/{id}", _told(videos.delete)),
+        web.get("/v1/models", _told(models.list)),
+        web.get("/v1/models/{id}", _told(models.retrieve)),
+    ]
+
+
+class _Models:
+    """/v1/models: the catalog."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def list(self, request: web.Request) -> web.Response:
+        await self._calls.asking(request)
+        models = sorted(self._calls.catalog.current.models.values(), key=lambda model: model.identifier)
+        return web.json_response({"object": "list", "data": [_model(model) for model in models]})
+
+    async def retrieve(self, request: web.Request) -> web.Response:
+        await self._calls.asking(request)
+        return web.json_response(_model(self._calls.catalog.current.model(request.match_info["id"])))
+
+
+def _model(model: Model) -> dict[str, Any]:
+    return {"id": model.identifier, "object": "model", "created": 0, "owned_by": model.provider}
+
+
+def _told(handler: Handler) -> Handler:
+    """The handler, with whatever it raises told as OpenAI tells it."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except NotFound as error:
+            is_model = any(violation.field == "model_identifier" for violation in error.violations)
+            return answer(
+                Shape(404, "invalid_request_error", "model_not_found" if is_model else "not_found"),
+                error.message,
+                param="model" if is_model else "id",
+            )
+        except GenerationError as error:
+            return refused(error)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return answer(Shape(error.status, "invalid_request_error", "invalid_request"), error.text or error.reason)
+        except ConnectionResetError:
+            raise
+        except Exception:
+            log.exception("openai face failed")
+            return refused(GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why."))
+
+    return serve
