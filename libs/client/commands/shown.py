@@ -1,0 +1,157 @@
+"""How generations, models and keys look in a terminal, or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from libs.client.client import File, created_at
+
+console = Console(highlight=False)
+_COLOURS = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
+_PROMPT_LENGTH = 40
+
+
+def status_of(generation: gateway_pb2.Generation) -> str:
+    """Its status in one word."""
+    return gateway_pb2.GenerationStatus.Name(generation.status).removeprefix("GENERATION_STATUS_")
+
+
+def as_json(message: Message) -> None:
+    """A message for programs."""
+    console.print_json(json.dumps(MessageToDict(message)))
+
+
+def generations(found: Iterable[gateway_pb2.Generation]) -> None:
+    """A table of generations."""
+    table = _table("id", "status", "model", "created", "cost USD", "prompt")
+    for generation in found:
+        word = status_of(generation)
+        table.add_row(
+            generation.id,
+            f"[{_COLOURS.get(word, 'white')}]{word}[/]",
+            generation.model_identifier,
+            f"{created_at(generation):%Y-%m-%d %H:%M:%S}",
+            f"{generation.cost_usd:.3f}" if generation.cost_usd else "",
+            _short(generation.prompt),
+        )
+    console.print(table)
+
+
+def one(generation: gateway_pb2.Generation) -> None:
+    """One generation with its results or its reason."""
+    generations([generation])
+    for output in generation.results:
+        console.print(
+            f"  {output.type} {output.content_type} {output.size_bytes} bytes\n  {output.url}", soft_wrap=True
+        )
+    if generation.HasField("error"):
+        console.print(f"  {generation.error.message}", style="red", markup=False)
+
+
+def models(found: Iterable[gateway_pb2.Model]) -> None:
+    """A table of models."""
+    table = _table("model", "makes", "provider", "price USD", "outputs", "pictures in", "what it is good at")
+    for model in found:
+        price = (
+            f"{model.price_per_second_usd:g} a second"
+            if model.HasField("price_per_second_usd")
+            else f"{model.price_per_output_usd:g}"
+        )
+        table.add_row(
+            model.identifier,
+            model.media_type,
+            model.provider_id,
+            price,
+            str(model.max_outputs),
+            str(model.max_input_images),
+            model.description,
+        )
+    console.print(table)
+
+
+def keys(found: Iterable[admin_pb2.ApiKey]) -> None:
+    """A table of API keys."""
+    table = _table("id", "prefix", "role", "owner", "a minute", "live", "this month USD", "last used", "")
+    for key in found:
+        quota, usage = key.quota, key.usage
+        spent = usage.spent_usd + usage.reserved_usd
+        table.add_row(
+            key.id,
+            key.prefix,
+            admin_pb2.ApiKeyRole.Name(key.role).removeprefix("API_KEY_ROLE_").lower(),
+            key.owner,
+            str(quota.requests_per_minute) if quota.HasField("requests_per_minute") else "",
+            f"{usage.live_generations}{_of(quota.live_generations, quota.HasField('live_generations'))}",
+            f"{spent:.2f}{_of(quota.monthly_budget_usd, quota.HasField('monthly_budget_usd'))}",
+            f"{key.last_used_at.ToDatetime():%Y-%m-%d %H:%M}" if key.HasField("last_used_at") else "never",
+            "revoked" if key.HasField("revoked_at") else "",
+        )
+    console.print(table)
+
+
+def saved(files: Iterable[File], folder: Path) -> None:
+    """Write files into a folder and tell where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        console.print(f"  {file.save(folder)}  {len(file.content) / 1_000:.0f} kB {file.content_type}", soft_wrap=True)
+
+
+class Bar:
+    """A progress bar for one generation."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, generation: gateway_pb2.Generation) -> None:
+        """The generation has changed."""
+        told = f"{generation.id} {status_of(generation)}"
+        if self._task is None:
+            self._task = self._progress.add_task(told, total=100)
+        self._progress.update(self._task, completed=generation.progress, description=told)
+
+
+def _of(limit: float, is_set: bool) -> str:
+    return f" of {limit:g}" if is_set else ""
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _PROMPT_LENGTH else line[: _PROMPT_LENGTH - 1] + "…"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def facts(**values: Any) -> None:
+    """Names and values, one a line."""
+    for name, value in values.items():
+        console.print(f"{name.replace('_', ' '):<16} {value}", soft_wrap=True, markup=False)

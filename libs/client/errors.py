@@ -1,0 +1,51 @@
+"""What went wrong, for programs: our code and the fields at fault, out of the gRPC status."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpc_status import rpc_status
+
+
+class DarkroomError(Exception):
+    """A call was refused, or a generation did not succeed.
+
+    `code` is a word of `darkroom.common.v1.ErrorCode`; `fields` has a description for each field at fault;
+    `retry_after_seconds` is the least wait before a repeat, where one is told.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        is_retryable: bool = False,
+        fields: dict[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+        generation_id: str = "",
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.is_retryable = is_retryable
+        self.fields = fields or {}
+        self.retry_after_seconds = retry_after_seconds
+        self.generation_id = generation_id
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> DarkroomError:
+    """The error that a call ended with."""
+    info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
+    status = rpc_status.from_call(cast("grpc.Call", error))  # the stubs know only the synchronous Call
+    for detail in status.details if status else ():
+        for message in (info, retry, bad):
+            detail.Unpack(message)
+    return DarkroomError(
+        info.reason or error.code().name,
+        error.details() or "no details",
+        is_retryable=info.metadata.get("is_retryable") == "true" or error.code() is grpc.StatusCode.UNAVAILABLE,
+        fields={violation.field: violation.description for violation in bad.field_violations},
+        retry_after_seconds=retry.retry_delay.ToMilliseconds() / 1_000 if retry.HasField("retry_delay") else None,
+    )
