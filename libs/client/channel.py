@@ -40,26 +40,33 @@ _OPTIONS = (
 )
 
 
-class _WithKey(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
+# One object for each kind of call: gRPC takes each interceptor for one kind alone.
+class _KeyOnCalls(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, api_key: str) -> None:
-        self._authorization = f"Bearer {api_key}"
-
-    def _details(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        metadata.add("authorization", self._authorization)
-        return grpc.aio.ClientCallDetails(
-            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-        )
+        self._api_key = api_key
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(self._details(client_call_details), request)
+        return await continuation(_with_key(client_call_details, self._api_key), request)
+
+
+class _KeyOnStreams(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key
 
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(self._details(client_call_details), request)
+        return await continuation(_with_key(client_call_details, self._api_key), request)
+
+
+def _with_key(details: grpc.aio.ClientCallDetails, api_key: str) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    metadata.add("authorization", f"Bearer {api_key}")
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )
 
 
 def open_channel(
@@ -73,7 +80,7 @@ def open_channel(
         tls: whether the gateway speaks TLS.
         root_certificates: who has signed its certificate, as PEM; None: whom the system trusts.
     """
-    interceptors = [_WithKey(api_key)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [_KeyOnCalls(api_key), _KeyOnStreams(api_key)]
     if tls:
         roots = root_certificates.read_bytes() if root_certificates else None
         return grpc.aio.secure_channel(

@@ -134,7 +134,7 @@ def batch(
         request.idempotency_key = request.idempotency_key or f"{file.name}-{digest}-{number}"
     failures = connection.run(lambda client: _batch(client, asked, concurrency, save))
     for place, why in sorted(failures.items()):
-        shown.console.print(f"  line {place + 1}: {why}", style="red", markup=False)
+        shown.console.print(f"  line {place + 1}: {why}", style="red", markup=False, soft_wrap=True)
     shown.console.print(f"{len(asked) - len(failures)} of {len(asked)} succeeded.")
     if failures:
         raise typer.Exit(1)

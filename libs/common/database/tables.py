@@ -196,6 +196,12 @@ Index(
     postgresql_ops={"labels": "jsonb_path_ops"},
     postgresql_where=text("labels <> '{}'::jsonb"),
 )
+# Whose files are still shown by another.
+Index(
+    "ix_generation_requests_reused",
+    generation_requests.c.reused_from_id,
+    postgresql_where=text("reused_from_id IS NOT NULL"),
+)
 Index(
     "ix_generation_requests_batch",
     generation_requests.c.batch_id,

@@ -89,7 +89,9 @@ _CHANGED = (
 _DELETE = statement("""
 UPDATE generation_requests SET deleted_at = now()
 WHERE id = :id AND owner = :owner AND deleted_at IS NULL AND ended_at IS NOT NULL
-RETURNING id, outputs""")
+RETURNING outputs, reused_from_id IS NOT NULL OR EXISTS (
+    SELECT FROM generation_requests other
+    WHERE other.reused_from_id = generation_requests.id AND other.deleted_at IS NULL) AS is_shared""")
 
 _SAME = statement("""
 SELECT id FROM generation_requests
@@ -161,7 +163,8 @@ class GenerationStore:
     async def delete(self, generation_id: str, *, owner: str) -> list[str] | None:
         """Show an ended generation to nobody any more.
 
-        Answers the keys of its objects, which are the caller's to remove; None where there is nothing to delete.
+        Answers the keys of its objects, which are the caller's to remove unless another generation shows the same;
+        None where there is nothing to delete.
         """
         parameters = {"id": generation_id, "owner": owner}
 
@@ -169,6 +172,8 @@ class GenerationStore:
             found = connection.execute(_DELETE, parameters).one_or_none()
             if found is None:
                 return None
+            if found.is_shared:
+                return []
             return [output["object_key"] for output in found.outputs or () if "object_key" in output]
 
         return await self._database.transaction("delete_generation", work)

@@ -338,6 +338,13 @@ def upgrade() -> None:
         postgresql_ops={"labels": "jsonb_path_ops"},
         postgresql_where=sa.text("labels <> '{}'::jsonb"),
     )
+    op.create_index(
+        "ix_generation_requests_reused",
+        "generation_requests",
+        ["reused_from_id"],
+        unique=False,
+        postgresql_where=sa.text("reused_from_id IS NOT NULL"),
+    )
     op.create_index("ix_generation_requests_owner", "generation_requests", ["owner", "id"], unique=False)
     op.create_index(
         "ix_generation_requests_same",
@@ -359,6 +366,11 @@ def downgrade() -> None:
         "ix_generation_requests_same",
         table_name="generation_requests",
         postgresql_where=sa.text("request_hash IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_generation_requests_reused",
+        table_name="generation_requests",
+        postgresql_where=sa.text("reused_from_id IS NOT NULL"),
     )
     op.drop_index("ix_generation_requests_owner", table_name="generation_requests")
     op.drop_index(
