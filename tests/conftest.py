@@ -205,15 +205,15 @@ async def hooked(_lasting_hooked_stack: Stack) -> AsyncIterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def _lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
+def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
     with _folder() as folder, Stack(_plan(shared, folder, url, settings={})) as stack:
         yield stack
 
 
 @pytest.fixture
-async def running(_lasting_stack: Stack) -> AsyncIterator[Running]:
+async def running(lasting_stack: Stack) -> AsyncIterator[Running]:
     """A stack that tests share which do not harm it."""
-    found = Running(_lasting_stack)
+    found = Running(lasting_stack)
     yield found
     await found.close()

@@ -9,7 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ServiceName = Literal["gateway", "dispatcher", "poller", "monitor", "experiments"]
@@ -66,6 +75,9 @@ class Settings(BaseSettings):
         default=None, min_length=24, max_length=200, description="The first admin key. None: none is made."
     )
     key_cache_seconds: PositiveFloat = Field(default=5.0, description="How long a revoked key may still be believed.")
+    wrong_key_delay_seconds: NonNegativeFloat = Field(
+        default=2.0, description="The longest that the answer to a wrong key is kept back, for who sends many."
+    )
     service_token: SecretStr | None = Field(
         default=None,
         min_length=32,

@@ -49,7 +49,12 @@ async def wire(frame: Frame) -> None:
     intake = Intake(intake_store, dispatcher)
     cancels = Cancels(CancelStore(frame.database), generations, dispatcher, poller)
     watchers = Watchers(generations, interval_seconds=settings.watch_interval_seconds)
-    authentication = Authentication(keys, secret=secret, cache_seconds=settings.key_cache_seconds)
+    authentication = Authentication(
+        keys,
+        secret=secret,
+        cache_seconds=settings.key_cache_seconds,
+        delay_seconds=settings.wrong_key_delay_seconds,
+    )
     callback_hosts = listed(settings.callback_allowed_hosts)
     webhooks = Webhooks(frame.catalog, WebhookKeys(), poller)
     own = OwnServer()

@@ -19,6 +19,7 @@ from libs.common.errors import ErrorCode, FieldViolation, GenerationError, Inval
 from libs.common.ids import new_id
 from libs.common.rpc.messages import timestamp
 from libs.common.validation.common import CallbackUrl, ShortText, violations
+from services.gateway.access import current_caller
 from services.gateway.authentication import Authentication
 from services.gateway.listing import time_of
 from services.gateway.pages import page, page_size, page_start
@@ -135,6 +136,9 @@ class AdminHandlers(AdminServiceServicer):
         self, request: admin_pb2.RevokeApiKeyRequest, context: Context
     ) -> admin_pb2.RevokeApiKeyResponse:
         """See the proto."""
+        if request.id == current_caller().key_id:
+            fault = "a key does not revoke itself: use another admin key, so that one is left"
+            raise InvalidRequest([FieldViolation("id", "own", fault)])
         record = await self._keys.revoke(_known(request.id))
         self._authentication.forget(request.id)
         return admin_pb2.RevokeApiKeyResponse(api_key=key_message(_there(record, request.id)))

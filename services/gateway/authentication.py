@@ -29,7 +29,6 @@ _KNOWN_LIMIT = 10_000
 _GUESSERS_LIMIT = 10_000
 _FREE_GUESSES = 5
 _WINDOW_SECONDS = 60.0
-_LONGEST_DELAY_SECONDS = 2.0
 _DELAYED_LIMIT = 50
 
 
@@ -42,7 +41,8 @@ class _Known(NamedTuple):
 class Guesses:
     """Failed tries by address, so that the next ones are answered later and later, and too many at once not at all."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, longest_delay_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._longest_delay_seconds = longest_delay_seconds
         self._now = now
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._delayed: dict[str, int] = {}
@@ -59,12 +59,11 @@ class Guesses:
         if delay:
             await self._wait(address, delay)
 
-    @staticmethod
-    def delay(count: int) -> float:
+    def delay(self, count: int) -> float:
         """How long the answer to the failure of that number within a minute is kept back, in seconds."""
         if count <= _FREE_GUESSES:
             return 0.0
-        return min(_LONGEST_DELAY_SECONDS, 0.1 * 2.0 ** min(10, count - _FREE_GUESSES - 1))
+        return min(self._longest_delay_seconds, 0.1 * 2.0 ** min(10, count - _FREE_GUESSES - 1))
 
     async def _wait(self, address: str, seconds: float) -> None:
         if self._delayed.get(address, 0) >= _DELAYED_LIMIT:
@@ -89,15 +88,16 @@ class Authentication:
         keys: where keys are kept.
         secret: what they are hashed with.
         cache_seconds: how long a key that was good is believed without a look.
+        delay_seconds: the longest that the answer to a wrong one is kept back.
     """
 
-    def __init__(self, keys: ApiKeyStore, *, secret: str, cache_seconds: float) -> None:
+    def __init__(self, keys: ApiKeyStore, *, secret: str, cache_seconds: float, delay_seconds: float) -> None:
         self._keys = keys
         self._secret = secret
         self._cache_seconds = cache_seconds
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._used: set[str] = set()
-        self._guesses = Guesses()
+        self._guesses = Guesses(delay_seconds)
 
     async def caller(self, given: str, address: str) -> Caller:
         """The holder of the key `given`, which came from `address`.

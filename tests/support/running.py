@@ -55,6 +55,14 @@ class Running:
             self._channels[name] = open_channel(address, key) if key else grpc.aio.insecure_channel(address)
         return self._channels[name]
 
+    def internal_channel(self, service: ServiceName, token: str) -> grpc.aio.Channel:
+        """A channel to a service with some token; without one where it is empty."""
+        name = f"{service} {token}"
+        if name not in self._channels:
+            address = f"127.0.0.1:{self.stack.plan.ports.grpc[service]}"
+            self._channels[name] = open_channel(address, token) if token else grpc.aio.insecure_channel(address)
+        return self._channels[name]
+
     def gateway_port(self, replica: str = "gateway") -> int:
         """Where a gateway serves gRPC."""
         moved = self.stack.replica_ports.get(replica, {})

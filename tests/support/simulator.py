@@ -9,6 +9,11 @@ import aiohttp
 
 from sandbox.simulators import CONTROL
 
+FAILS = [{"operation": "result", "kind": "failed"}]
+"""The provider reports that the task failed."""
+REFUSES = [{"operation": "result", "kind": "moderated"}]
+"""The provider's moderation refuses the result."""
+
 
 def simulated(prompt: str, **behaviour: Any) -> str:
     """A prompt with a directive: the simulator behaves so for this request alone."""

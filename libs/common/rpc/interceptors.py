@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from libs.common import metrics
 from libs.common.errors import ErrorCode, GenerationError
@@ -193,7 +194,44 @@ class Deadline(Around):
             ) from error
 
 
-def standard(guard: Around, *, rpc_timeout_seconds: float, write_timeout_seconds: float) -> list[Around]:
+class Parse(grpc.aio.ServerInterceptor):
+    """Reads requests, innermost: bytes that are no message are the caller's fault, and are told as such."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Request, Response] | None:
+        """Take the reading away from gRPC, which answers UNKNOWN for what cannot be read."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        behaviour, read = getattr(handler, kind), handler.request_deserializer
+
+        def parsed(request: Any, context: Context) -> Any:
+            given = _each(request, read) if handler.request_streaming else _read(request, read)
+            return behaviour(given, context)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast("grpc.RpcMethodHandler[Request, Response]", make(parsed, None, handler.response_serializer))
+
+
+def _read(given: bytes, read: Callable[[bytes], Any]) -> Any:
+    try:
+        return read(given)
+    except DecodeError as error:
+        raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
+
+
+async def _each(given: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for request in given:
+        yield _read(request, read)
+
+
+def standard(
+    guard: Around, *, rpc_timeout_seconds: float, write_timeout_seconds: float
+) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors of every server, outermost first. `guard` says who may call."""
     return [
         BoundWrites(write_timeout_seconds),
@@ -202,6 +240,7 @@ def standard(guard: Around, *, rpc_timeout_seconds: float, write_timeout_seconds
         MapErrors(),
         guard,
         Deadline(rpc_timeout_seconds),
+        Parse(),
     ]
 
 

@@ -23,6 +23,16 @@ from services.gateway.own_server import OwnServer
 from services.gateway.rest.bodies import Bodies
 
 log = structlog.get_logger()
+ROUTES = (
+    "POST /v1/images/generations",
+    "POST /v1/images/edits",
+    "POST /v1/videos",
+    "GET /v1/videos/{id}",
+    "GET /v1/videos/{id}/content",
+    "DELETE /v1/videos/{id}",
+    "GET /v1/models",
+    "GET /v1/models/{id}",
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -42,16 +52,18 @@ def openai_routes(
     )
     images = Images(calls, bodies, wait_seconds=settings.openai_wait_seconds)
     videos, models = Videos(calls, bodies), _Models(calls)
-    return [
-        web.post("/v1/images/generations", _told(images.generate)),
-        web.post("/v1/images/edits", _told(images.edit)),
-        web.post("/v1/videos", _told(videos.create)),
-        web.get("/v1/videos/{id}", _told(videos.retrieve)),
-        web.get("/v1/videos/{id}/content", _told(videos.content)),
-        web.delete("/v1/videos/{id}", _told(videos.delete)),
-        web.get("/v1/models", _told(models.list)),
-        web.get("/v1/models/{id}", _told(models.retrieve)),
-    ]
+    handlers: dict[str, Handler] = {
+        "POST /v1/images/generations": images.generate,
+        "POST /v1/images/edits": images.edit,
+        "POST /v1/videos": videos.create,
+        "GET /v1/videos/{id}": videos.retrieve,
+        "GET /v1/videos/{id}/content": videos.content,
+        "DELETE /v1/videos/{id}": videos.delete,
+        "GET /v1/models": models.list,
+        "GET /v1/models/{id}": models.retrieve,
+    }
+    verbs_and_paths = {route: route.split() for route in ROUTES}
+    return [web.route(verb, path, _told(handlers[route])) for route, (verb, path) in verbs_and_paths.items()]
 
 
 class _Models:

@@ -17,6 +17,7 @@ from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import AUTHORIZATION
 from libs.common.rpc.errors import from_rpc_error
 from libs.common.rpc.json import to_json
+from services.gateway.access import check_role
 from services.gateway.authentication import Authentication, key_in
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.bodies import Bodies
@@ -73,7 +74,9 @@ class Transcoder:
             reader = Reader()
             try:
                 key = key_in({name.lower(): value for name, value in request.headers.items()})
-                await self._authentication.caller(key, request.remote or "")
+                caller = await self._authentication.caller(key, request.remote or "")
+                # Before the body is read: what is wrong with it is no business of whoever may not send it.
+                check_role(caller, binding.rpc)
                 message = await self._read(binding, request, reader)
                 return await serve(binding, call, request, message, _metadata(request, key))
             except GenerationError as error:

@@ -143,6 +143,7 @@ class _Intake:
         self._requests = requests
         self._answers: dict[int, Answer] = {}
         self._followers: dict[int, list[int]] = {}
+        self._earlier: dict[int, tuple[Accepted, dict[str, str]]] = {}
         self._sources: dict[str, str] = {}
 
     def run(self) -> list[Answer]:
@@ -153,10 +154,17 @@ class _Intake:
         self._insert()
         for leader, followers in self._followers.items():
             for follower in followers:
-                self._answers[follower] = _repeat(
-                    self._answers[leader], self._requests[leader], self._requests[follower]
-                )
+                self._answers[follower] = self._follow(leader, self._requests[follower])
         return [self._answers[place] for place in range(len(self._requests))]
+
+    def _follow(self, leader: int, request: NewRequest) -> Answer:
+        """The answer to a request of the same name as one before it, which may itself have come too late."""
+        if leader in self._earlier:
+            return _checked(*self._earlier[leader], request)
+        answer = self._answers[leader]
+        if isinstance(answer, GenerationError):
+            return answer
+        return _checked(replace(answer, is_repeat=True), self._requests[leader].fields, request)
 
     def _open(self) -> list[tuple[int, NewRequest]]:
         following = {follower for followers in self._followers.values() for follower in followers}
@@ -196,6 +204,7 @@ class _Intake:
         for named in self._connection.execute(_NAMED, {"rows": rows_as_json(taken)}):
             place = leaders[named.owner, named.key]
             ticket = Accepted(named.generation_id, State(named.state), named.reused_from_id, is_repeat=True)
+            self._earlier[place] = ticket, named.fields
             self._answers[place] = _checked(ticket, named.fields, self._requests[place])
 
     def _find_sources(self) -> None:
@@ -265,12 +274,6 @@ def _usage(row: Any) -> KeyUsage:
         used_usd=row["used_usd"],
         month_seconds_left=row["month_seconds_left"],
     )
-
-
-def _repeat(answer: Answer, leader: NewRequest, follower: NewRequest) -> Answer:
-    if isinstance(answer, GenerationError):
-        return answer
-    return _checked(replace(answer, is_repeat=True), leader.fields, follower)
 
 
 def _checked(ticket: Accepted, fields: dict[str, str], request: NewRequest) -> Answer:

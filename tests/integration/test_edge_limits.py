@@ -1,0 +1,172 @@
+"""Strangers at the door: those who dawdle, those who come in crowds, those who send nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import grpc
+import pytest
+from darkroom.gateway.v1 import gateway_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from libs.common.rpc.words import descriptor_of
+from sandbox.launcher import Stack
+from tests.conftest import StartStack
+from tests.contract.test_protos import FILES
+from tests.integration.test_isolation import GATEWAY
+from tests.support.http import call
+from tests.support.running import Running
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _connect(running: Running) -> Connection:
+    return await asyncio.open_connection("127.0.0.1", running.stack.plan.ports.gateway_http)
+
+
+async def _is_cut_off(connection: Connection, within: float) -> bool:
+    try:
+        async with asyncio.timeout(within):
+            return await connection[0].read(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        connection[1].close()
+
+
+async def test_who_dawdles_over_headers_or_body_is_cut_off(start_stack: StartStack) -> None:
+    quick = {"DARKROOM_HTTP_HEADER_TIMEOUT_SECONDS": "0.5", "DARKROOM_HTTP_BODY_TIMEOUT_SECONDS": "0.5"}
+    running = await start_stack(services=("gateway",), settings=quick)
+    silent, slow = await _connect(running), await _connect(running)
+    slow[1].write(b"GET /api/health HTTP/1.1\r\nhost: x\r\nx-a: ")
+    began = monotonic()
+    assert all(await asyncio.gather(_is_cut_off(silent, 5), _is_cut_off(slow, 5)))
+    assert monotonic() - began < 3
+
+    reader, writer = await _connect(running)
+    head = f"POST /api/external/generation HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n"
+    writer.write(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    writer.close()
+    assert await running.metric("gateway", "darkroom_http_connections_cut_off_total", reason="slow") >= 2
+
+
+async def test_headers_are_bounded(running: Running) -> None:
+    for name, value in (("x-a", "y" * 20_000), ("x-request-id", "y" * 9_000)):
+        reader, writer = await _connect(running)
+        writer.write(f"GET /api/health HTTP/1.1\r\nhost: x\r\n{name}: {value}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            assert b" 400 " in await reader.readline()
+        writer.close()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.gateway.ListModels(
+            gateway_pb2.ListModelsRequest(), metadata=(("x-a", "y" * 200_000),), timeout=10
+        )
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_connections_are_bounded(start_stack: StartStack) -> None:
+    running = await start_stack(services=("gateway",), settings={"DARKROOM_HTTP_CONNECTIONS": "5"})
+    held = [await _connect(running) for _ in range(5)]
+    for _, writer in held:
+        writer.write(b"GET /api/health HTTP/1.1\r\nhost: x\r\n")
+    assert await _is_cut_off(await _connect(running), 5)
+    for _, writer in held:
+        writer.close()
+
+
+async def test_messages_are_bounded(running: Running) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.create("flux-pro", "x", input_images=["http://a/" + "b" * (17 * 1024**2)])
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await call(running.gateway_url(), "/api/health")).status == 200
+
+
+METHODS = [method for service in GATEWAY for method in FILES[service].services_by_name[service].methods]
+EXPECTED = {
+    grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED,
+}  # fmt: skip
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
+    ["\x00", "flux-pro", "gen_x", "%", "a" * 300]
+)
+NUMBERS = {
+    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
+    FieldDescriptor.CPPTYPE_DOUBLE: st.floats(),
+    FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: st.integers(-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_ENUM: st.integers(0, 9),
+    FieldDescriptor.CPPTYPE_STRING: TEXTS,
+}
+
+
+def _filled(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
+    """A message with some of its fields set to anything that their types can hold."""
+    message = kind()
+    for field in descriptor_of(message).fields:
+        if not draw(st.booleans()):
+            continue
+        if field.message_type is None:
+            value = draw(st.lists(NUMBERS[field.cpp_type], max_size=2)) if field.is_repeated else None
+            if value is None:
+                setattr(message, field.name, draw(NUMBERS[field.cpp_type]))
+            else:
+                getattr(message, field.name).extend(value)
+        elif field.message_type.full_name == "google.protobuf.Struct":
+            getattr(message, field.name).update(
+                draw(st.dictionaries(TEXTS, st.none() | st.floats() | TEXTS, max_size=2))
+            )
+        elif field.message_type.GetOptions().map_entry:
+            getattr(message, field.name).update(draw(st.dictionaries(TEXTS, TEXTS, max_size=2)))
+        elif depth < 2:
+            inner = _filled(draw, GetMessageClass(field.message_type), depth + 1)
+            target = getattr(message, field.name)
+            if field.is_repeated:
+                target.append(inner)
+            else:
+                target.CopyFrom(inner)
+    return message
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> tuple[Any, bytes]:
+    """A method, and a request that is a message of its, or mere bytes."""
+    method = draw(st.sampled_from(METHODS))
+    if draw(st.integers(0, 9)) == 0:
+        return method, draw(st.binary(max_size=50))
+    return method, _filled(draw, GetMessageClass(method.input_type)).SerializeToString()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(sent=anything())
+def test_whatever_comes_over_grpc_has_a_clear_answer(lasting_stack: Stack, sent: tuple[Any, bytes]) -> None:
+    method, request = sent
+    with grpc.insecure_channel(f"127.0.0.1:{lasting_stack.plan.ports.grpc['gateway']}") as channel:
+        make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        call = make(path, request_serializer=bytes, response_deserializer=bytes)
+        try:
+            answer = call(request, metadata=(("x-api-key", lasting_stack.admin_key),), timeout=10)
+            if method.server_streaming:
+                next(answer)
+                answer.cancel()
+            status = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            status = error.code()
+    assert status in EXPECTED, path
+
+
+async def test_afterwards_it_still_serves_and_nothing_failed_inside(running: Running) -> None:
+    assert (await call(running.gateway_url(), "/api/health")).status == 200
+    assert "handler failed" not in running.log("gateway")

@@ -1,0 +1,88 @@
+"""What a quota lets in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.database.records_edge import KeyUsage, Quota
+from libs.common.errors import ErrorCode
+from services.gateway.quota import admit
+from tests.support.rows import new_generation
+
+USAGE = KeyUsage("key_1", Quota(), None, 0.0, 0, 0.0, 86_400.0)
+
+
+def _cents(*prices: float) -> list[object]:
+    return [new_generation(reserved_usd=price / 100) for price in prices]
+
+
+def _let_in(usage: KeyUsage, *prices: float) -> list[bool]:
+    return [refusal is None for refusal in admit(usage, _cents(*prices)).refusals]  # type: ignore[arg-type]
+
+
+def test_without_a_quota_all_come_in() -> None:
+    assert _let_in(USAGE, 100, 100, 100) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("used", "prices", "let_in"),
+    [
+        pytest.param(0.0, (5,) * 21, [True] * 20 + [False], id="a dollar in nickels"),
+        pytest.param(0.95, (6, 5, 1), [False, True, False], id="one that does not fit bars no smaller one"),
+        pytest.param(1.0, (0,), [True], id="what is free comes in"),
+        pytest.param(2.0, (0, 1), [False, False], id="a budget that was lowered"),
+    ],
+)
+def test_a_budget_is_never_exceeded(used: float, prices: tuple[float, ...], let_in: list[bool]) -> None:
+    assert _let_in(replace(USAGE, quota=Quota(monthly_budget_usd=1.0), used_usd=used), *prices) == let_in
+
+
+@pytest.mark.parametrize(("live", "let_in"), [(0, [True, True]), (1, [True, False]), (2, [False, False])])
+def test_live_generations_are_bounded(live: int, let_in: list[bool]) -> None:
+    usage = replace(USAGE, quota=Quota(live_generations=2), live_generations=live)
+    assert _let_in(usage, 1, 1) == let_in
+
+
+@pytest.mark.parametrize(
+    ("tokens", "age", "let_in", "left"),
+    [
+        pytest.param(None, 0.0, 60, 0.0, id="a full bucket"),
+        pytest.param(0.0, 30.0, 30, 0.0, id="half a minute gives half"),
+        pytest.param(0.0, 3_600.0, 60, 0.0, id="no more than a minute's worth"),
+        pytest.param(0.5, 0.0, 0, 0.5, id="half a token is none"),
+    ],
+)
+def test_requests_come_back_evenly(tokens: float | None, age: float, let_in: int, left: float) -> None:
+    usage = replace(USAGE, quota=Quota(requests_per_minute=60), tokens=tokens, tokens_age_seconds=age)
+    admission = admit(usage, _cents(*[1] * 70))  # type: ignore[arg-type]
+    assert admission.refusals.count(None) == let_in
+    assert admission.tokens == pytest.approx(left)
+
+
+def test_refusals_say_how_long_and_how_much() -> None:
+    quota = Quota(requests_per_minute=6, monthly_budget_usd=1.0)
+    (rate,) = admit(replace(USAGE, quota=quota, tokens=0.5), _cents(1)).refusals  # type: ignore[arg-type]
+    (money,) = admit(replace(USAGE, quota=quota, used_usd=1.0), _cents(1)).refusals  # type: ignore[arg-type]
+    assert rate is not None
+    assert money is not None
+    assert (rate.code, rate.retry_after_seconds, rate.details["limit"]) == (ErrorCode.RATE_LIMITED, 5.0, 6)
+    assert (money.code, money.retry_after_seconds, money.details["used_usd"]) == (
+        ErrorCode.QUOTA_EXCEEDED, 86_400.0, 1.0,
+    )  # fmt: skip
+
+
+@given(
+    budget=st.floats(0, 10),
+    used=st.floats(0, 10),
+    prices=st.lists(st.floats(0, 300), max_size=20),
+    live=st.none() | st.integers(1, 10),
+)
+def test_whatever_comes_no_bound_is_passed(budget: float, used: float, prices: list[float], live: int | None) -> None:
+    usage = replace(USAGE, quota=Quota(live_generations=live, monthly_budget_usd=budget), used_usd=used)
+    let_in = [price for price, is_in in zip(prices, _let_in(usage, *prices), strict=True) if is_in]
+    assert not let_in or used + sum(let_in) / 100 <= budget + 1e-6
+    assert live is None or len(let_in) <= live
