@@ -103,17 +103,33 @@ class BoundWrites(Around):
 
     def _stream(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Any, context: Context) -> None:
-            async for answer in behaviour(request, context):
-                try:
-                    async with asyncio.timeout(self._seconds):
-                        await context.write(answer)
-                except TimeoutError:
-                    metrics.DROPPED_READERS.labels(method).inc()
-                    log.info("slow reader dropped", method=method)
-                    slow = f"Nothing was read for {self._seconds:g} s: watch again, from the last resume token."
-                    await errors.abort(context, GenerationError(ErrorCode.SERVICE_UNAVAILABLE, slow))
+            answers = behaviour(request, context)
+            try:
+                async for answer in answers:
+                    if not await self._write(context, answer, method, answers):
+                        return
+            finally:
+                await answers.aclose()
 
         return wrapped
+
+    async def _write(self, context: Context, answer: Any, method: str, answers: Any) -> bool:
+        write = asyncio.ensure_future(context.write(answer))
+        try:
+            done, _ = await asyncio.wait([write], timeout=self._seconds)
+            if not done:
+                metrics.DROPPED_READERS.labels(method).inc()
+                log.info("slow reader dropped", method=method)
+                # What the stream holds is free from here on. A status can follow once the transport has taken what it
+                # was given: when the reader comes back, or its connection ends.
+                await answers.aclose()
+            await write
+        finally:
+            write.cancel()
+        if not done:
+            slow = f"Nothing was read for {self._seconds:g} s: watch again, from the last resume token."
+            await errors.abort(context, GenerationError(ErrorCode.SERVICE_UNAVAILABLE, slow))
+        return bool(done)
 
 
 class RequestId(Around):

@@ -211,6 +211,9 @@ def _server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),
         ("grpc.max_connection_idle_ms", 600_000),
+        # Connections are renewed, so that replicas that come later get their share.
+        ("grpc.max_connection_age_ms", 3_600_000),
+        ("grpc.max_connection_age_grace_ms", 300_000),
     )
 
 
