@@ -1,0 +1,151 @@
+"""The typed client and the command line, against the real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from darkroom.gateway.v1 import gateway_pb2
+
+from libs.client import Client, DarkroomError
+from sandbox.demo import looked_into
+from tests.conftest import StartStack
+from tests.support.running import Running
+from tests.support.simulator import FAILS, Simulator, simulated
+
+_COMMAND = str(Path(sys.executable).parent / "darkroom")
+
+
+def _address(running: Running) -> str:
+    return f"127.0.0.1:{running.stack.plan.ports.grpc['gateway']}"
+
+
+async def test_generate_returns_files(running: Running, tmp_path: Path) -> None:
+    seen: list[int] = []
+    async with Client(_address(running), running.admin_key) as client:
+        files = await client.generate(
+            "gpt-image-1",
+            simulated("client", task_seconds=0.2),
+            parameters={"output_format": "png"},
+            number_of_outputs=2,
+            labels={"team": "red"},
+            on_progress=lambda generation: seen.append(generation.status),
+        )
+    assert [file.content_type for file in files] == ["image/png"] * 2
+    saved = [file.save(tmp_path) for file in files]
+    assert len({path.name for path in saved}) == 2
+    assert looked_into(saved[0].read_bytes(), "image").kind == "PNG"
+    assert seen[-1] == gateway_pb2.GENERATION_STATUS_SUCCESS
+
+
+async def test_what_goes_wrong_is_an_error_with_our_code(running: Running) -> None:
+    async with Client(_address(running), running.admin_key) as client:
+        with pytest.raises(DarkroomError) as caught:
+            await client.generate("flux-pro", "", parameters={"seed": -1})
+        assert caught.value.code == "INVALID_REQUEST"
+        assert {"prompt", "parameters.seed"} <= set(caught.value.fields)
+        with pytest.raises(DarkroomError) as caught:
+            await client.generate("flux-pro", simulated("client fails", task_seconds=0.1, faults=FAILS))
+        assert (caught.value.code, caught.value.generation_id[:4]) == ("TASK_FAILED", "gen_")
+        with pytest.raises(DarkroomError) as caught:
+            await client.generate("flux-pro", simulated("client slow", task_seconds=5), timeout_seconds=0.3)
+        assert (caught.value.code, caught.value.generation_id[:4]) == ("PROVIDER_TIMEOUT", "gen_")
+        await client.cancel(caught.value.generation_id)
+        assert [model.identifier for model in await client.models("video")]
+    async with Client(_address(running), "wrong-key-000000000000000") as stranger:
+        with pytest.raises(DarkroomError, match="AUTHENTICATION_FAILED"):
+            await stranger.models()
+
+
+async def test_a_gateway_that_restarts_is_waited_for_and_nothing_is_made_twice(
+    start_stack: StartStack, simulator: Simulator
+) -> None:
+    running = await start_stack()
+    prompt = simulated("client through a restart", task_seconds=3)
+    async with Client(_address(running), running.admin_key) as client:
+        generation_id = await client.submit("flux-pro", prompt)
+        waiting = asyncio.create_task(client.wait(generation_id))
+        await running.reaches(generation_id, gateway_pb2.GENERATION_STATUS_PROCESSING)
+        running.stack.kill("gateway")
+        await running.restart("gateway")
+        generation = await asyncio.wait_for(waiting, 30)
+        assert (await client.files(generation))[0].content
+    assert len(await simulator.bills(prompt)) == 1
+
+
+class Ran(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def _run(running: Running, *arguments: str, key: str | None = None, more: Mapping[str, str] | None = None) -> Ran:
+    environment = {
+        **os.environ,
+        "DARKROOM_ADDRESS": _address(running),
+        "DARKROOM_API_KEY": running.admin_key if key is None else key,
+        "COLUMNS": "200",
+        **(more or {}),
+    }
+    child = await asyncio.create_subprocess_exec(
+        _COMMAND, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(child.communicate(), 60)
+    return Ran(child.returncode or 0, out.decode(), err.decode())
+
+
+async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_path: Path) -> None:
+    made = await _run(running, "keys", "create", "--owner", "command", "--monthly-budget-usd", "5")
+    (key,) = [line.split()[-1] for line in made.out.splitlines() if line.startswith("key ")]
+    prompt = simulated("command", task_seconds=0.2)
+    submitted = await _run(
+        running, "submit", "flux-pro", prompt, "--parameter", "seed=7", "--label", "team=red",
+        "--save", str(tmp_path), key=key,
+    )  # fmt: skip
+    assert (submitted.code, submitted.err) == (0, "")
+    (file,) = tmp_path.iterdir()
+    assert looked_into(file.read_bytes(), "image").kind == "JPEG"
+    generation_id = submitted.out.split()[0]
+
+    shown = json.loads((await _run(running, "get", generation_id, "--json", key=key)).out)
+    assert (shown["parameters"]["seed"], shown["labels"]) == (7, {"team": "red"})
+    listed = await _run(running, "list", "--status", "success", "--label", "team=red", key=key)
+    assert generation_id in listed.out
+    watched = await _run(running, "watch", generation_id, key=key)
+    assert "SUCCESS" in watched.out
+    assert "flux-pro" in (await _run(running, "models", "--media-type", "image", key=key)).out
+
+    slow = (await _run(running, "submit", "kling-v1-6", simulated("stop me", task_seconds=30), key=key)).out.split()[0]
+    assert slow in (await _run(running, "cancel", slow, key=key)).out
+
+    keys = await _run(running, "keys", "list", "--owner", "command")
+    key_id = next(line.split()[0] for line in keys.out.splitlines() if "command" in line)
+    assert "of 5" in keys.out
+    assert (await _run(running, "keys", "revoke", key_id)).code == 0
+    refused = await _run(running, "list", key=key)
+    assert (refused.code, "AUTHENTICATION_FAILED" in refused.err) == (1, True)
+    assert "Traceback" not in refused.err
+
+
+async def test_a_batch_of_a_file_is_made_once_however_often_it_is_run(
+    running: Running, tmp_path: Path, simulator: Simulator
+) -> None:
+    prompts = [simulated(f"row {number}", task_seconds=0.1) for number in range(4)]
+    lines = [{"modelIdentifier": "flux-pro", "prompt": prompt} for prompt in prompts]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*lines, {"modelIdentifier": "no-such", "prompt": "x"}])))
+    for _ in range(2):
+        ran = await _run(running, "batch", str(path), "--save", str(tmp_path / "out"))
+        assert ran.code == 1
+        assert "4 of 5 succeeded" in ran.out
+        assert "line 5: NOT_FOUND" in ran.out
+    assert [len(await simulator.bills(prompt)) for prompt in prompts] == [1] * 4
+    assert len(list((tmp_path / "out").iterdir())) == 4
