@@ -44,8 +44,8 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
-bench: $(VENV)/.bench $(GENERATED)/.made  ## Compare with peers in one run: make bench ARGS="--tasks 5000"
-	@$(BIN)/python -m bench.poller $(ARGS)
+bench: $(VENV)/.bench $(VENV)/litellm/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
+	@for bench in $(or $(BENCH),poller gateway); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)
@@ -93,6 +93,14 @@ $(VENV)/.development: requirements/development.txt $(VENV)/.sandbox
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.sandbox
 	@echo "Installing the peers into $(VENV) …"
 	@$(PIP) install --require-hashes --requirement requirements/bench.txt
+	@touch $@
+
+# Its pins and ours do not go together.
+$(VENV)/litellm/.made: requirements/litellm.txt | $(VENV)/.made
+	@echo "Installing LiteLLM into $(VENV)/litellm …"
+	@$(PYTHON) -m venv $(VENV)/litellm
+	@$(VENV)/litellm/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
+		--requirement requirements/litellm.txt
 	@touch $@
 
 $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox

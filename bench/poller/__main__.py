@@ -9,11 +9,11 @@ import time
 
 from rich.console import Console
 
+from bench.place import Place, Unavailable
 from bench.poller.contenders import DARKROOM, PEERS
 from bench.poller.live import live
 from bench.poller.run import measure
 from bench.poller.scenario import Scenario
-from bench.poller.servers import Place, Unavailable
 from bench.poller.table import table
 from sandbox.plan import FOLDER
 from sandbox.postgres import Postgres

@@ -7,10 +7,10 @@ import time
 import urllib.request
 from dataclasses import dataclass
 
+from bench.place import Place, Unavailable, environment, wait_for
 from bench.poller import darkroom
-from bench.poller.measure import Usage
 from bench.poller.scenario import BASE, READY, Scenario
-from bench.poller.servers import Place, Unavailable, environment, wait_for
+from bench.usage import Usage
 from sandbox.children import Child
 from sandbox.health import health
 

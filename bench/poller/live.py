@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from bench.place import Place
 from bench.poller import darkroom
 from bench.poller.contenders import Contender, start_poller
-from bench.poller.measure import Usage
 from bench.poller.run import LOOK_SECONDS, ledger_of
 from bench.poller.scenario import Scenario
-from bench.poller.servers import Place, vendor
+from bench.poller.servers import vendor
+from bench.usage import Usage
 from sandbox.figures import percentile
 
 _DATABASE = "bench_live"

@@ -9,10 +9,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+from bench.place import Place, Unavailable
 from bench.poller.contenders import DARKROOM, Contender, check_installed, start
-from bench.poller.measure import Measured, StatementLog, Usage
+from bench.poller.measure import Measured, StatementLog
 from bench.poller.scenario import Scenario
-from bench.poller.servers import Place, Redis, Unavailable, redis, vendor
+from bench.poller.servers import Redis, redis, vendor
+from bench.usage import Usage
 from sandbox.figures import percentile
 
 LOOK_SECONDS = 0.5

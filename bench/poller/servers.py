@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.place import Place, Unavailable, environment, wait_for
 from bench.poller.scenario import Scenario
 from sandbox.children import Child
-from sandbox.plan import ROOT
-from sandbox.postgres import Postgres
 from sandbox.processes import free_port, is_used
-
-_START_SECONDS = 180.0
-
-
-class Unavailable(RuntimeError):
-    """A contender cannot be run here; the message says what is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where contenders run: a folder, a Postgres server, and who is told."""
-
-    folder: Path
-    postgres: Postgres
-    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +19,6 @@ class Redis:
 
     url: str = ""
     pids: tuple[int, ...] = ()
-
-
-def environment() -> dict[str, str]:
-    """What every process needs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "build/generated")])}
-
-
-def wait_for(question: Callable[[], bool], child: Child) -> None:
-    """Answer once `question` does. Unavailable where the process ends before, or it takes too long."""
-    deadline = time.monotonic() + _START_SECONDS
-    while not question():
-        if child.exit_code is not None or time.monotonic() > deadline:
-            raise Unavailable(f"{child.name} does not start. Its last lines:\n{child.tail}")
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class GroupWriter(Generic[Item, Answer]):
         flush: writes a group; answers in the same order and number, or raises for all of the group.
         limit: items of a group at most.
         linger_seconds: how long the first item of a group waits for company at most.
+        busy_linger_seconds: the same while another group is being flushed, which has the connections busy anyway.
         expected: how many items are under way, those handed in included: a group waits for no more than these. Without
             it each group waits for `linger_seconds`.
         concurrency: groups under way at once.
@@ -45,6 +46,7 @@ class GroupWriter(Generic[Item, Answer]):
         *,
         limit: int = 500,
         linger_seconds: float = 0.0,
+        busy_linger_seconds: float = 0.0,
         expected: Callable[[], int] | None = None,
         concurrency: int = 1,
     ) -> None:
@@ -52,6 +54,7 @@ class GroupWriter(Generic[Item, Answer]):
         self._flush = flush
         self._limit = limit
         self._linger_seconds = linger_seconds
+        self._busy_linger_seconds = busy_linger_seconds
         self._expected = expected
         self._places = asyncio.Semaphore(concurrency)
         self._waiting: Group[Item, Answer] = []
@@ -98,7 +101,7 @@ class GroupWriter(Generic[Item, Answer]):
                     return
 
     async def _wait_for_company(self) -> None:
-        until = monotonic() + self._linger_seconds
+        until = monotonic() + (self._busy_linger_seconds if self._groups else self._linger_seconds)
         while not self._closed and len(self._waiting) < self._limit:
             left = until - monotonic()
             if left <= 0 or (self._expected is not None and self._expected() <= len(self._waiting)):

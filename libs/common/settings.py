@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     http_body_timeout_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for its body.")
     http_connections: PositiveInt = Field(default=2_000, description="Connections to the HTTP port at once.")
     openai_wait_seconds: PositiveFloat = Field(default=120.0, description="What an image gets before a 504.")
-    watch_interval_seconds: PositiveFloat = Field(default=0.25, description="Between two looks for all watchers.")
+    watch_interval_seconds: PositiveFloat = Field(default=0.1, description="Between two looks for all watchers.")
     watch_write_timeout_seconds: PositiveFloat = Field(default=15.0, description="A watcher that is slower is dropped.")
     callback_concurrency: PositiveInt = Field(default=50, description="Callbacks under way in one poller.")
     callback_timeout_seconds: PositiveFloat = 15.0

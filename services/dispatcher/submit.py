@@ -244,7 +244,7 @@ class Submitter:
             metrics.Spend.count(claimed.model_identifier, claimed.provider_id, claimed.labels, outcome.cost_usd or 0.0)
         if outcome.fallback is not None and state is State.PENDING:
             metrics.FALLBACKS.labels(claimed.model_identifier, code).inc()
-        if outcome.task is not None:
+        if outcome.task is not None or state is State.STORING:
             self._wakeups.note(claimed, outcome.task)
         log.info(
             "generation submitted" if state is not State.PENDING else "generation put back",

@@ -1,4 +1,4 @@
-"""Tells the poller that tasks were handed over. Their rows are committed: a lost call costs latency, nothing else."""
+"""Tells the poller that tasks and results were handed over. Their rows are committed: a lost call costs latency."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ class Wakeups:
         self._next: poller_pb2.AddTaskRequest | None = None
         self._sending: asyncio.Task[None] | None = None
 
-    def note(self, claimed: ClaimedGeneration, task: NewTask) -> None:
-        """A task was handed over and committed."""
-        self._next = poller_pb2.AddTaskRequest(
-            task_id=task.task_id,
-            generation_id=claimed.id,
-            adapter_name=task.adapter_name,
-            provider_id=claimed.provider_id,
-        )
+    def note(self, claimed: ClaimedGeneration, task: NewTask | None) -> None:
+        """A task was handed over and committed; without one, results that wait to be stored."""
+        self._next = poller_pb2.AddTaskRequest(generation_id=claimed.id, provider_id=claimed.provider_id)
+        if task is not None:
+            self._next.task_id, self._next.adapter_name = task.task_id, task.adapter_name
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send())
 

@@ -19,6 +19,10 @@ from libs.common.errors import GenerationError
 
 log = structlog.get_logger()
 _NUDGE_TIMEOUT_SECONDS = 2.0
+# A nudge wakes; a dispatcher looks at all rows anyway.
+_NUDGE_LIMIT = 500
+# What comes in while a group is on its way to the disk goes together.
+_COMPANY_SECONDS = 0.003
 
 
 class Intake:
@@ -27,8 +31,11 @@ class Intake:
     def __init__(self, store: IntakeStore, dispatcher: DispatcherServiceStub) -> None:
         self._store = store
         self._dispatcher = dispatcher
-        self._writer: GroupWriter[NewRequest, Answer] = GroupWriter("intake", self._commit, concurrency=2)
-        self._nudges: set[asyncio.Task[None]] = set()
+        self._writer: GroupWriter[NewRequest, Answer] = GroupWriter(
+            "intake", self._commit, concurrency=2, busy_linger_seconds=_COMPANY_SECONDS
+        )
+        self._to_tell: list[str] = []
+        self._telling: asyncio.Task[None] | None = None
 
     async def accept(self, request: NewRequest) -> Accepted:
         """Answer once the generation is committed. Its ticket is good from then on.
@@ -59,7 +66,8 @@ class Intake:
     async def close(self) -> None:
         """Commit what was handed in."""
         await self._writer.close()
-        await asyncio.gather(*self._nudges)
+        if self._telling is not None:
+            await self._telling
 
     async def _commit(self, group: Sequence[NewRequest]) -> Sequence[Answer]:
         answers = await self._store.accept(group)
@@ -73,16 +81,17 @@ class Intake:
         return answers
 
     def nudge(self, generation_ids: list[str]) -> None:
-        """Tell the dispatcher that these are committed and wait."""
-        if generation_ids:
-            task = asyncio.create_task(self._nudge(generation_ids))
-            self._nudges.add(task)
-            task.add_done_callback(self._nudges.discard)
+        """Tell the dispatcher that these are committed. One call at a time; the next covers what came meanwhile."""
+        self._to_tell += generation_ids
+        if self._to_tell and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.create_task(self._tell())
 
-    async def _nudge(self, generation_ids: list[str]) -> None:
-        request = dispatcher_pb2.DispatchRequest(generation_ids=generation_ids)
-        try:
-            await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            # The rows are committed and the dispatcher's sweep finds them: this costs latency and nothing else.
-            log.debug("nudge lost", status=error.code().name, generations=len(generation_ids))
+    async def _tell(self) -> None:
+        while self._to_tell:
+            told, self._to_tell = self._to_tell[:_NUDGE_LIMIT], []
+            try:
+                request = dispatcher_pb2.DispatchRequest(generation_ids=told)
+                await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                # The rows are committed and the dispatcher's sweep finds them: this costs latency and nothing else.
+                log.debug("nudge lost", status=error.code().name, generations=len(told))

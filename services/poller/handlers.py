@@ -87,8 +87,9 @@ class PollerHandlers(PollingServiceServicer):
         return messages.ReportTaskResponse(applied=applied)
 
     def _wake(self) -> None:
-        if self._polling.window.refill is not None:
-            self._polling.window.refill.wake()
+        for loop in (self._polling.window.refill, self._polling.storing_loop):
+            if loop is not None:
+                loop.wake()
 
     async def _get(self, provider_id: str, task_id: str) -> PollTaskRecord:
         found = await self._store.get(provider_id, task_id) if "\x00" not in provider_id + task_id else None

@@ -92,7 +92,7 @@ async def test_the_request_id_comes_back_and_stays_with_the_generation(running: 
     request = gateway_pb2.CreateGenerationRequest(model_identifier="gpt-image-1", prompt="x")
     call = running.gateway.CreateGeneration(request, metadata=(("x-request-id", "trace-42"),), timeout=10)
     answer = await call
-    assert dict(await call.initial_metadata())["x-request-id"] == "trace-42"
+    assert dict(await call.trailing_metadata())["x-request-id"] == "trace-42"
     assert (await running.get(answer.id)).request_id == "trace-42"
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.gateway.__main__ import run as run_gateway
+from bench.gateway.__main__ import table as gateway_table
+from bench.gateway.contenders import CREATING
+from bench.place import Place
 from bench.poller.contenders import DARKROOM
 from bench.poller.measure import Measured
 from bench.poller.run import measure
 from bench.poller.scenario import Scenario
-from bench.poller.servers import Place
 from bench.poller.table import COLUMNS, table
 from sandbox.postgres import Postgres
 from sandbox.processes import free_port
@@ -31,6 +34,24 @@ async def test_our_poller_is_measured(tmp_path: Path) -> None:
     assert found.statements_per_poll > 0
     assert found.late_p50_seconds <= found.late_p99_seconds
     assert found.peak_bytes > 2**20
+
+
+async def test_our_gateway_is_measured_beside_an_echo(tmp_path: Path) -> None:
+    postgres = Postgres(tmp_path / "postgres", free_port(), durable=False)
+    await asyncio.to_thread(postgres.start)
+    try:
+        place = Place(tmp_path, postgres, print)
+        chosen = {name: CREATING[name] for name in ("darkroom", "echo")}
+        found = await asyncio.to_thread(run_gateway, place, chosen, [2], 0.5)
+    finally:
+        await asyncio.to_thread(postgres.stop)
+    assert set(found) == {("darkroom", 2), ("echo", 2)}
+    for figures in found.values():
+        assert figures.per_second > 1
+        assert 0 < figures.p50_ms <= figures.p99_ms
+    assert found["darkroom", 2].database_cpu_ms > 0 == found["echo", 2].database_cpu_ms
+    shown = gateway_table("x", found, "darkroom")
+    assert "x" in str(list(shown.columns[2].cells)[1])
 
 
 def _measured(name: str, cpu_ms: float, statements: float | None) -> Measured:

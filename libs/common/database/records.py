@@ -48,7 +48,6 @@ class NewGeneration:
     fallbacks: tuple[Fallback, ...] = ()
     callback_url: str | None = None
     request_hash: str | None = None
-    reused_from_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.database.records import NewGeneration
+from libs.common.database.records import Json, NewGeneration
 from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest, Quota
 from libs.common.database.states import State
 from libs.common.database.stores.sets import rows_as_json, statement
@@ -22,6 +22,8 @@ from libs.common.errors import ErrorCode, FieldViolation, GenerationError
 Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
 Answer = Accepted | GenerationError
 _IDEMPOTENCY_HOURS = 24
+# By name, for `asdict` copies all that it holds, pictures of megabytes among it.
+_FIELDS = tuple(field.name for field in fields(NewGeneration))
 
 # A minute of waiting is worth a step of priority, whatever else comes in: so the order never changes once it stands.
 _INSERT = statement("""
@@ -29,19 +31,16 @@ INSERT INTO generation_requests (
     id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
     parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, expected_cost_usd,
     reserved_usd, fallbacks, callback_url, request_hash, turn_at, reused_from_id, outputs, cost_usd, ended_at)
-SELECT row.id, CASE WHEN source.id IS NULL THEN 'PENDING' ELSE 'SUCCESS' END, row.model_identifier, row.provider_id,
-    row.media_type, row.prompt, row.input_images, row.number_of_outputs, row.parameters, row.priority,
-    row.when_uncertain, row.user_id, row.labels, row.request_id, row.api_key_id, row.owner, row.expected_cost_usd,
-    CASE WHEN source.id IS NULL THEN row.reserved_usd ELSE 0 END, row.fallbacks, row.callback_url,
-    decode(row.request_hash, 'hex'), now() - make_interval(mins => row.priority),
-    source.id, source.outputs, CASE WHEN source.id IS NOT NULL THEN 0 END,
-    CASE WHEN source.id IS NOT NULL THEN now() END
+SELECT id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
+    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, expected_cost_usd,
+    reserved_usd, fallbacks, callback_url, decode(request_hash, 'hex'), now() - make_interval(mins => priority),
+    reused_from_id, outputs, CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
+    CASE WHEN reused_from_id IS NOT NULL THEN now() END
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
-    id text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
+    id text, state text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
     number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text,
     labels jsonb, request_id text, api_key_id text, owner text, expected_cost_usd float, reserved_usd numeric,
-    fallbacks jsonb, callback_url text, request_hash text, reused_from_id text)
-LEFT JOIN generation_requests source ON source.id = row.reused_from_id AND source.deleted_at IS NULL""")
+    fallbacks jsonb, callback_url text, request_hash text, reused_from_id text, outputs jsonb)""")
 
 # Waits for whoever uses the same name at this moment; takes over a name whose day is over.
 _CLAIM_NAMES = statement(f"""
@@ -63,10 +62,10 @@ _FREE_NAMES = statement("DELETE FROM idempotency_keys WHERE generation_id = ANY(
 
 # Only results that are ours: a provider's URL may be gone by now.
 _REUSABLE = statement("""
-SELECT row.id, found.id AS source_id
+SELECT row.id, found.id AS source_id, found.outputs
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(id text, owner text, request_hash text, within_seconds int)
 CROSS JOIN LATERAL (
-    SELECT g.id FROM generation_requests g
+    SELECT g.id, g.outputs FROM generation_requests g
     WHERE g.owner = row.owner AND g.request_hash = decode(row.request_hash, 'hex')
         AND g.state = 'SUCCESS' AND g.reused_from_id IS NULL AND g.deleted_at IS NULL
         AND g.ended_at > now() - make_interval(secs => row.within_seconds)
@@ -134,6 +133,13 @@ class IntakeStore:
         )
 
 
+class _Source(NamedTuple):
+    """An earlier generation whose result is taken."""
+
+    id: str
+    outputs: list[Json]
+
+
 class _Intake:
     """One transaction. `answers` fills up by the place of a request; what has none yet goes on."""
 
@@ -144,7 +150,7 @@ class _Intake:
         self._answers: dict[int, Answer] = {}
         self._followers: dict[int, list[int]] = {}
         self._earlier: dict[int, tuple[Accepted, dict[str, str]]] = {}
-        self._sources: dict[str, str] = {}
+        self._sources: dict[str, _Source] = {}
 
     def run(self) -> list[Answer]:
         leaders = self._leaders()
@@ -220,7 +226,7 @@ class _Intake:
         ]
         if rows:
             found = self._connection.execute(_REUSABLE, {"rows": rows_as_json(rows)})
-            self._sources = {row.id: row.source_id for row in found}
+            self._sources = {row.id: _Source(row.source_id, row.outputs) for row in found}
 
     def _apply_quotas(self) -> None:
         """Reused results are free and take no place: they count against nothing."""
@@ -251,15 +257,19 @@ class _Intake:
         let_in = self._open()
         if not let_in:
             return
-        generations = [
-            replace(request.generation, reused_from_id=self._sources.get(request.generation.id))
-            for _, request in let_in
-        ]
-        rows = rows_as_json(asdict(generation) for generation in generations)
-        self._connection.execute(_INSERT, {"rows": rows})
-        for (place, _), generation in zip(let_in, generations, strict=True):
-            state = State.PENDING if generation.reused_from_id is None else State.SUCCESS
-            self._answers[place] = Accepted(generation.id, state, generation.reused_from_id)
+        rows = [_row(request.generation, self._sources.get(request.generation.id)) for _, request in let_in]
+        self._connection.execute(_INSERT, {"rows": rows_as_json(rows)})
+        for (place, _), row in zip(let_in, rows, strict=True):
+            self._answers[place] = Accepted(row["id"], State(row["state"]), row["reused_from_id"])
+
+
+def _row(generation: NewGeneration, source: _Source | None) -> dict[str, Any]:
+    row = {name: getattr(generation, name) for name in _FIELDS}
+    row["fallbacks"] = [asdict(fallback) for fallback in generation.fallbacks]
+    if source is None:
+        return {**row, "state": State.PENDING.value, "reused_from_id": None}
+    reused = {"reused_from_id": source.id, "outputs": source.outputs, "reserved_usd": 0.0}
+    return {**row, **reused, "state": State.SUCCESS.value}
 
 
 def _usage(row: Any) -> KeyUsage:

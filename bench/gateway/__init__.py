@@ -1,0 +1,1 @@
+"""Taking requests in: our gateway beside a bare echo, an INSERT per call, and the LiteLLM proxy."""
