@@ -1,0 +1,39 @@
+"""The commands in the documentation run as they stand, against the real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from sandbox.plan import ROOT
+from tests.support.running import Running
+
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(block, id=f"{page} {number}")
+    for page in ("docs/api.md", "docs/client.md", "README.md")
+    for number, block in enumerate(_BLOCK.findall((ROOT / page).read_text()))
+]
+
+
+def test_there_are_some() -> None:
+    assert len(BLOCKS) >= 5
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+async def test_a_documented_command_runs(running: Running, tmp_path: Path, block: str) -> None:
+    address = f"127.0.0.1:{running.stack.plan.ports.grpc['gateway']}"
+    script = block.replace("127.0.0.1:50051", address).replace("http://127.0.0.1:8080", running.gateway_url())
+    script = script.replace(".venv/bin/", f"{ROOT}/.venv/bin/").replace("curl -s", "curl -sf")
+    # A watch ends with what it watches; a minute is more than enough.
+    child = await asyncio.create_subprocess_exec(
+        "bash", "-euo", "pipefail", "-c", script,
+        cwd=tmp_path, env={**os.environ, "DARKROOM_API_KEY": running.admin_key, "DARKROOM_ADDRESS": address, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(child.communicate(), 60)
+    assert child.returncode == 0, output.decode()[-3_000:]
