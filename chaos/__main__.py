@@ -11,6 +11,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from chaos.audit import BROKEN
 from chaos.run import Outcome, Run
 from sandbox.figures import percentile
 from sandbox.launcher import StackFailed
@@ -39,11 +40,13 @@ def show(outcome: Outcome, console: Console) -> None:
         ("parts killed", outcome.kills),
         ("faults of object storage", outcome.storage_faults),
         ("[bold]lost", len(report.lost)),
+        ("[bold]made twice", len(report.made_twice)),
         ("[bold]billed twice", len(report.billed_twice)),
         ("[bold]stuck", len(report.stuck)),
         ("[bold]terminal rows changed", len(report.changed)),
         ("[bold]succeeded without a bill", len(report.success_without_bill)),
         ("[bold]results missing in storage", len(report.result_missing)),
+        ("[bold]usage that does not add up", len(report.misaccounted)),
         ("orphaned objects in storage", report.orphaned_objects),
         (
             f"rows taken over from the dead ({len(recovery.seconds)}), p50 and p99",
@@ -58,7 +61,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for name, value in lines:
         table.add_row(name, str(value))
     console.print(table)
-    for name in ("lost", "billed_twice", "stuck", "changed", "success_without_bill", "result_missing", "own_faults"):
+    for name in (*BROKEN, "own_faults"):
         for entry in getattr(report, name)[:20]:
             console.print(f"{name}: {entry}", style="red", markup=False)
 

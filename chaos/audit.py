@@ -16,6 +16,24 @@ from libs.common.errors import ErrorCode, GenerationError
 
 TERMINAL = "('SUCCESS', 'FAILED', 'CANCELLED')"
 _LOOK_SECONDS = 1.0
+_CENT = 0.01
+BROKEN = (
+    "lost",
+    "made_twice",
+    "billed_twice",
+    "stuck",
+    "changed",
+    "success_without_bill",
+    "result_missing",
+    "misaccounted",
+)
+"""What is empty where every law was kept."""
+_USAGE = """
+SELECT (SELECT sum(live_generations) FROM api_key_usage) + (SELECT COALESCE(sum(live), 0) FROM api_key_ledger) AS live,
+    COALESCE((SELECT sum(reserved_usd) FROM api_key_spend), 0)
+        + COALESCE((SELECT sum(reserved_usd) FROM api_key_ledger), 0) AS reserved_usd,
+    COALESCE((SELECT sum(spent_usd) FROM api_key_spend), 0)
+        + COALESCE((SELECT sum(spent_usd) FROM api_key_ledger), 0) AS spent_usd"""
 
 
 async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -69,6 +87,8 @@ class Report:
     attempts: int = 0
     fallbacks: int = 0
     lost: list[str] = field(default_factory=list)
+    made_twice: list[str] = field(default_factory=list)
+    misaccounted: list[str] = field(default_factory=list)
     billed_twice: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -80,9 +100,7 @@ class Report:
     @property
     def is_clean(self) -> bool:
         """Whether every law was kept."""
-        return not any(
-            (self.lost, self.billed_twice, self.stuck, self.changed, self.success_without_bill, self.result_missing)
-        )
+        return not any(getattr(self, name) for name in BROKEN)
 
 
 async def audit(
@@ -102,6 +120,8 @@ async def audit(
     by_prompt = Counter(bill["prompt"] for bill in bills)
     present = {row["id"] for row in found}
     report.lost = sorted(tickets - present)
+    report.made_twice = sorted(prompt for prompt, count in Counter(row["prompt"] for row in found).items() if count > 1)
+    report.misaccounted = await _misaccounted(database, found)
     report.billed_twice = sorted(prompt for prompt, count in by_prompt.items() if count > 1)
     report.changed = await terminal.changed()
     stored: set[str] = set()
@@ -117,6 +137,18 @@ async def audit(
             report.result_missing.append(row["id"])
     report.orphaned_objects = len(await asyncio.to_thread(_objects, bucket) - stored)
     return report
+
+
+async def _misaccounted(database: Database, found: list[dict[str, Any]]) -> list[str]:
+    """Where the keys' usage is not what their generations come to."""
+    (usage,) = await rows(database, _USAGE)
+    spent_usd = sum(row["cost_usd"] or 0.0 for row in found if row["state"] == "SUCCESS")
+    wrong = []
+    if usage["live"] != 0 or abs(usage["reserved_usd"]) > _CENT / 100:
+        wrong.append(f"{usage['live']} live generations, {usage['reserved_usd']} US dollars reserved")
+    if abs(float(usage["spent_usd"]) - spent_usd) > _CENT:
+        wrong.append(f"{usage['spent_usd']} US dollars spent, and {spent_usd} cost")
+    return wrong
 
 
 def _objects(bucket: Path) -> set[str]:

@@ -31,7 +31,7 @@ class Load:
 async def send(
     channel: grpc.aio.Channel, load: Load, *, seed: int, count: int, seconds: float, models: Sequence[str]
 ) -> None:
-    """Send until `count` tickets are in hand. A request whose answer is lost is another one when it is sent again."""
+    """Send until `count` tickets are in hand. A request whose answer is lost is sent again under the same name."""
     gateway = GenerationServiceStub(channel)
     chance = random.Random(f"{seed}/load")
     clients: set[asyncio.Task[None]] = set()
@@ -54,6 +54,7 @@ def _request(seed: int, number: int, model: str, chance: random.Random) -> gatew
     return gateway_pb2.CreateGenerationRequest(
         model_identifier=model,
         prompt=f"{_WORDS[number % len(_WORDS)]} #{seed}-{number}",
+        idempotency_key=f"{seed}-{number}",
         parameters=parameters,
         priority=number % 10,
         fallback_models=fallbacks,
@@ -63,14 +64,12 @@ def _request(seed: int, number: int, model: str, chance: random.Random) -> gatew
 async def _until_answered(
     gateway: GenerationServiceStub, load: Load, asked: gateway_pb2.CreateGenerationRequest, *, cancels: bool
 ) -> None:
-    prompt, tries, generation_id = asked.prompt, 0, ""
+    generation_id = ""
     while not generation_id:
-        asked.prompt = f"{prompt}-{tries}"
         try:
             generation_id = (await gateway.CreateGeneration(asked, timeout=_TIMEOUT_SECONDS)).id
         except grpc.aio.AioRpcError:
             load.unanswered += 1
-            tries += 1
             await asyncio.sleep(_PAUSE_SECONDS)
     load.tickets.add(generation_id)
     if cancels:

@@ -30,9 +30,10 @@ async def test_a_documented_command_runs(running: Running, tmp_path: Path, block
     script = block.replace("127.0.0.1:50051", address).replace("http://127.0.0.1:8080", running.gateway_url())
     script = script.replace(".venv/bin/", f"{ROOT}/.venv/bin/").replace("curl -s", "curl -sf")
     # A watch ends with what it watches; a minute is more than enough.
+    given = {"DARKROOM_API_KEY": running.admin_key, "DARKROOM_ADDRESS": address, "COLUMNS": "200"}
     child = await asyncio.create_subprocess_exec(
         "bash", "-euo", "pipefail", "-c", script,
-        cwd=tmp_path, env={**os.environ, "DARKROOM_API_KEY": running.admin_key, "DARKROOM_ADDRESS": address, "COLUMNS": "200"},
+        cwd=tmp_path, env=os.environ | given,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(child.communicate(), 60)

@@ -238,6 +238,9 @@ class _Intake:
             return
         ids = {"ids": sorted(by_key)}
         self._connection.execute(_HOLD_USAGE, ids)
+        # A key that nothing is known of lets nothing in.
+        unknown = GenerationError(ErrorCode.INTERNAL_ERROR, "The API key's usage is not there.")
+        self._answers |= dict.fromkeys((place for places in by_key.values() for place in places), unknown)
         tokens, refused = [], []
         for row in self._connection.execute(_USAGE, ids).mappings():
             places = by_key[row["api_key_id"]]
@@ -245,7 +248,9 @@ class _Intake:
             if admission.tokens is not None:
                 tokens.append({"api_key_id": row["api_key_id"], "tokens": admission.tokens})
             for place, refusal in zip(places, admission.refusals, strict=True):
-                if refusal is not None:
+                if refusal is None:
+                    del self._answers[place]
+                else:
                     self._answers[place] = refusal
                     refused.append(self._requests[place].generation.id)
         if tokens:
