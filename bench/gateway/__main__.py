@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.gateway.contenders import CREATING, IMAGES, Running, Start
 from bench.gateway.load import Sent, load
+from bench.gateway.watching import watching
 from bench.place import Place, Unavailable
 from bench.usage import Usage
 from sandbox.plan import FOLDER
@@ -107,6 +108,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="for each contender and concurrency")
     parser.add_argument("--concurrency", type=int, action="append", help="how many at once; may be given several times")
     parser.add_argument("--only", choices=[*CREATING, *IMAGES], action="append", help="these contenders alone")
+    parser.add_argument("--watchers", type=int, metavar="STREAMS", help="open so many WatchGeneration streams instead")
     given = parser.parse_args()
     console = Console(highlight=False, width=160)
     folder = FOLDER / "bench-gateway"
@@ -121,6 +123,10 @@ def main() -> int:
     postgres.start()
     try:
         place, levels = Place(folder, postgres, tell), given.concurrency or list(_LEVELS)
+        if given.watchers:
+            for name, value in watching(place, given.watchers).items():
+                console.print(f"  {name:<52} {value:,.1f}")
+            return 0
         for title, contenders, ours in (
             ("CreateGeneration over gRPC", CREATING, "darkroom"),
             ("POST /v1/images/generations, to the picture", IMAGES, "darkroom images"),

@@ -40,7 +40,8 @@ class Running:
 Start = Callable[[Place], AbstractContextManager[Running]]
 
 
-def _stack(place: Place, name: str, services: tuple[ServiceName, ...]) -> Stack:
+def gateway_stack(place: Place, name: str, services: tuple[ServiceName, ...]) -> Stack:
+    """A stack of these services on the run's Postgres, to be entered."""
     return Stack(
         Plan(
             place.folder / name,
@@ -62,7 +63,7 @@ def _quick(catalog: dict[str, dict[str, dict[str, object]]]) -> None:
 @contextmanager
 def darkroom(place: Place) -> Iterator[Running]:
     """Our gateway as it is, with keys, rows and group commit."""
-    with _stack(place, "darkroom", ("gateway",)) as stack:
+    with gateway_stack(place, "darkroom", ("gateway",)) as stack:
         address, key = f"127.0.0.1:{stack.plan.ports.grpc['gateway']}", stack.admin_key
         pid = stack.children["gateway"].pid
         yield Running((pid,), (place.postgres.pid,), lambda: GrpcClients(address, key))
@@ -95,7 +96,7 @@ def insert_per_call(place: Place) -> AbstractContextManager[Running]:
 @contextmanager
 def darkroom_images(place: Place) -> Iterator[Running]:
     """Our OpenAI face with all behind it: the picture is made, stored, and answered."""
-    with _stack(place, "darkroom_images", _PATH) as stack:
+    with gateway_stack(place, "darkroom_images", _PATH) as stack:
         _hurry(stack)
         pids = tuple(stack.children[name].pid for name in (*_PATH, "object store"))
         url, key = f"http://127.0.0.1:{stack.plan.ports.gateway_http}", stack.admin_key
@@ -107,7 +108,7 @@ def litellm(place: Place) -> Iterator[Running]:
     """The LiteLLM proxy's image route, before the same simulated provider. It keeps and stores nothing."""
     if not _LITELLM.exists():
         raise Unavailable("it is not installed: make bench installs it")
-    with _stack(place, "litellm", ()) as stack:
+    with gateway_stack(place, "litellm", ()) as stack:
         _hurry(stack)
         port = free_port()
         child = Child(

@@ -28,10 +28,10 @@ from services.gateway.not_served import not_served
 from services.gateway.pages import page, page_size, page_start
 from services.gateway.requests import validate
 from services.gateway.resolutions import resolution_of
+from services.gateway.rest.callers import IDEMPOTENCY_KEY_HEADER
 from services.gateway.watching import Watchers, stamp_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
-IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _MEDIA_TYPES = ("image", "video")
 
 

@@ -125,6 +125,19 @@ async def test_the_key_may_come_as_a_header(running: Running) -> None:
     assert answer.is_repeat
 
 
+@pytest.mark.parametrize(
+    ("path", "name"), [("/api/external/generation", "modelIdentifier"), ("/v1/images/generations", "model")]
+)
+async def test_a_key_that_cannot_be_carried_is_refused_and_not_left_out(running: Running, path: str, name: str) -> None:
+    body = {name: "flux-pro", "prompt": "x"}
+    for key in ("k\u00e9y", "k" * 201):
+        reply = await call(
+            running.gateway_url(), path, method="POST", key=running.admin_key, json_body=body,
+            headers={"Idempotency-Key": key},
+        )  # fmt: skip
+        assert (reply.status, b"Idempotency-Key" in reply.body) == (400, True)
+
+
 async def test_an_identical_request_takes_the_earlier_result_without_a_bill(
     running: Running, simulator: Simulator
 ) -> None:

@@ -93,24 +93,30 @@ async def test_a_budget_is_settled_with_a_success_and_returned_with_a_failure(
     await eventually(added_up, within=5, what="usage is what was spent")
 
 
-async def test_live_generations_are_bounded_and_a_cancel_frees_a_place(start_stack: StartStack) -> None:
-    running = await start_stack(services=("gateway",))
+async def test_live_generations_are_bounded_and_a_cancel_frees_a_place(running: Running) -> None:
     stub = await running.client("acme", quota=admin_pb2.ApiKeyQuota(live_generations=2))
-    first = (await stub.CreateGeneration(_request("one"))).id
-    await stub.CreateGeneration(_request("two"))
+    first = (await stub.CreateGeneration(_request(simulated("live one", task_seconds=60)))).id
+    await stub.CreateGeneration(_request(simulated("live two", task_seconds=60)))
     refused = await _refusal(stub, "three")
     assert refused.details == {"quota": "live_generations", "limit": 2, "used": 2}
     assert refused.is_retryable
     await stub.CancelGeneration(gateway_pb2.CancelGenerationRequest(id=first))
-    assert (await stub.CreateGeneration(_request("three"))).id
+
+    async def let_in() -> bool:
+        try:
+            return bool((await stub.CreateGeneration(_request("three"))).id)
+        except grpc.aio.AioRpcError:
+            return False
+
+    await eventually(let_in, within=10, what="the cancel has freed a place")
 
 
-async def test_requests_per_minute_come_back_evenly_and_are_told_over_rest(start_stack: StartStack) -> None:
-    running = await start_stack(services=("gateway",))
+async def test_requests_per_minute_come_back_evenly_and_are_told_over_rest(running: Running) -> None:
     made = await running.new_key("acme", quota=admin_pb2.ApiKeyQuota(requests_per_minute=30))
     stub = GenerationServiceStub(running.channel_of(made.key))
     answers = await asyncio.gather(
-        *(stub.CreateGeneration(_request(f"{n}"), timeout=10) for n in range(40)), return_exceptions=True
+        *(stub.CreateGeneration(_request(simulated(f"rate {n}", task_seconds=0)), timeout=10) for n in range(40)),
+        return_exceptions=True,
     )
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 30
     body = {"modelIdentifier": "flux-pro", "prompt": "x"}
@@ -127,12 +133,12 @@ async def test_requests_per_minute_come_back_evenly_and_are_told_over_rest(start
     await eventually(let_in, within=4, what="a token has come back after two seconds")
 
 
-async def test_what_is_refused_is_not_kept_under_its_idempotency_key(start_stack: StartStack) -> None:
-    running = await start_stack(services=("gateway",))
+async def test_what_is_refused_is_not_kept_under_its_idempotency_key(running: Running) -> None:
     stub = await running.client("acme", quota=admin_pb2.ApiKeyQuota(live_generations=1))
-    first = (await stub.CreateGeneration(_request("one"))).id
+    first = (await stub.CreateGeneration(_request(simulated("live one", task_seconds=60)))).id
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.CreateGeneration(_request("two", idempotency_key="two"))
     await stub.CancelGeneration(gateway_pb2.CancelGenerationRequest(id=first))
+    await running.ended(first)
     answer = await stub.CreateGeneration(_request("two", idempotency_key="two"))
     assert not answer.is_repeat

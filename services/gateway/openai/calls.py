@@ -15,13 +15,13 @@ from libs.common import metrics
 from libs.common.catalog import CatalogHolder
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.errors import NotFound
-from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
-from libs.common.rpc.credentials import AUTHORIZATION
+from libs.common.rpc.context import current_request_id
 from libs.common.rpc.errors import from_rpc_error
 from libs.common.storage.objects import ObjectStore
 from services.gateway.access import Caller
-from services.gateway.authentication import Authentication, key_in
+from services.gateway.authentication import Authentication
 from services.gateway.requests import validate
+from services.gateway.rest.callers import key_of, metadata_of_request
 
 _ENDED = {
     gateway_pb2.GENERATION_STATUS_SUCCESS,
@@ -30,8 +30,7 @@ _ENDED = {
 }
 # OpenAI's clients count their own retries here; they send no key by which a repeat could be told.
 _RETRY_COUNT_HEADER = "x-stainless-retry-count"
-_JOIN_SECONDS = 900
-_IDEMPOTENCY_KEY = "idempotency-key"
+_RETRY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Calls:
         generations: where they are read by what they have in common, and deleted.
         objects: their files.
         timeout_seconds: for each RPC that is no stream.
+        wait_seconds: how long an answer may take: a client's own retry comes not much later.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Calls:
         objects: ObjectStore,
         *,
         timeout_seconds: float,
+        wait_seconds: float,
     ) -> None:
         self._gateway = gateway
         self._authentication = authentication
@@ -71,15 +72,13 @@ class Calls:
         self._generations = generations
         self._objects = objects
         self._timeout_seconds = timeout_seconds
+        self._join_seconds = int(wait_seconds) + _RETRY_SECONDS
 
     async def asking(self, request: web.Request) -> Asking:
         """Who asks. GenerationError for a key that is not good."""
-        key = key_in({name.lower(): value for name, value in request.headers.items()})
+        key = key_of(request)
         caller = await self._authentication.caller(key, request.remote or "")
-        metadata = grpc.aio.Metadata((AUTHORIZATION, f"Bearer {key}"), (REQUEST_ID_KEY, current_request_id()))
-        idempotency_key = request.headers.get(_IDEMPOTENCY_KEY, "")
-        if idempotency_key and idempotency_key.isascii() and idempotency_key.isprintable():
-            metadata.add(_IDEMPOTENCY_KEY, idempotency_key)
+        metadata = metadata_of_request(request, key)
         is_retry = request.headers.get(_RETRY_COUNT_HEADER, "0") not in {"", "0"}
         return Asking(caller, metadata, is_retry)
 
@@ -101,7 +100,7 @@ class Calls:
         request_hash = wanted.generation.request_hash
         if request_hash is None:
             return None
-        return await self._generations.same(asking.caller.owner, request_hash, within_seconds=_JOIN_SECONDS)
+        return await self._generations.same(asking.caller.owner, request_hash, within_seconds=self._join_seconds)
 
     async def get(self, asking: Asking, generation_id: str) -> gateway_pb2.Generation:
         """One generation. GenerationError as the RPC."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from libs.common.catalog import Catalog, Model
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.validation.common import OUTPUTS_LIMIT, violations
+from services.gateway.rest.reading import Reader
 
 _PICTURES = {"image/png", "image/jpeg", "image/webp"}
 _SIZE_NAMES = ("size_or_ratio", "aspect_ratio", "size")
@@ -61,9 +62,9 @@ class AskedImages(_Asked):
     @field_validator("stream", mode="before")
     @classmethod
     def _no_stream(cls, value: Any) -> Any:
-        if value in {True, "true"}:
-            raise ValueError("streaming is not served: leave it out")
-        return False
+        if value in (None, False, "false"):
+            return False
+        raise ValueError("streaming is not served: leave it out")
 
 
 class AskedVideo(_Asked):
@@ -87,12 +88,18 @@ def message_of(
 ) -> gateway_pb2.CreateGenerationRequest:
     """The request that it comes to. NotFound for a model that the catalog does not have."""
     model = catalog.model(asked.model)
-    message = gateway_pb2.CreateGenerationRequest(
-        model_identifier=asked.model, prompt=asked.prompt, input_images=pictures, user_id=asked.user or ""
-    )
+    try:
+        message = gateway_pb2.CreateGenerationRequest(
+            model_identifier=asked.model, prompt=asked.prompt, input_images=pictures, user_id=asked.user or ""
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidRequest([FieldViolation("prompt", "unicode", "must be valid Unicode")]) from error
     if isinstance(asked, AskedImages):
         message.number_of_outputs = asked.n
-    message.parameters.update(_parameters(asked, model, catalog))
+    reader = Reader()
+    reader.read_struct(message.parameters, _parameters(asked, model, catalog), "parameters")
+    if reader.found:
+        raise InvalidRequest(reader.found)
     return message
 
 

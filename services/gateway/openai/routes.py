@@ -49,6 +49,7 @@ def openai_routes(
         generations,
         objects,
         timeout_seconds=settings.rpc_timeout_seconds,
+        wait_seconds=settings.openai_wait_seconds,
     )
     images = Images(calls, bodies, wait_seconds=settings.openai_wait_seconds)
     videos, models = Videos(calls, bodies), _Models(calls)

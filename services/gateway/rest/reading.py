@@ -154,7 +154,7 @@ class Reader:
             return
         inner = getattr(message, field.name)
         if isinstance(inner, Struct):
-            self._read_struct(inner, value, path)
+            self.read_struct(inner, value, path)
         elif isinstance(inner, Timestamp):
             self._read_time(inner, value, path)
         else:
@@ -167,7 +167,8 @@ class Reader:
         except (ValueError, TypeError, AttributeError):
             self._fault(path, "time", "must be a time such as 2026-11-25T08:30:00Z (RFC 3339)")
 
-    def _read_struct(self, struct: Struct, value: Any, path: str) -> None:
+    def read_struct(self, struct: Struct, value: Any, path: str) -> None:
+        """Fill a Struct with a JSON object, as far as a Struct can hold it; else note why not."""
         if not isinstance(value, dict):
             self._fault(path, "type", "must be an object")
         elif self._is_plain(value, path, 0):

@@ -11,11 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from libs.common.rpc.service import Frame
 from services.gateway.access import permission_denied
-from services.gateway.authentication import Authentication, key_in
+from services.gateway.authentication import Authentication
 from services.gateway.not_served import NOT_SERVED
 from services.gateway.own_server import OwnServer
 from services.gateway.rest.bindings import Binding, bindings_of
 from services.gateway.rest.bodies import Bodies
+from services.gateway.rest.callers import key_of
 from services.gateway.rest.openapi import document
 from services.gateway.rest.transcoder import Transcoder
 
@@ -74,8 +75,7 @@ def _health_of(frame: Frame) -> Handler:
 
 def _metrics_for(authentication: Authentication) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
-        key = key_in({name.lower(): value for name, value in request.headers.items()})
-        caller = await authentication.caller(key, request.remote or "")
+        caller = await authentication.caller(key_of(request), request.remote or "")
         if not caller.is_admin:
             raise permission_denied()
         return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -13,18 +13,16 @@ from aiohttp_sse import sse_response
 from google.protobuf.message import Message
 
 from libs.common.errors import GenerationError
-from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
-from libs.common.rpc.credentials import AUTHORIZATION
 from libs.common.rpc.errors import from_rpc_error
 from libs.common.rpc.json import to_json
 from services.gateway.access import check_role
-from services.gateway.authentication import Authentication, key_in
+from services.gateway.authentication import Authentication
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.bodies import Bodies
+from services.gateway.rest.callers import key_of, metadata_of_request
 from services.gateway.rest.problems import problem, problem_response
 from services.gateway.rest.reading import Reader
 
-_IDEMPOTENCY_KEY = "idempotency-key"
 _RESUME_FIELD = "resume_token"
 # A watcher that is refused is so at once; after this the stream has begun.
 _FIRST_EVENT_SECONDS = 1.0
@@ -73,12 +71,12 @@ class Transcoder:
         async def handle(request: web.Request) -> web.StreamResponse:
             reader = Reader()
             try:
-                key = key_in({name.lower(): value for name, value in request.headers.items()})
+                key = key_of(request)
                 caller = await self._authentication.caller(key, request.remote or "")
                 # Before the body is read: what is wrong with it is no business of whoever may not send it.
                 check_role(caller, binding.rpc)
                 message = await self._read(binding, request, reader)
-                return await serve(binding, call, request, message, _metadata(request, key))
+                return await serve(binding, call, request, message, metadata_of_request(request, key))
             except GenerationError as error:
                 return problem_response(error, reader.names)
 
@@ -102,7 +100,7 @@ class Transcoder:
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
     ) -> web.StreamResponse:
         resume_token = request.headers.get("last-event-id", "")
-        if resume_token and _RESUME_FIELD in binding.method.input_type.fields_by_name:
+        if resume_token.isascii() and resume_token and _RESUME_FIELD in binding.method.input_type.fields_by_name:
             setattr(message, _RESUME_FIELD, resume_token)
         stream = call(message, metadata=metadata)
         try:
@@ -141,14 +139,6 @@ async def _events(stream: Any) -> AsyncIterator[Message]:
             yield message
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
-
-
-def _metadata(request: web.Request, key: str) -> grpc.aio.Metadata:
-    metadata = grpc.aio.Metadata((AUTHORIZATION, f"Bearer {key}"), (REQUEST_ID_KEY, current_request_id()))
-    idempotency_key = request.headers.get(_IDEMPOTENCY_KEY, "")
-    if idempotency_key and idempotency_key.isascii() and idempotency_key.isprintable():
-        metadata.add(_IDEMPOTENCY_KEY, idempotency_key)
-    return metadata
 
 
 def _answer(binding: Binding, answer: Message) -> web.Response:

@@ -1,0 +1,35 @@
+"""What goes with a call over HTTP when it becomes an RPC: the key, the request id, the idempotency key."""
+
+from __future__ import annotations
+
+import grpc
+from aiohttp import web
+
+from libs.common.errors import FieldViolation, InvalidRequest
+from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
+from libs.common.rpc.credentials import AUTHORIZATION
+from services.gateway.authentication import key_in
+
+IDEMPOTENCY_KEY_HEADER = "idempotency-key"
+_KEY_LIMIT = 200
+
+
+def key_of(request: web.Request) -> str:
+    """The API key that came with a request; empty where none did."""
+    return key_in({name.lower(): value for name, value in request.headers.items()})
+
+
+def metadata_of_request(request: web.Request, key: str) -> grpc.aio.Metadata:
+    """The RPC's metadata.
+
+    InvalidRequest for an idempotency key that no metadata can carry: left out in silence, it would be paid for twice.
+    """
+    metadata = grpc.aio.Metadata((AUTHORIZATION, f"Bearer {key}"), (REQUEST_ID_KEY, current_request_id()))
+    given = request.headers.get(IDEMPOTENCY_KEY_HEADER, "").strip()
+    if not given:
+        return metadata
+    if len(given) > _KEY_LIMIT or not given.isascii() or not given.isprintable():
+        fault = f"must have at most {_KEY_LIMIT} printable ASCII characters; others may come in the body"
+        raise InvalidRequest([FieldViolation("Idempotency-Key", "format", fault)])
+    metadata.add(IDEMPOTENCY_KEY_HEADER, given)
+    return metadata
