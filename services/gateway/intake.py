@@ -21,6 +21,8 @@ log = structlog.get_logger()
 _NUDGE_TIMEOUT_SECONDS = 2.0
 # A nudge wakes; a dispatcher looks at all rows anyway.
 _NUDGE_LIMIT = 500
+# A call costs as much as taking in two generations, and a wait of this length nobody sees.
+_BETWEEN_NUDGES_SECONDS = 0.02
 # What comes in while a group is on its way to the disk goes together.
 _COMPANY_SECONDS = 0.003
 
@@ -95,3 +97,4 @@ class Intake:
             except grpc.aio.AioRpcError as error:
                 # The rows are committed and the dispatcher's sweep finds them: this costs latency and nothing else.
                 log.debug("nudge lost", status=error.code().name, generations=len(told))
+            await asyncio.sleep(_BETWEEN_NUDGES_SECONDS)
