@@ -22,6 +22,7 @@ from services.poller.storing import Storing
 # A task is polled well within a second of its due time.
 _TICK_SECONDS = 0.25
 _FORGOTTEN_SECONDS = 30.0
+_CALLBACKS_SECONDS = 1.0
 # A try may be redirected; each hop gets its whole time.
 _LEASE_OF_A_CALLBACK = 4
 
@@ -52,7 +53,7 @@ async def wire(frame: Frame) -> None:
         secret=key_secret(settings),
         url_of=objects.url,
     )
-    frame.loop("callbacks", callbacks.claim, interval_seconds=settings.sweep_seconds)
+    frame.loop("callbacks", callbacks.claim, interval_seconds=_CALLBACKS_SECONDS)
     polling.storing_loop = storing.window.refill
     for name, renew in (("renew_tasks", polling.renew), ("renew_results", storing.renew)):
         frame.loop(name, renew, interval_seconds=settings.lease_seconds / 3)

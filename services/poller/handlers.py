@@ -36,6 +36,9 @@ class PollerHandlers(PollingServiceServicer):
         if request.generation_id:
             # A hand-over that is committed already: look at the rows, whichever they are.
             self._wake()
+            if not request.task_id and self._polling.storing_loop is not None:
+                # No task: results wait to be stored, or a cancel.
+                self._polling.storing_loop.wake()
             return messages.AddTaskResponse(generation_id=request.generation_id, created=False)
         generation, task = adopted(request, self._catalog.current, current_request_id())
         generation_id, created = await self._store.adopt(generation, task)
@@ -87,9 +90,8 @@ class PollerHandlers(PollingServiceServicer):
         return messages.ReportTaskResponse(applied=applied)
 
     def _wake(self) -> None:
-        for loop in (self._polling.window.refill, self._polling.storing_loop):
-            if loop is not None:
-                loop.wake()
+        if self._polling.window.refill is not None:
+            self._polling.window.refill.wake()
 
     async def _get(self, provider_id: str, task_id: str) -> PollTaskRecord:
         found = await self._store.get(provider_id, task_id) if "\x00" not in provider_id + task_id else None

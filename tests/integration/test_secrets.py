@@ -6,6 +6,7 @@ import aiohttp
 from sqlalchemy import make_url
 
 from tests.conftest import StartStack
+from tests.support.http import call
 from tests.support.running import FAILED
 from tests.support.simulator import simulated
 
@@ -20,6 +21,9 @@ async def test_no_credential_shows_anywhere(start_stack: StartStack) -> None:
         environment["BFL_WEBHOOK_SECRET"],
         environment["DARKROOM_S3_SECRET_ACCESS_KEY"],
         str(make_url(environment["DARKROOM_DATABASE_URL"]).password),
+        environment["DARKROOM_KEY_SECRET"],
+        environment["DARKROOM_SERVICE_TOKEN"],
+        environment["DARKROOM_ADMIN_KEY"],
     ]
     told = ""
     for model in ("flux-pro", "gpt-image-1"):
@@ -31,6 +35,11 @@ async def test_no_credential_shows_anywhere(start_stack: StartStack) -> None:
             assert generation.status == FAILED
             told += str(generation)
     await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0)))
+    made = await running.new_key("acme")
+    secrets += [made.key, made.callback_secret]
+    for key in (made.key, f"{made.key}-wrong"):
+        told += str(await call(running.gateway_url(), "/api/external/models?x=1", key=key))
+        told += str(await call(running.gateway_url(), "/v1/models/none", headers={"authorization": f"Bearer {key}"}))
     for service in ("gateway", "dispatcher", "poller"):
         told += running.log(service)
         url = f"http://127.0.0.1:{running.stack.plan.ports.metrics[service]}/metrics"

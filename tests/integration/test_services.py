@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from libs.common.settings import ServiceName
@@ -68,9 +69,23 @@ async def test_all_five_services_answer_for_themselves(start_stack: StartStack) 
         }
         for name in ("", "liveness", FULL_NAMES[service]):
             assert running.health(service, name) == "SERVING", (service, name)
+        assert await _watched_health(running, service) == "SERVING"
         assert await running.metric(service, "darkroom_ready") == 1
         assert await running.metric(service, "darkroom_build_info", service=service) == 1
     await _refusals(running)
+
+
+async def _watched_health(running: Running, service: ServiceName) -> str:
+    """What a stream of a service's health begins with. It needs no key."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.stack.plan.ports.grpc[service]}") as channel:
+        stream: Any = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )(health_pb2.HealthCheckRequest())
+        answer = await asyncio.wait_for(stream.read(), 5)
+        stream.cancel()
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
 async def _refusals(running: Running) -> None:
