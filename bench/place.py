@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from sandbox.children import Child
 from sandbox.plan import ROOT
 from sandbox.postgres import Postgres
+from sandbox.processes import free_port
 
 _START_SECONDS = 180.0
 
@@ -26,6 +31,24 @@ class Place:
     folder: Path
     postgres: Postgres
     tell: Callable[[str], None]
+
+
+@contextmanager
+def place(folder: Path, console: Console) -> Iterator[Place]:
+    """A fresh folder with a Postgres that keeps what it is told; what is told is shown with the seconds it took."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+
+    def tell(words: str) -> None:
+        console.print(f"{time.monotonic() - began:6.1f} s  {words}", markup=False, soft_wrap=True)
+
+    postgres = Postgres(folder / "postgres", free_port())
+    postgres.start()
+    try:
+        yield Place(folder, postgres, tell)
+    finally:
+        postgres.stop()
 
 
 def environment() -> dict[str, str]:

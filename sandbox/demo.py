@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 
 from libs.client.channel import open_channel
+from libs.client.client import ENDED
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import Catalog, load
 from sandbox.launcher import Stack, StackFailed
@@ -39,11 +40,6 @@ _PROMPTS = (
 )
 _END_SECONDS = 50.0
 _LOOK_SECONDS = 0.25
-_ENDED = {
-    gateway_pb2.GENERATION_STATUS_SUCCESS,
-    gateway_pb2.GENERATION_STATUS_FAILED,
-    gateway_pb2.GENERATION_STATUS_CANCELLED,
-}
 
 
 class Media(NamedTuple):
@@ -144,7 +140,7 @@ async def _look(gateway: GenerationServiceStub, shown: Shown, console: Console) 
     before = shown.state
     request = gateway_pb2.GetGenerationRequest(id=shown.generation.id)
     shown.generation = (await gateway.GetGeneration(request, timeout=5)).generation
-    if shown.generation.status in _ENDED:
+    if shown.generation.status in ENDED:
         shown.ended = time.monotonic()
     if not console.is_terminal and shown.state != before:
         console.print(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,11 +16,9 @@ from rich.table import Table
 from bench.gateway.contenders import CREATING, IMAGES, Running, Start
 from bench.gateway.load import Sent, load
 from bench.gateway.watching import watching
-from bench.place import Place, Unavailable
+from bench.place import Place, Unavailable, place
 from bench.usage import Usage
 from sandbox.plan import FOLDER
-from sandbox.postgres import Postgres
-from sandbox.processes import free_port
 
 _LEVELS = (1, 16, 128)
 _SECONDS = 5.0
@@ -87,18 +83,18 @@ def _cell(value: float, ours: float, form: str) -> str:
 
 
 def run(
-    place: Place, contenders: Mapping[str, Start], levels: list[int], seconds: float
+    there: Place, contenders: Mapping[str, Start], levels: list[int], seconds: float
 ) -> dict[tuple[str, int], Figures]:
     """Measure one contender after the other; one that cannot be run here is told, and left out."""
     found: dict[tuple[str, int], Figures] = {}
     for name, start in contenders.items():
-        place.tell(name)
+        there.tell(name)
         try:
-            with start(place) as running:
+            with start(there) as running:
                 for level in levels:
                     found[name, level] = uvloop.run(measure(running, level, seconds))
         except (TimeoutError, Unavailable, grpc.RpcError, aiohttp.ClientError) as error:
-            place.tell(f"{name} is left out: {error}")
+            there.tell(f"{name} is left out: {error}")
     return found
 
 
@@ -111,20 +107,9 @@ def main() -> int:
     parser.add_argument("--watchers", type=int, metavar="STREAMS", help="open so many WatchGeneration streams instead")
     given = parser.parse_args()
     console = Console(highlight=False, width=160)
-    folder = FOLDER / "bench-gateway"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    began = time.monotonic()
-
-    def tell(words: str) -> None:
-        console.print(f"{time.monotonic() - began:6.1f} s  {words}", markup=False, soft_wrap=True)
-
-    postgres = Postgres(folder / "postgres", free_port())
-    postgres.start()
-    try:
-        place, levels = Place(folder, postgres, tell), given.concurrency or list(_LEVELS)
+    with place(FOLDER / "bench-gateway", console) as there:
         if given.watchers:
-            for name, value in watching(place, given.watchers).items():
+            for name, value in watching(there, given.watchers).items():
                 console.print(f"  {name:<52} {value:,.1f}")
             return 0
         for title, contenders, ours in (
@@ -133,9 +118,8 @@ def main() -> int:
         ):
             chosen = {name: start for name, start in contenders.items() if name in (given.only or contenders)}
             if chosen:
-                console.print(table(title, run(place, chosen, levels, given.seconds), ours))
-    finally:
-        postgres.stop()
+                found = run(there, chosen, given.concurrency or list(_LEVELS), given.seconds)
+                console.print(table(title, found, ours))
     return 0
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import time
 
 from rich.console import Console
 
-from bench.place import Place, Unavailable
+from bench.place import Place, Unavailable, place
 from bench.poller.contenders import DARKROOM, PEERS
 from bench.poller.live import live
 from bench.poller.run import measure
 from bench.poller.scenario import Scenario
 from bench.poller.table import table
 from sandbox.plan import FOLDER
-from sandbox.postgres import Postgres
-from sandbox.processes import free_port
 
 _TASKS, _POLLS, _INTERVAL_SECONDS = 2_000, 5, 4.0
 _LIVE_INTERVAL_SECONDS = 250.0
@@ -38,28 +34,15 @@ def main() -> int:
     console = Console(highlight=False, width=160)
     interval = given.interval or (_LIVE_INTERVAL_SECONDS if given.live else _INTERVAL_SECONDS)
     scenario = Scenario(given.tasks, given.polls, interval, "", concurrency=given.concurrency)
-    folder = FOLDER / "bench"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    began = time.monotonic()
-
-    def tell(words: str) -> None:
-        console.print(f"{time.monotonic() - began:6.1f} s  {words}", markup=False, soft_wrap=True)
-
-    postgres = Postgres(folder / "postgres", free_port())
-    postgres.start()
-    try:
-        place = Place(folder, postgres, tell)
+    with place(FOLDER / "bench", console) as there:
         if given.live:
-            for name, value in live(place, scenario, given.live).items():
+            for name, value in live(there, scenario, given.live).items():
                 console.print(f"  {name:<38} {value:,.3f}".rstrip("0").rstrip("."))
             return 0
-        return _compare(place, scenario, given.only or [DARKROOM, *PEERS], console)
-    finally:
-        postgres.stop()
+        return _compare(there, scenario, given.only or [DARKROOM, *PEERS], console)
 
 
-def _compare(place: Place, scenario: Scenario, names: list[str], console: Console) -> int:
+def _compare(there: Place, scenario: Scenario, names: list[str], console: Console) -> int:
     due = scenario.tasks / scenario.interval_seconds
     console.print(
         f"{scenario.tasks} tasks of {scenario.polls} polls, one each {scenario.interval_seconds:g} s, "
@@ -67,11 +50,11 @@ def _compare(place: Place, scenario: Scenario, names: list[str], console: Consol
     )
     found = []
     for name in names:
-        place.tell(name)
+        there.tell(name)
         try:
-            found.append(measure(place, name, scenario))
+            found.append(measure(there, name, scenario))
         except Unavailable as error:
-            place.tell(f"{name} is skipped: {error}")
+            there.tell(f"{name} is skipped: {error}")
     console.print(table(found, ours=DARKROOM))
     for measured in found:
         if measured.note:

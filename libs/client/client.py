@@ -25,9 +25,9 @@ from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
 from libs.client.channel import open_channel
-from libs.client.errors import DarkroomError, from_rpc_error
+from libs.client.errors import DarkroomError, answer_of, from_rpc_error
 
-_ENDED = {
+ENDED = {
     gateway_pb2.GENERATION_STATUS_SUCCESS,
     gateway_pb2.GENERATION_STATUS_FAILED,
     gateway_pb2.GENERATION_STATUS_CANCELLED,
@@ -166,18 +166,12 @@ class Client:
 
     async def send(self, request: gateway_pb2.CreateGenerationRequest) -> str:
         """Hand in a request that is ready. Without an idempotency key it may be made twice where an answer is lost."""
-        try:
-            return (await self.gateway.CreateGeneration(request, timeout=self._call_seconds)).id
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return (await answer_of(self.gateway.CreateGeneration(request, timeout=self._call_seconds))).id
 
     async def get(self, generation_id: str) -> gateway_pb2.Generation:
         """One generation. DarkroomError NOT_FOUND where there is none."""
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
-        try:
-            return (await self.gateway.GetGeneration(request, timeout=self._call_seconds)).generation
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return (await answer_of(self.gateway.GetGeneration(request, timeout=self._call_seconds))).generation
 
     async def watch(self, generation_id: str) -> AsyncIterator[gateway_pb2.Generation]:
         """Each change, until the end. A stream that breaks is taken up where it broke."""
@@ -188,7 +182,7 @@ class Client:
                 async for change in self.gateway.WatchGeneration(request):
                     resume_token = change.resume_token
                     yield change.generation
-                    if change.generation.status in _ENDED:
+                    if change.generation.status in ENDED:
                         return
                 # Ended without the end: it had been seen by a stream that broke right after it.
                 yield await self.get(generation_id)
@@ -230,10 +224,7 @@ class Client:
         while left > 0:
             size = min(left, 200)
             request = gateway_pb2.ListGenerationsRequest(page_size=size, page_token=token, **filters)
-            try:
-                answer = await self.gateway.ListGenerations(request, timeout=self._call_seconds)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+            answer = await answer_of(self.gateway.ListGenerations(request, timeout=self._call_seconds))
             for generation in answer.generations:
                 yield generation
             left, token = left - len(answer.generations), answer.next_page_token
@@ -243,18 +234,12 @@ class Client:
     async def cancel(self, generation_id: str) -> gateway_pb2.Generation:
         """Ask for a cancel; the generation as it stands then."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
-        try:
-            return (await self.gateway.CancelGeneration(request, timeout=self._call_seconds)).generation
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return (await answer_of(self.gateway.CancelGeneration(request, timeout=self._call_seconds))).generation
 
     async def models(self, media_type: str = "") -> Sequence[gateway_pb2.Model]:
         """The catalog's models; only those that make `image` or `video`."""
         request = gateway_pb2.ListModelsRequest(media_type=media_type)
-        try:
-            return (await self.gateway.ListModels(request, timeout=self._call_seconds)).models
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return (await answer_of(self.gateway.ListModels(request, timeout=self._call_seconds))).models
 
     async def _fetch(self, generation_id: str, index: int, output: common_pb2.Output) -> File:
         if self._http is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Awaitable
+from typing import TypeVar, cast
 
 import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
+
+Answer = TypeVar("Answer")
 
 
 class DarkroomError(Exception):
@@ -49,3 +52,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> DarkroomError:
         fields={violation.field: violation.description for violation in bad.field_violations},
         retry_after_seconds=retry.retry_delay.ToMilliseconds() / 1_000 if retry.HasField("retry_delay") else None,
     )
+
+
+async def answer_of(call: Awaitable[Answer]) -> Answer:
+    """What a call answers. Raises DarkroomError."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error

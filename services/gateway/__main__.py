@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
@@ -36,63 +38,88 @@ from services.gateway.webhook_keys import WebhookKeys
 from services.gateway.webhooks import Webhooks
 
 
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What the gateway keeps and reads."""
+
+    keys: ApiKeyStore
+    generations: GenerationStore
+    intake: IntakeStore
+    objects: ObjectStore
+
+
 async def wire(frame: Frame) -> None:
     """Put the gateway together."""
     settings = frame.settings
-    secret = key_secret(settings)
-    to_dispatcher = open_channel(settings.dispatcher_address, settings)
-    to_poller = open_channel(settings.poller_address, settings)
-    dispatcher, poller = DispatcherServiceStub(to_dispatcher), PollingServiceStub(to_poller)
-    keys, generations = ApiKeyStore(frame.database), GenerationStore(frame.database)
-    intake_store = IntakeStore(frame.database, admit)
-    objects = ObjectStore(settings)
-    intake = Intake(intake_store, dispatcher)
-    cancels = Cancels(CancelStore(frame.database), generations, dispatcher, poller)
-    watchers = Watchers(generations, interval_seconds=settings.watch_interval_seconds)
+    database = frame.database
+    stores = _Stores(
+        ApiKeyStore(database), GenerationStore(database), IntakeStore(database, admit), ObjectStore(settings)
+    )
     authentication = Authentication(
-        keys,
-        secret=secret,
+        stores.keys,
+        secret=key_secret(settings),
         cache_seconds=settings.key_cache_seconds,
         delay_seconds=settings.wrong_key_delay_seconds,
     )
+    to_poller = open_channel(settings.poller_address, settings)
+    poller = PollingServiceStub(to_poller)
+    frame.on_close(to_poller.close)
+    frame.on_close(stores.objects.close)
+    _serve_rpcs(frame, stores, authentication, poller)
+    _serve_http(frame, stores, authentication, poller)
+    Upkeep(stores.keys, stores.intake, authentication).run_in(frame)
+    first_key = FirstKey(stores.keys, settings)
+    frame.loop("first_key", first_key.keep, interval_seconds=settings.readiness_check_seconds)
+    frame.on_start(first_key.start)
+
+
+def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
+    settings, secret = frame.settings, key_secret(frame.settings)
+    to_dispatcher = open_channel(settings.dispatcher_address, settings)
+    dispatcher = DispatcherServiceStub(to_dispatcher)
+    intake = Intake(stores.intake, dispatcher)
+    cancels = Cancels(CancelStore(frame.database), stores.generations, dispatcher, poller)
+    watchers = Watchers(stores.generations, interval_seconds=settings.watch_interval_seconds)
     callback_hosts = listed(settings.callback_allowed_hosts)
-    webhooks = Webhooks(frame.catalog, WebhookKeys(), poller)
-    own = OwnServer()
-    frame.guard(KeysOnly(authentication), private_address=own.address)
-    face = openai_routes(own, authentication, frame, generations, objects)
-    http = Http(settings, [*webhooks.routes(), *rest_routes(own, authentication, frame), *face])
     frame.serve(
         GenerationHandlers(
             frame.catalog,
-            generations=generations,
+            generations=stores.generations,
             submissions=SubmissionStore(frame.database),
             intake=intake,
             cancels=cancels,
             watchers=watchers,
             callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
-            url_of=objects.url,
+            url_of=stores.objects.url,
             callback_hosts=callback_hosts,
         ),
         add_GenerationServiceServicer_to_server,
         "darkroom.gateway.v1.GenerationService",
     )
     frame.serve(
-        AdminHandlers(keys, authentication, secret=secret, callback_hosts=callback_hosts),
+        AdminHandlers(stores.keys, authentication, secret=secret, callback_hosts=callback_hosts),
         add_AdminServiceServicer_to_server,
         "darkroom.gateway.v1.AdminService",
     )
-    Upkeep(keys, intake_store, authentication).run_in(frame)
     frame.loop("watch", watchers.look, interval_seconds=settings.watch_interval_seconds)
-    first_key = FirstKey(keys, settings)
-    frame.loop("first_key", first_key.keep, interval_seconds=settings.readiness_check_seconds)
-    frame.on_start(first_key.start)
-    frame.on_start(http.start)
     frame.on_drain(watchers.close)
     frame.on_close(to_dispatcher.close)
-    frame.on_close(to_poller.close)
-    frame.on_close(objects.close)
     frame.on_close(intake.close)
     frame.on_close(cancels.close)
+
+
+def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
+    own = OwnServer()
+    frame.guard(KeysOnly(authentication), private_address=own.address)
+    http = Http(
+        frame.settings,
+        [
+            *Webhooks(frame.catalog, WebhookKeys(), poller).routes(),
+            *rest_routes(own, authentication, frame),
+            *openai_routes(own, authentication, frame, stores.generations, stores.objects),
+        ],
+    )
+    frame.on_start(http.start)
     frame.on_close(own.close)
     frame.on_close(http.close)
 

@@ -21,6 +21,7 @@ from libs.common.rpc.messages import timestamp
 from libs.common.validation.common import CallbackUrl, ShortText, violations
 from services.gateway.access import current_caller
 from services.gateway.authentication import Authentication
+from services.gateway.faults import known, raise_for
 from services.gateway.listing import time_of
 from services.gateway.pages import page, page_size, page_start
 from services.gateway.sameness import callback_faults
@@ -92,7 +93,7 @@ class AdminHandlers(AdminServiceServicer):
         found += _violations(_Owner, {"owner": request.owner})
         if request.role not in _ROLES:
             found.append(FieldViolation("role", "one_of", "must be one of the roles"))
-        _raise_for(found)
+        raise_for(found)
         await self._keys.create(row)
         return admin_pb2.CreateApiKeyResponse(
             key=made.key,
@@ -106,7 +107,7 @@ class AdminHandlers(AdminServiceServicer):
         """See the proto."""
         size, before = page_size(request), page_start(request)
         if request.owner:
-            _raise_for(_violations(_Owner, {"owner": request.owner}))
+            raise_for(_violations(_Owner, {"owner": request.owner}))
         found = await self._keys.list_page(
             size + 1, owner=request.owner or None, include_invalid=request.include_invalid, before=before
         )
@@ -127,8 +128,8 @@ class AdminHandlers(AdminServiceServicer):
             ),
             expires_at=_end(request.expires_at, found) if request.HasField("expires_at") else None,
         )
-        _raise_for(found)
-        record = await self._keys.update(_known(request.id), change)
+        raise_for(found)
+        record = await self._keys.update(known(request.id), change)
         self._authentication.forget(request.id)
         return admin_pb2.UpdateApiKeyResponse(api_key=key_message(_there(record, request.id)))
 
@@ -139,7 +140,7 @@ class AdminHandlers(AdminServiceServicer):
         if request.id == current_caller().key_id:
             fault = "a key does not revoke itself: use another admin key, so that one is left"
             raise InvalidRequest([FieldViolation("id", "own", fault)])
-        record = await self._keys.revoke(_known(request.id))
+        record = await self._keys.revoke(known(request.id))
         self._authentication.forget(request.id)
         return admin_pb2.RevokeApiKeyResponse(api_key=key_message(_there(record, request.id)))
 
@@ -181,10 +182,6 @@ def key_message(record: ApiKeyRecord) -> admin_pb2.ApiKey:
     )
 
 
-def _known(key_id: str) -> str:
-    return key_id.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 def _there(record: ApiKeyRecord | None, key_id: str) -> ApiKeyRecord:
     if record is None:
         raise NotFound("id", f"There is no API key {key_id[:100]!r}.")
@@ -214,8 +211,3 @@ def _violations(rules: type[BaseModel], values: dict[str, Any]) -> list[FieldVio
     except ValidationError as error:
         return violations(error)
     return []
-
-
-def _raise_for(found: list[FieldViolation]) -> None:
-    if found:
-        raise InvalidRequest(found)

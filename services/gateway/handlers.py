@@ -21,6 +21,7 @@ from libs.common.rpc.messages import UrlOf
 from services.gateway.access import current_caller
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
+from services.gateway.faults import known
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
 from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
@@ -28,16 +29,11 @@ from services.gateway.not_served import not_served
 from services.gateway.pages import page, page_size, page_start
 from services.gateway.requests import validate
 from services.gateway.resolutions import resolution_of
-from services.gateway.rest.callers import IDEMPOTENCY_KEY_HEADER
+from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
 from services.gateway.watching import Watchers, stamp_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MEDIA_TYPES = ("image", "video")
-
-
-def _known(key: str) -> str:
-    """A key as Postgres takes it; one with a NUL in it is nobody's."""
-    return key.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 class GenerationHandlers(GenerationServiceServicer):
@@ -95,7 +91,7 @@ class GenerationHandlers(GenerationServiceServicer):
         """See the proto."""
         size = page_size(request)
         found = await self._submissions.list_page(
-            size + 1, generation_id=_known(request.generation_id) or None, after=page_start(request) or ""
+            size + 1, generation_id=known(request.generation_id) or None, after=page_start(request) or ""
         )
         records, next_token = page(found, size)
         return messages.ListSubmissionsResponse(
@@ -106,7 +102,7 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.ResolveSubmissionRequest, context: Context
     ) -> messages.ResolveSubmissionResponse:
         """See the proto."""
-        record = await self._submissions.get(_known(request.submission_id))
+        record = await self._submissions.get(known(request.submission_id))
         if record is None:
             raise NotFound("submission_id", f"There is no submission {request.submission_id[:100]!r}.")
         wanted = resolution_of(request, record, self._catalog.current)
@@ -142,7 +138,7 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.CancelGenerationRequest, context: Context
     ) -> messages.CancelGenerationResponse:
         """See the proto."""
-        record = await self._cancels.cancel(_known(request.id), owner=current_caller().sees)
+        record = await self._cancels.cancel(known(request.id), owner=current_caller().sees)
         return messages.CancelGenerationResponse(generation=generation_message(record, self._url_of))
 
     async def WatchGeneration(
@@ -166,7 +162,7 @@ class GenerationHandlers(GenerationServiceServicer):
         self, request: messages.ReplayCallbackRequest, context: Context
     ) -> messages.ReplayCallbackResponse:
         """See the proto."""
-        callback = await self._callbacks.replay(_known(request.id), current_caller())
+        callback = await self._callbacks.replay(known(request.id), current_caller())
         return messages.ReplayCallbackResponse(callback=callback)
 
     async def GetCallbackSecret(
@@ -212,7 +208,7 @@ class GenerationHandlers(GenerationServiceServicer):
 
     async def _own(self, generation_id: str) -> GenerationRecord:
         """The caller's generation of that id. NotFound also for one that is another owner's."""
-        record = await self._generations.get(_known(generation_id), owner=current_caller().sees)
+        record = await self._generations.get(known(generation_id), owner=current_caller().sees)
         if record is None:
             raise no_generation(generation_id)
         return record

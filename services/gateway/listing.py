@@ -8,8 +8,9 @@ from darkroom.gateway.v1 import gateway_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.database.stores.generations import GenerationFilter
-from libs.common.errors import FieldViolation, InvalidRequest
+from libs.common.errors import FieldViolation
 from services.gateway.access import Caller, permission_denied
+from services.gateway.faults import raise_for
 from services.gateway.messages import STATUS_OF_STATE
 
 _TEXT_LIMIT = 200
@@ -30,9 +31,11 @@ def wanted(request: gateway_pb2.ListGenerationsRequest, caller: Caller) -> Gener
     states = [state for state, status in STATUS_OF_STATE.items() if status == request.status]
     if request.status and not states:
         found.append(FieldViolation("status", "one_of", "must be one of the statuses"))
-    times = {name: _time(request, name, found) for name in ("created_after", "created_before")}
-    if found:
-        raise InvalidRequest(found)
+    given = {field.name: value for field, value in request.ListFields()}
+    after, before = (
+        time_of(given[name], name, found) if name in given else None for name in ("created_after", "created_before")
+    )
+    raise_for(found)
     return GenerationFilter(
         owner=caller.sees if caller.sees is not None else request.owner or None,
         states=states,
@@ -40,15 +43,10 @@ def wanted(request: gateway_pb2.ListGenerationsRequest, caller: Caller) -> Gener
         api_key_id=request.api_key_id or None,
         batch_id=request.batch_id or None,
         experiment_id=request.experiment_id or None,
+        created_after=after,
+        created_before=before,
         labels=dict(request.labels),
-        **times,
     )
-
-
-def _time(request: gateway_pb2.ListGenerationsRequest, name: str, found: list[FieldViolation]) -> datetime | None:
-    if not request.HasField(name):  # type: ignore[arg-type]
-        return None
-    return time_of(getattr(request, name), name, found)
 
 
 def time_of(given: Timestamp, name: str, found: list[FieldViolation]) -> datetime | None:

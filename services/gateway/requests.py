@@ -47,12 +47,7 @@ def validate(
     model = catalog.model(message.model_identifier)
     found: list[FieldViolation] = []
     given = _input(message, model, found)
-    if not catalog.adapter_of(model).takes_data_urls:
-        found += [
-            FieldViolation(f"input_images[{index}]", "url", f"{model.identifier} takes http(s) URLs only")
-            for index, url in enumerate(message.input_images)
-            if url.startswith("data:")
-        ]
+    found += _data_url_faults(message, model, catalog)
     if given is not None and given.callback_url is not None:
         found += callback_faults(given.callback_url, callback_hosts)
     fallbacks = tuple(_fallbacks(message, model, catalog, found))
@@ -60,28 +55,12 @@ def validate(
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)
         raise InvalidRequest(found, ErrorCode.INVALID_PARAMETERS if only_parameters else ErrorCode.INVALID_REQUEST)
-    chosen = parameters.model_dump(mode="json", exclude_none=True)
-    cost_usd = model.cost_usd(given.number_of_outputs, chosen)
-    generation = NewGeneration(
-        id=new_id("gen"),
-        model_identifier=model.identifier,
-        provider_id=model.provider,
-        media_type=model.media_type,
-        prompt=given.prompt,
-        input_images=given.input_images,
-        number_of_outputs=given.number_of_outputs,
-        parameters=chosen,
-        priority=given.priority,
+    generation = replace(
+        _generation(model, given, parameters, fallbacks),
         when_uncertain=_POLICIES.get(message.when_uncertain, model.when_uncertain),
-        user_id=given.user_id,
-        labels=given.labels,
         request_id=request_id,
         api_key_id=caller.key_id,
         owner=caller.owner,
-        expected_cost_usd=cost_usd,
-        # Whichever model it ends with, the budget holds.
-        reserved_usd=max([cost_usd, *(fallback.expected_cost_usd for fallback in fallbacks)]),
-        fallbacks=fallbacks,
         callback_url=given.callback_url or caller.callback_url,
     )
     return NewRequest(
@@ -91,6 +70,45 @@ def validate(
         reuse_within_seconds=given.reuse_within_seconds,
         is_bounded=caller.quota.is_bounded,
     )
+
+
+def _generation(
+    model: Model, given: GenerationInput, parameters: Parameters, fallbacks: tuple[Fallback, ...]
+) -> NewGeneration:
+    """What is to be made, whoever asks for it."""
+    chosen = parameters.model_dump(mode="json", exclude_none=True)
+    cost_usd = model.cost_usd(given.number_of_outputs, chosen)
+    return NewGeneration(
+        id=new_id("gen"),
+        model_identifier=model.identifier,
+        provider_id=model.provider,
+        media_type=model.media_type,
+        prompt=given.prompt,
+        input_images=given.input_images,
+        number_of_outputs=given.number_of_outputs,
+        parameters=chosen,
+        priority=given.priority,
+        when_uncertain=model.when_uncertain,
+        user_id=given.user_id,
+        labels=given.labels,
+        request_id="",
+        expected_cost_usd=cost_usd,
+        # Whichever model it ends with, the budget holds.
+        reserved_usd=max([cost_usd, *(fallback.expected_cost_usd for fallback in fallbacks)]),
+        fallbacks=fallbacks,
+    )
+
+
+def _data_url_faults(
+    message: gateway_pb2.CreateGenerationRequest, model: Model, catalog: Catalog
+) -> list[FieldViolation]:
+    if catalog.adapter_of(model).takes_data_urls:
+        return []
+    return [
+        FieldViolation(f"input_images[{index}]", "url", f"{model.identifier} takes http(s) URLs only")
+        for index, url in enumerate(message.input_images)
+        if url.startswith("data:")
+    ]
 
 
 def _input(

@@ -10,7 +10,8 @@ from libs.common.adapters.reading import is_task_id
 from libs.common.catalog import Catalog
 from libs.common.database.records import NewTask, SubmissionRecord
 from libs.common.database.stores.submissions import Resolution
-from libs.common.errors import FieldViolation, InvalidRequest
+from libs.common.errors import FieldViolation
+from services.gateway.faults import raise_for
 
 NOTE_LIMIT = 2_000
 _RESOLUTIONS: dict[int, Resolution] = {
@@ -39,7 +40,7 @@ def resolution_of(
     if len(request.note) > NOTE_LIMIT or "\x00" in request.note:
         found.append(FieldViolation("note", "length", f"must have at most {NOTE_LIMIT} characters, none of them NUL"))
     if resolution != "ATTACHED":
-        _raise_for(found)
+        raise_for(found)
         assert resolution is not None
         return Wanted(resolution, None)
     if not is_task_id(request.task_id):
@@ -48,10 +49,5 @@ def resolution_of(
     provider = catalog.provider_of(model)
     if request.check_url and not provider.owns(request.check_url):
         found.append(FieldViolation("check_url", "host", "must be an http(s) URL on a host of the provider"))
-    _raise_for(found)
+    raise_for(found)
     return Wanted("ATTACHED", model.task(request.task_id, provider.adapter, request.check_url or None))
-
-
-def _raise_for(found: list[FieldViolation]) -> None:
-    if found:
-        raise InvalidRequest(found)

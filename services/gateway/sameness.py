@@ -15,6 +15,7 @@ from libs.common.database.records import NewGeneration
 from libs.common.errors import FieldViolation, GenerationError
 from libs.common.storage.addresses import check_url
 
+IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _HASH_BYTES = 16
 # Told apart key by key, so that whoever sends another body learns which parameter it was.
 _BY_KEY = ("parameters", "labels")

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
-import random
 import time
 from collections import Counter
 from typing import Any
@@ -21,26 +18,29 @@ import structlog
 from yarl import URL
 
 from libs.common import VERSION, metrics
+from libs.common.adapters.http import retry_after
+from libs.common.adapters.signatures import standard_signature
 from libs.common.api_keys import callback_secret_bytes
+from libs.common.catalog import Retry
 from libs.common.coalesce import GroupWriter
 from libs.common.database.records_edge import CallbackOutcome, ClaimedCallback
 from libs.common.database.states import CallbackState
 from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.errors import GenerationError
+from libs.common.retry import wait_seconds
 from libs.common.rpc.context import follow
 from libs.common.rpc.json import to_json
 from libs.common.rpc.messages import UrlOf, error_message, output_messages
 from libs.common.settings import Settings, listed
-from libs.common.storage.addresses import GuardedResolver, check_url
+from libs.common.storage.addresses import check_url, guarded_session
 
 log = structlog.get_logger()
 _REDIRECTS = 3
 # These keep method and body; others turn a POST into something else.
 _REDIRECT_STATUSES = {307, 308}
 _GONE = 410
-_FIRST_WAIT_SECONDS = 5.0
-_LONGEST_WAIT_SECONDS = 7_200.0
-_LONGEST_RETRY_AFTER_SECONDS = 3_600.0
+# How often is the row's word: it is given up after a day.
+RETRY = Retry(first_wait_seconds=5, longest_wait_seconds=3_600, longest_retry_after_seconds=3_600)
 _POSTPONE_SECONDS = 1.0
 # One receiver that hangs must leave places for the others.
 _PLACES_OF_A_HOST = 0.25
@@ -131,7 +131,7 @@ class Callbacks:
     async def _try(self, callback: ClaimedCallback) -> CallbackOutcome:
         body = json.dumps(self._payload(callback), ensure_ascii=False, separators=(",", ":")).encode()
         try:
-            status, retry_after = await self._post(callback, body)
+            status, seconds = await self._post(callback, body)
         except GenerationError as error:
             return self._failed(callback, None, error.message, is_hopeless=True)
         except TimeoutError:
@@ -142,9 +142,9 @@ class Callbacks:
             return CallbackOutcome(callback.id, callback.lease_token, is_delivered=True, http_status=status)
         if status == _GONE:
             return self._failed(callback, status, "The receiver says that it is gone for good.", is_hopeless=True)
-        return self._failed(callback, status, f"The receiver answered {status}.", at_least_seconds=retry_after)
+        return self._failed(callback, status, f"The receiver answered {status}.", at_least_seconds=seconds)
 
-    async def _post(self, callback: ClaimedCallback, body: bytes) -> tuple[int, float]:
+    async def _post(self, callback: ClaimedCallback, body: bytes) -> tuple[int, float | None]:
         """The status of the answer, and after how many seconds it wants another. Raises GenerationError if refused."""
         target = URL(callback.url)
         for _ in range(_REDIRECTS + 1):
@@ -156,13 +156,12 @@ class Callbacks:
                 if response.status in _REDIRECT_STATUSES and "location" in response.headers:
                     target = target.join(URL(response.headers["location"]))
                     continue
-                return response.status, _seconds(response.headers.get("retry-after", ""))
+                return response.status, retry_after(response.headers.get("retry-after"))
         raise ValueError("too many redirects")
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(resolver=GuardedResolver(self._allowed_hosts), limit=0, ttl_dns_cache=10)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = guarded_session(self._allowed_hosts)
         return self._session
 
     def _payload(self, callback: ClaimedCallback) -> dict[str, Any]:
@@ -189,7 +188,7 @@ class Callbacks:
         status: int | None,
         why: str,
         *,
-        at_least_seconds: float = 0.0,
+        at_least_seconds: float | None = None,
         is_hopeless: bool = False,
     ) -> CallbackOutcome:
         return CallbackOutcome(
@@ -198,31 +197,19 @@ class Callbacks:
             is_delivered=False,
             http_status=status,
             error=why,
-            delay_seconds=max(wait_seconds(callback.attempts), at_least_seconds),
+            delay_seconds=wait_seconds(RETRY, callback.attempts, at_least_seconds=at_least_seconds),
             is_hopeless=is_hopeless,
         )
 
 
 def signed_headers(callback: ClaimedCallback, body: bytes, *, secret: str, now: float) -> dict[str, str]:
     """What a receiver verifies: id, time of this try in Unix seconds, and HMAC-SHA-256 over both and the body."""
-    signed = f"{callback.id}.{int(now)}.".encode() + body
-    mac = hmac.new(callback_secret_bytes(callback.api_key_id, secret), signed, hashlib.sha256)
+    key = callback_secret_bytes(callback.api_key_id, secret)
+    signature = standard_signature(callback.id, str(int(now)), body, key)
     return {
         "content-type": "application/json",
         "user-agent": f"Darkroom/{VERSION}",
         "webhook-id": callback.id,
         "webhook-timestamp": str(int(now)),
-        "webhook-signature": f"v1,{base64.b64encode(mac.digest()).decode()}",
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
     }
-
-
-def wait_seconds(attempts: int, chance: float | None = None) -> float:
-    """The wait after the try of that number: 5 s, trebled each time up to two hours, spread by a fifth either way."""
-    trebled = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 3.0 ** min(attempts - 1, 20))
-    drawn = random.random() if chance is None else chance
-    return trebled * (0.8 + 0.4 * drawn)
-
-
-def _seconds(retry_after: str) -> float:
-    """`Retry-After` in seconds (RFC 9110, 10.2.3); dates are not obeyed."""
-    return min(_LONGEST_RETRY_AFTER_SECONDS, float(retry_after)) if retry_after.isdecimal() else 0.0

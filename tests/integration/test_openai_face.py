@@ -39,6 +39,11 @@ async def key(running: Running) -> str:
     return (await running.new_key("acme")).key
 
 
+def _body(error: openai.APIStatusError) -> dict[str, Any]:
+    assert isinstance(error.body, dict)
+    return error.body
+
+
 def _picture() -> io.BytesIO:
     found = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(found, "PNG")
@@ -87,7 +92,7 @@ async def test_edits_send_the_pictures_along(running: Running, key: str, simulat
         await _with(
             running, key, lambda c: c.images.edit(model="gpt-image-1", image=_picture(), mask=_picture(), prompt="x")
         )
-    assert caught.value.body["param"] == "mask"  # type: ignore[index]
+    assert _body(caught.value)["param"] == "mask"
     broken = io.BytesIO(b"no picture")
     broken.name = "broken.png"
     with pytest.raises(openai.BadRequestError):
@@ -147,7 +152,7 @@ async def test_an_image_that_takes_too_long_is_not_lost_and_not_sent_again(
         await _with(running, running.admin_key, lambda c: c.images.generate(model="flux-pro", prompt=prompt))
     assert caught.value.status_code == 504
     generation_id = caught.value.response.headers[GENERATION_ID_HEADER]
-    assert caught.value.body["generation_id"] == generation_id  # type: ignore[index]
+    assert _body(caught.value)["generation_id"] == generation_id
     assert (await running.ended(generation_id)).status == SUCCESS
     assert len(await simulator.bills(prompt)) == 1
 

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import grpc
@@ -152,7 +152,7 @@ async def test_who_does_not_read_is_dropped(start_stack: StartStack, database: D
     path = f"/api/external/generation/{generation_id}/events"
     writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n\r\n".encode())
     await reader.readline()
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    cast("asyncio.Transport", writer.transport).pause_reading()
 
     async def dropped() -> bool:
         await execute(database, "UPDATE generation_requests SET attempts = attempts + 1")

@@ -17,16 +17,12 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from google.protobuf.struct_pb2 import Struct
 
 from libs.client.channel import open_channel
+from libs.client.client import ENDED
 from libs.common.settings import ServiceName
 from sandbox.health import health
 from sandbox.launcher import Stack
 from tests.support.waiting import eventually
 
-ENDED = {
-    gateway_pb2.GENERATION_STATUS_SUCCESS,
-    gateway_pb2.GENERATION_STATUS_FAILED,
-    gateway_pb2.GENERATION_STATUS_CANCELLED,
-}
 SUCCESS = gateway_pb2.GENERATION_STATUS_SUCCESS
 CANCELLED = gateway_pb2.GENERATION_STATUS_CANCELLED
 FAILED = gateway_pb2.GENERATION_STATUS_FAILED

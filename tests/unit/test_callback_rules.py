@@ -12,7 +12,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from libs.common.api_keys import callback_secret, hash_of, new_key, prefix_of
 from libs.common.database.records_edge import ClaimedCallback
-from services.poller.callbacks import signed_headers, wait_seconds
+from libs.common.retry import wait_seconds
+from services.poller.callbacks import RETRY, signed_headers
 
 SECRET = "x" * 32
 CALLBACK = ClaimedCallback(
@@ -39,11 +40,10 @@ def test_an_old_one_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "seconds"), [(1, 5), (2, 15), (3, 45), (4, 135), (5, 405), (7, 3_645), (8, 7_200), (1_000, 7_200)]
+    ("attempts", "seconds"), [(1, 5), (2, 10), (3, 20), (4, 40), (10, 2_560), (11, 3_600), (1_000, 3_600)]
 )
-def test_waits_grow_to_two_hours(attempts: int, seconds: float) -> None:
-    assert wait_seconds(attempts, chance=0.5) == seconds
-    assert wait_seconds(attempts, chance=0) == pytest.approx(seconds * 0.8)
+def test_waits_grow_to_an_hour(attempts: int, seconds: float) -> None:
+    assert wait_seconds(RETRY, attempts, at_least_seconds=None, chance=0.5) == seconds
 
 
 def test_keys_differ_and_their_hash_needs_the_secret() -> None:

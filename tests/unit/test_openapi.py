@@ -15,7 +15,7 @@ DOCUMENT: dict[str, Any] = document(all_bindings(), not_served=NOT_SERVED)
 
 
 def test_it_is_valid() -> None:
-    OpenAPIV31SpecValidator(DOCUMENT).validate()
+    assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
 
 
 def test_every_route_that_is_served_is_in_it_and_no_other() -> None:

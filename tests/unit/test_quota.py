@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.common.database.records import NewGeneration
 from libs.common.database.records_edge import KeyUsage, Quota
 from libs.common.errors import ErrorCode
 from services.gateway.quota import admit
@@ -16,12 +17,12 @@ from tests.support.rows import new_generation
 USAGE = KeyUsage("key_1", Quota(), None, 0.0, 0, 0.0, 86_400.0)
 
 
-def _cents(*prices: float) -> list[object]:
+def _cents(*prices: float) -> list[NewGeneration]:
     return [new_generation(reserved_usd=price / 100) for price in prices]
 
 
 def _let_in(usage: KeyUsage, *prices: float) -> list[bool]:
-    return [refusal is None for refusal in admit(usage, _cents(*prices)).refusals]  # type: ignore[arg-type]
+    return [refusal is None for refusal in admit(usage, _cents(*prices)).refusals]
 
 
 def test_without_a_quota_all_come_in() -> None:
@@ -58,15 +59,15 @@ def test_live_generations_are_bounded(live: int, let_in: list[bool]) -> None:
 )
 def test_requests_come_back_evenly(tokens: float | None, age: float, let_in: int, left: float) -> None:
     usage = replace(USAGE, quota=Quota(requests_per_minute=60), tokens=tokens, tokens_age_seconds=age)
-    admission = admit(usage, _cents(*[1] * 70))  # type: ignore[arg-type]
+    admission = admit(usage, _cents(*[1] * 70))
     assert admission.refusals.count(None) == let_in
     assert admission.tokens == pytest.approx(left)
 
 
 def test_refusals_say_how_long_and_how_much() -> None:
     quota = Quota(requests_per_minute=6, monthly_budget_usd=1.0)
-    (rate,) = admit(replace(USAGE, quota=quota, tokens=0.5), _cents(1)).refusals  # type: ignore[arg-type]
-    (money,) = admit(replace(USAGE, quota=quota, used_usd=1.0), _cents(1)).refusals  # type: ignore[arg-type]
+    (rate,) = admit(replace(USAGE, quota=quota, tokens=0.5), _cents(1)).refusals
+    (money,) = admit(replace(USAGE, quota=quota, used_usd=1.0), _cents(1)).refusals
     assert rate is not None
     assert money is not None
     assert (rate.code, rate.retry_after_seconds, rate.details["limit"]) == (ErrorCode.RATE_LIMITED, 5.0, 6)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
 
-import grpc
 import typer
 from darkroom.gateway.v1 import admin_pb2
 from darkroom.gateway.v1.admin_pb2_grpc import AdminServiceStub
@@ -14,7 +13,7 @@ from darkroom.gateway.v1.admin_pb2_grpc import AdminServiceStub
 from libs.client.client import Client
 from libs.client.commands import shown
 from libs.client.commands.connection import connection
-from libs.client.errors import from_rpc_error
+from libs.client.errors import answer_of
 
 T = TypeVar("T")
 _CALL_SECONDS = 30.0
@@ -23,10 +22,7 @@ keys = typer.Typer(no_args_is_help=True, help="API keys and their quotas.")
 
 def _admin(work: Callable[[AdminServiceStub], Awaitable[T]]) -> T:
     async def whole(client: Client) -> T:
-        try:
-            return await work(AdminServiceStub(client.channel))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return await answer_of(work(AdminServiceStub(client.channel)))
 
     return connection.run(whole)
 

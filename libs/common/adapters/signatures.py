@@ -38,6 +38,11 @@ def _decoded(text: str) -> bytes:
         raise refuse("its secret or signature is not base64") from error
 
 
+def standard_signature(identifier: str, timestamp: str, body: bytes, key: bytes) -> bytes:
+    """What a webhook of standardwebhooks.com is signed with: HMAC-SHA256 over `id.timestamp.body`."""
+    return hmac.new(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+
+
 def standard_webhook(headers: Mapping[str, str], body: bytes, *, secret: str, now: float, prefix: str = "") -> None:
     """HMAC-SHA256 over `id.timestamp.body`, in base64. Source: standardwebhooks.com.
 
@@ -53,7 +58,7 @@ def standard_webhook(headers: Mapping[str, str], body: bytes, *, secret: str, no
     )
     _check_age(timestamp, now)
     key = _decoded(secret.removeprefix("whsec_"))
-    wanted = hmac.new(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    wanted = standard_signature(identifier, timestamp, body, key)
     given = [_decoded(word.removeprefix("v1,")) for word in signatures.split() if word.startswith("v1,") or prefix]
     if not any(hmac.compare_digest(wanted, signature) for signature in given):
         raise refuse("its signature does not fit")

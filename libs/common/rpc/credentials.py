@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import grpc
 
@@ -44,6 +45,21 @@ def service_tokens(settings: Settings) -> tuple[str, ...]:
     return listed(settings.service_token.get_secret_value()) if settings.service_token else ()
 
 
+class _Internal(NamedTuple):
+    """What services show each other, as PEM."""
+
+    certificate: bytes
+    private_key: bytes
+    ca: bytes
+
+
+def _internal(settings: Settings) -> _Internal | None:
+    paths = (settings.internal_tls_certificate, settings.internal_tls_private_key, settings.internal_tls_ca)
+    contents = [path.read_bytes() for path in paths if path is not None]
+    # The settings see to it that there are all of them, or none.
+    return _Internal(*contents) if contents else None
+
+
 def server_credentials(settings: Settings, *, is_edge: bool) -> grpc.ServerCredentials | None:
     """What a server listens with; None: without TLS. The edge asks its clients for no certificate."""
     if is_edge:
@@ -51,28 +67,18 @@ def server_credentials(settings: Settings, *, is_edge: bool) -> grpc.ServerCrede
         if certificate is None or key is None:
             return None
         return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
-    certificate, key, ca = (
-        settings.internal_tls_certificate,
-        settings.internal_tls_private_key,
-        settings.internal_tls_ca,
-    )
-    if certificate is None or key is None or ca is None:
+    shown = _internal(settings)
+    if shown is None:
         return None
     return grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())], root_certificates=ca.read_bytes(), require_client_auth=True
+        [(shown.private_key, shown.certificate)], root_certificates=shown.ca, require_client_auth=True
     )
 
 
 def channel_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
     """What a service calls its peers with; None: without TLS."""
-    certificate, key, ca = (
-        settings.internal_tls_certificate,
-        settings.internal_tls_private_key,
-        settings.internal_tls_ca,
-    )
-    if certificate is None or key is None or ca is None:
-        return None
-    return grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), certificate.read_bytes())
+    shown = _internal(settings)
+    return None if shown is None else grpc.ssl_channel_credentials(shown.ca, shown.private_key, shown.certificate)
 
 
 class PeersOnly(Around):

@@ -6,7 +6,8 @@ Source of the details: google/rpc/error_details.proto (ErrorInfo, RetryInfo, Bad
 from __future__ import annotations
 
 import json
-from typing import NoReturn, cast
+from collections.abc import Awaitable
+from typing import NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -19,6 +20,7 @@ from grpc_status import rpc_status
 from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation, GenerationError
 from libs.common.rpc.structs import from_struct, to_struct
 
+Answer = TypeVar("Answer")
 DOMAIN = "darkroom"
 _DETAIL_LIMIT = 1_000
 _VIOLATIONS_LIMIT_BYTES = 2_000
@@ -90,6 +92,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> GenerationError:
             for violation in bad_request.field_violations
         ],
     )
+
+
+async def answer_of(call: Awaitable[Answer]) -> Answer:
+    """What an RPC answers. Raises the GenerationError that its status carries."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: GenerationError) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -21,9 +21,8 @@ from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
 
 log = structlog.get_logger()
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 _KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
@@ -41,42 +40,48 @@ class Call:
     is_stream: bool
 
 
-class Around(grpc.aio.ServerInterceptor):
-    """Base of the interceptors: `around` is entered before the handler runs and left after its last answer."""
+class Wrapper(grpc.aio.ServerInterceptor):
+    """Base of the interceptors: puts something around a method's behaviour, unary or streaming."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler with its behaviour wrapped."""
+        handler = await continuation(handler_call_details)
+        # None: there is no such method; gRPC answers by itself.
+        if handler is None:
+            return None
+        wrap = self.stream if handler.response_streaming else self.unary
+        return _handler(handler, wrap(handler_call_details.method, _behaviour(handler)), handler.request_deserializer)
+
+    @abstractmethod
+    def unary(self, method: str, behaviour: Any) -> Any:
+        """The behaviour of a method with one answer, wrapped."""
+
+    @abstractmethod
+    def stream(self, method: str, behaviour: Any) -> Any:
+        """The behaviour of a method with a stream of answers, wrapped."""
+
+
+class Around(Wrapper):
+    """Base of those whose `around` is entered before the handler runs and left after its last answer."""
 
     @abstractmethod
     def around(self, call: Call) -> AbstractAsyncContextManager[None]:
         """What happens around a call."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Request, Response] | None:
-        """Wrap the handler's behaviour, unary or streaming."""
-        handler = await continuation(handler_call_details)
-        # None: there is no such method; gRPC answers by itself.
-        if handler is None:
-            return None
-        wrap = self._stream if handler.response_streaming else self._unary
-        kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        behaviour = getattr(handler, kind)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return cast(
-            "grpc.RpcMethodHandler[Request, Response]",
-            make(
-                wrap(handler_call_details.method, behaviour), handler.request_deserializer, handler.response_serializer
-            ),
-        )
+    def unary(self, method: str, behaviour: Any) -> Any:
+        """See the base."""
 
-    def _unary(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Any, context: Context) -> Any:
             async with self.around(Call(method, context, is_stream=False)):
                 return await behaviour(request, context)
 
         return wrapped
 
-    def _stream(self, method: str, behaviour: Any) -> Any:
+    def stream(self, method: str, behaviour: Any) -> Any:
+        """See the base."""
+
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self.around(Call(method, context, is_stream=True)):
                 answers = behaviour(request, context)
@@ -90,18 +95,20 @@ class Around(grpc.aio.ServerInterceptor):
         return wrapped
 
 
-class BoundWrites(Around):
+class BoundWrites(Wrapper):
     """Drops a caller that does not take an answer of a stream within `seconds`; outermost, for it does the writing."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:  # noqa: ARG002 - the shape's
-        """Unary answers are bounded by the transport."""
-        yield
+    def unary(self, method: str, behaviour: Any) -> Any:
+        """As it is: the transport bounds one answer."""
+        del method
+        return behaviour
 
-    def _stream(self, method: str, behaviour: Any) -> Any:
+    def stream(self, method: str, behaviour: Any) -> Any:
+        """See the class."""
+
         async def wrapped(request: Any, context: Context) -> None:
             answers = behaviour(request, context)
             try:
@@ -219,23 +226,18 @@ class Parse(grpc.aio.ServerInterceptor):
     """Reads requests, innermost: bytes that are no message are the caller's fault, and are told as such."""
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Request, Response] | None:
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Take the reading away from gRPC, which answers UNKNOWN for what cannot be read."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        behaviour, read = getattr(handler, kind), handler.request_deserializer
+        behaviour, read, is_stream = _behaviour(handler), handler.request_deserializer, handler.request_streaming
 
         def parsed(request: Any, context: Context) -> Any:
-            given = _each(request, read) if handler.request_streaming else _read(request, read)
-            return behaviour(given, context)
+            return behaviour(_each(request, read) if is_stream else _read(request, read), context)
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return cast("grpc.RpcMethodHandler[Request, Response]", make(parsed, None, handler.response_serializer))
+        return _handler(handler, parsed, None)
 
 
 class Together(grpc.aio.ServerInterceptor):
@@ -250,20 +252,28 @@ class Together(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Request, Response] | None:
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler with all of them around it; None, which gRPC answers by itself, where there is none."""
         method = handler_call_details.method
         if method not in self._wrapped:
-            found = await continuation(handler_call_details)
+            found: Any = await continuation(handler_call_details)
             if found is None:
                 return None
             for interceptor in reversed(self._interceptors):
                 found = await interceptor.intercept_service(_always(found), handler_call_details)
             self._wrapped[method] = found
-        return cast("grpc.RpcMethodHandler[Request, Response]", self._wrapped[method])
+        return cast("grpc.RpcMethodHandler[Any, Any]", self._wrapped[method])
+
+
+def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+    return getattr(handler, _KINDS[handler.request_streaming, handler.response_streaming])
+
+
+def _handler(like: grpc.RpcMethodHandler[Any, Any], behaviour: Any, read: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of the same kind with another behaviour, whose requests are read by `read`; None: not at all."""
+    make = getattr(grpc, f"{_KINDS[like.request_streaming, like.response_streaming]}_rpc_method_handler")
+    return cast("grpc.RpcMethodHandler[Any, Any]", make(behaviour, read, like.response_serializer))
 
 
 def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]:

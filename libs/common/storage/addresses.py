@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
@@ -59,6 +60,12 @@ def _numeric_address(host: str) -> str | None:
 
 def _refused(host: str, why: str) -> GenerationError:
     return GenerationError(ErrorCode.INVALID_REQUEST, f"The URL is refused: {why}.", {"host": host[:200]})
+
+
+def guarded_session(allowed_hosts: Sequence[str]) -> aiohttp.ClientSession:
+    """A session that connects to public addresses and to `allowed_hosts` alone. It keeps no cookies."""
+    connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts), limit=0, ttl_dns_cache=10)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 class GuardedResolver(AbstractResolver):

@@ -15,7 +15,7 @@ import filetype
 from yarl import URL
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.storage.addresses import GuardedResolver, check_url
+from libs.common.storage.addresses import check_url, guarded_session
 
 REDIRECTS = 3
 HeadersFor = Callable[[URL], Mapping[str, str]]
@@ -180,10 +180,7 @@ class Downloader:
 
     def _session(self, allowed_hosts: tuple[str, ...]) -> aiohttp.ClientSession:
         if allowed_hosts not in self._sessions:
-            connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts), limit=0, ttl_dns_cache=10)
-            self._sessions[allowed_hosts] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar()
-            )
+            self._sessions[allowed_hosts] = guarded_session(allowed_hosts)
         return self._sessions[allowed_hosts]
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from libs.common.catalog import CatalogHolder
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.errors import NotFound
 from libs.common.rpc.context import current_request_id
-from libs.common.rpc.errors import from_rpc_error
+from libs.common.rpc.errors import answer_of, from_rpc_error
 from libs.common.storage.objects import ObjectStore
 from services.gateway.access import Caller
 from services.gateway.authentication import Authentication
@@ -88,12 +88,8 @@ class Calls:
         if earlier is not None:
             metrics.REPEATS.labels("client_retry").inc()
             return earlier
-        try:
-            return (
-                await self._gateway.CreateGeneration(message, metadata=asking.metadata, timeout=self._timeout_seconds)
-            ).id
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        call = self._gateway.CreateGeneration(message, metadata=asking.metadata, timeout=self._timeout_seconds)
+        return (await answer_of(call)).id
 
     async def _earlier(self, asking: Asking, message: gateway_pb2.CreateGenerationRequest) -> str | None:
         wanted = validate(message, self.catalog.current, caller=asking.caller, request_id=current_request_id())
@@ -105,12 +101,8 @@ class Calls:
     async def get(self, asking: Asking, generation_id: str) -> gateway_pb2.Generation:
         """One generation. GenerationError as the RPC."""
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
-        try:
-            return (
-                await self._gateway.GetGeneration(request, metadata=asking.metadata, timeout=self._timeout_seconds)
-            ).generation
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        call = self._gateway.GetGeneration(request, metadata=asking.metadata, timeout=self._timeout_seconds)
+        return (await answer_of(call)).generation
 
     async def ended(self, asking: Asking, generation_id: str, *, within: float) -> gateway_pb2.Generation | None:
         """The generation once it has ended; None where that takes longer than `within` seconds."""
@@ -132,12 +124,8 @@ class Calls:
     async def cancel(self, asking: Asking, generation_id: str) -> gateway_pb2.Generation:
         """Ask for a cancel; the generation as it stands then."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
-        try:
-            return (
-                await self._gateway.CancelGeneration(request, metadata=asking.metadata, timeout=self._timeout_seconds)
-            ).generation
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        call = self._gateway.CancelGeneration(request, metadata=asking.metadata, timeout=self._timeout_seconds)
+        return (await answer_of(call)).generation
 
     async def delete(self, asking: Asking, generation_id: str) -> None:
         """Show an ended generation to nobody any more, and remove its files."""

@@ -28,7 +28,7 @@ class Form:
     async def read(cls, request: web.Request, bodies: Bodies) -> Form:
         """What was sent. InvalidRequest for what cannot be read; aiohttp's 408 and 413 for too slow and too large."""
         if request.content_type not in _FORMS:
-            return cls._of_json(await bodies.read_json(request))
+            return cls.of_json(await bodies.read_json(request))
         form = cls()
         size_bytes = 0.0
         try:
@@ -50,7 +50,8 @@ class Form:
         return form
 
     @classmethod
-    def _of_json(cls, body: bytes) -> Form:
+    def of_json(cls, body: bytes) -> Form:
+        """The fields of a JSON object. InvalidRequest for what is none."""
         try:
             values = json.loads(body or b"{}")
         except (ValueError, RecursionError) as error:

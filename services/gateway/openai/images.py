@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from typing import Any
 
 from aiohttp import web
@@ -36,7 +35,8 @@ class Images:
     async def generate(self, request: web.Request) -> web.Response:
         """POST /v1/images/generations."""
         asking = await self._calls.asking(request)
-        return await self._make(asking, read(AskedImages, _json(await self._bodies.read_json(request))), [])
+        form = Form.of_json(await self._bodies.read_json(request))
+        return await self._make(asking, read(AskedImages, form.values), [])
 
     async def edit(self, request: web.Request) -> web.Response:
         """POST /v1/images/edits: a form with pictures."""
@@ -82,10 +82,3 @@ class Images:
         created = int(generation.created_at.seconds)
         headers = {GENERATION_ID_HEADER: generation.id}
         return web.json_response({"created": created, "data": data}, headers=headers)
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest([FieldViolation("body", "json", "must be JSON")]) from error

@@ -9,8 +9,8 @@ from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import AUTHORIZATION
 from services.gateway.authentication import key_in
+from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
 
-IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _KEY_LIMIT = 200
 
 

@@ -57,7 +57,7 @@ def rest_routes(own: OwnServer, authentication: Authentication, frame: Frame) ->
 def _document_of(bindings: list[Binding]) -> Handler:
     body = json.dumps(document(bindings, not_served=NOT_SERVED), ensure_ascii=False).encode()
 
-    async def serve(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - aiohttp's shape
+    async def serve(_: web.Request) -> web.StreamResponse:
         headers = {"cache-control": f"public, max-age={_DOCUMENT_SECONDS}"}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
@@ -65,7 +65,7 @@ def _document_of(bindings: list[Binding]) -> Handler:
 
 
 def _health_of(frame: Frame) -> Handler:
-    async def serve(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - aiohttp's shape
+    async def serve(_: web.Request) -> web.StreamResponse:
         serves = frame.is_ready
         status = {"status": "SERVING" if serves else "NOT_SERVING"}
         return web.json_response(status, status=200 if serves else 503)

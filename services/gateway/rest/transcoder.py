@@ -13,7 +13,7 @@ from aiohttp_sse import sse_response
 from google.protobuf.message import Message
 
 from libs.common.errors import GenerationError
-from libs.common.rpc.errors import from_rpc_error
+from libs.common.rpc.errors import answer_of, from_rpc_error
 from libs.common.rpc.json import to_json
 from services.gateway.access import check_role
 from services.gateway.authentication import Authentication
@@ -90,11 +90,7 @@ class Transcoder:
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
     ) -> web.StreamResponse:
         del request
-        try:
-            answer = await call(message, metadata=metadata, timeout=self._timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        return _answer(binding, answer)
+        return _answer(binding, await answer_of(call(message, metadata=metadata, timeout=self._timeout_seconds)))
 
     async def _stream(
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
