@@ -18,12 +18,11 @@ from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest, NotFound
 from libs.common.ids import new_id
 from libs.common.rpc.messages import timestamp
+from libs.common.rpc.pages import page, page_size, page_start
+from libs.common.rpc.requests import known, raise_for, time_of
 from libs.common.validation.common import CallbackUrl, ShortText, violations
 from services.gateway.access import current_caller
 from services.gateway.authentication import Authentication
-from services.gateway.faults import known, raise_for
-from services.gateway.listing import time_of
-from services.gateway.pages import page, page_size, page_start
 from services.gateway.sameness import callback_faults
 
 Context = grpc.aio.ServicerContext[Any, Any]

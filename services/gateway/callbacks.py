@@ -8,9 +8,9 @@ from libs.common.api_keys import callback_secret
 from libs.common.database.states import CallbackState
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
+from libs.common.rpc.pages import page, page_size, page_start
 from services.gateway.access import Caller
 from services.gateway.messages import callback_message
-from services.gateway.pages import page, page_size, page_start
 
 _STATES = {gateway_pb2.CallbackState.Value(f"CALLBACK_STATE_{state.value}"): state for state in CallbackState}
 

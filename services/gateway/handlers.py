@@ -18,15 +18,15 @@ from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.credentials import metadata_of_context
 from libs.common.rpc.messages import UrlOf
+from libs.common.rpc.pages import page, page_size, page_start
+from libs.common.rpc.requests import known
 from services.gateway.access import current_caller
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
-from services.gateway.faults import known
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
 from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
 from services.gateway.not_served import not_served
-from services.gateway.pages import page, page_size, page_start
 from services.gateway.requests import validate
 from services.gateway.resolutions import resolution_of
 from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER

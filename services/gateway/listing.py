@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from darkroom.gateway.v1 import gateway_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.database.stores.generations import GenerationFilter
 from libs.common.errors import FieldViolation
+from libs.common.rpc.requests import raise_for, time_of
 from services.gateway.access import Caller, permission_denied
-from services.gateway.faults import raise_for
 from services.gateway.messages import STATUS_OF_STATE
 
 _TEXT_LIMIT = 200
@@ -47,12 +44,3 @@ def wanted(request: gateway_pb2.ListGenerationsRequest, caller: Caller) -> Gener
         created_before=before,
         labels=dict(request.labels),
     )
-
-
-def time_of(given: Timestamp, name: str, found: list[FieldViolation]) -> datetime | None:
-    """A point in time; a violation for one that no calendar has."""
-    try:
-        return given.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        found.append(FieldViolation(name, "time", "must be a point in time from the year 1 to 9999"))
-        return None

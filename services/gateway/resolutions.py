@@ -11,7 +11,7 @@ from libs.common.catalog import Catalog
 from libs.common.database.records import NewTask, SubmissionRecord
 from libs.common.database.stores.submissions import Resolution
 from libs.common.errors import FieldViolation
-from services.gateway.faults import raise_for
+from libs.common.rpc.requests import raise_for
 
 NOTE_LIMIT = 2_000
 _RESOLUTIONS: dict[int, Resolution] = {

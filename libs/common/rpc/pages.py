@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
-
-from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from typing import Literal, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidRequest
 
@@ -22,12 +20,21 @@ class HasId(Protocol):
         """Sorts by the time it was made."""
 
 
-ListRequest = (
-    admin_pb2.ListApiKeysRequest
-    | gateway_pb2.ListCallbacksRequest
-    | gateway_pb2.ListGenerationsRequest
-    | gateway_pb2.ListSubmissionsRequest
-)
+class ListRequest(Protocol):
+    """A message that asks for a page."""
+
+    @property
+    def page_size(self) -> int:
+        """How many at most."""
+
+    @property
+    def page_token(self) -> str:
+        """Where to go on."""
+
+    def HasField(self, field_name: Literal["page_size"]) -> bool:  # noqa: N802
+        """Whether it says how many."""
+
+
 Record = TypeVar("Record", bound=HasId)
 
 
