@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from libs.common.database import migrate
-from libs.common.database.tables_edge import callbacks
+from libs.common.database.all_tables import metadata
 from tests.support.infrastructure import Infrastructure
 
 
@@ -22,7 +22,7 @@ def connection(database_url: str) -> Iterator[sa.Connection]:
 
 def test_the_migrations_make_the_tables_that_the_code_uses(connection: sa.Connection) -> None:
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-    assert compare_metadata(context, callbacks.metadata) == []
+    assert compare_metadata(context, metadata) == []
 
 
 def test_every_column_and_table_is_commented_in_the_database(connection: sa.Connection) -> None:

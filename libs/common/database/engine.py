@@ -70,6 +70,11 @@ class Database:
         pool = self.engine.pool
         return float(pool.checkedin() + pool.checkedout()) if isinstance(pool, sa.QueuePool) else 0.0
 
+    def connections_in_use(self) -> float:
+        """How many of them are at work."""
+        pool = self.engine.pool
+        return float(pool.checkedout()) if isinstance(pool, sa.QueuePool) else 0.0
+
     async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction on one of the pool's threads and answer what it returns.
 

@@ -22,12 +22,13 @@ def one_of(column: str, words: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(word.value) for word in words)})"
 
 
-def time(name: str, comment: str, *, required: bool = False, now: bool = False) -> Column[object]:
-    """A column of points in time; `now`: what the row is inserted with."""
+def time(name: str, comment: str, *, required: bool = False, now: bool = False, key: bool = False) -> Column[object]:
+    """A column of points in time; `now`: what the row is inserted with; `key`: part of the primary key."""
     return Column(
         name,
         DateTime(timezone=True),
-        nullable=not required,
+        primary_key=key,
+        nullable=not (required or key),
         server_default=func.now() if now else None,
         comment=comment,
     )

@@ -112,3 +112,55 @@ class CallbackState(StrEnum):
     """Its receiver answered with 2xx."""
     DEAD = "DEAD"
     """It was given up."""
+
+
+class ErrorLevel(StrEnum):
+    """How bad an error is."""
+
+    WARN = "WARN"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+class AlertSeverity(StrEnum):
+    """How bad an alert is."""
+
+    INFO = "INFO"
+    WARNING = "WARNING"
+    CRITICAL = "CRITICAL"
+
+
+class AlertState(StrEnum):
+    """Where an alert stands."""
+
+    FIRING = "FIRING"
+    """Its condition holds and nobody has taken it."""
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    """Its condition holds and somebody looks after it."""
+    RESOLVED = "RESOLVED"
+    """Its condition has cleared. It never changes again: a condition that comes back is another alert."""
+
+
+ALERT_TRANSITIONS: Mapping[AlertState, frozenset[AlertState]] = MappingProxyType(
+    {
+        AlertState.FIRING: frozenset({AlertState.ACKNOWLEDGED, AlertState.RESOLVED}),
+        AlertState.ACKNOWLEDGED: frozenset({AlertState.RESOLVED}),
+        AlertState.RESOLVED: frozenset(),
+    }
+)
+
+
+def alert_sources(target: AlertState) -> list[str]:
+    """The states from which an alert may reach `target`, for a write's guard."""
+    return sorted(state.value for state, following in ALERT_TRANSITIONS.items() if target in following)
+
+
+class DeliveryState(StrEnum):
+    """What became of a notice."""
+
+    PENDING = "PENDING"
+    """It waits for its first or its next attempt."""
+    DELIVERED = "DELIVERED"
+    """Its channel took it."""
+    DEAD = "DEAD"
+    """It was given up."""

@@ -48,6 +48,7 @@ generation_requests = Table(
     Column("user_id", Text, comment="The caller's own id of the person behind the request."),
     Column("labels", JSONB, nullable=False, server_default="{}", comment="The caller's key-value pairs."),
     Column("request_id", Text, nullable=False, comment="The id that all log lines about it carry."),
+    Column("trace_parent", Text, comment="The span that accepted it (W3C Trace Context), where traces are kept."),
     Column(
         "api_key_id",
         Text,
@@ -163,6 +164,7 @@ Index(
     generation_requests.c.api_key_id,
     generation_requests.c.turn_at,
     postgresql_where=text("state = 'PENDING'"),
+    postgresql_include=["created_at"],
 )
 # What takes a place at the provider, and what a dead dispatcher left behind.
 Index(
@@ -260,6 +262,13 @@ Index(
     "ix_submissions_unresolved",
     submissions.c.id,
     postgresql_where=text("state = 'UNCERTAIN' AND resolved_at IS NULL"),
+)
+
+# Requests that were sent again and again.
+Index(
+    "ix_submissions_repeated",
+    submissions.c.started_at,
+    postgresql_where=text("attempt > 1"),
 )
 
 provider_accounts = Table(
@@ -376,6 +385,13 @@ Index(
     poll_tasks.c.provider_id,
     poll_tasks.c.next_poll_at,
     postgresql_where=text("ended_at IS NULL"),
+)
+
+# Tasks that cannot be asked about.
+Index(
+    "ix_poll_tasks_failing",
+    poll_tasks.c.provider_id,
+    postgresql_where=text("ended_at IS NULL AND retry_count > 1"),
 )
 
 output_spool = Table(

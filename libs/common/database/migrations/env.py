@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from libs.common.database.tables_edge import callbacks
+from libs.common.database.all_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=callbacks.metadata,
+    target_metadata=metadata,
     transaction_per_migration=True,
     compare_server_default=True,
 )

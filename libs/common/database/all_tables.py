@@ -1,0 +1,8 @@
+"""All tables at once, for what compares the database with them."""
+
+from __future__ import annotations
+
+from libs.common.database import tables, tables_edge, tables_monitor
+
+MODULES = (tables, tables_edge, tables_monitor)
+metadata = MODULES[0].metadata
