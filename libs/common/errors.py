@@ -76,6 +76,17 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
 }
 
 
+CALLERS_FAULTS = frozenset(
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.INVALID_PARAMETERS,
+        ErrorCode.CONTENT_REJECTED,
+        ErrorCode.TASK_CANCELLED,
+    }
+)
+"""What a caller asked for that cannot be had: no fault of a provider's or of ours, and nothing to wake anybody for."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """One field that breaks a rule.

@@ -19,6 +19,7 @@ Turn = Callable[[], Awaitable[bool]]
 
 _FAILURE_PAUSE_SECONDS = 1.0
 _STALL_SECONDS = 30.0
+_TELL_SECONDS = 30.0
 
 
 class Loop:
@@ -41,6 +42,7 @@ class Loop:
         self._stopping = False
         self._last_success = monotonic()
         self._task: asyncio.Task[None] | None = None
+        self._told_at: float | None = None
 
     def start(self) -> None:
         """Begin to turn."""
@@ -74,13 +76,24 @@ class Loop:
                 if await self._turn():
                     pause = 0.0
                 self._last_success = monotonic()
+                self._told_at = None
                 metrics.LOOP_LAST_SUCCESS.labels(self.name).set(time())
                 metrics.LOOP_ITERATIONS.labels(self.name, "success").inc()
             except Exception as error:
                 pause = max(pause, _FAILURE_PAUSE_SECONDS)
                 metrics.LOOP_ITERATIONS.labels(self.name, "failure").inc()
-                _log_failure(self.name, error)
+                self._tell(error)
             await self._pause(pause)
+
+    def _tell(self, error: Exception) -> None:
+        """Say why a turn failed: the first in a row, and then now and again."""
+        if self._told_at is not None and monotonic() - self._told_at < _TELL_SECONDS:
+            return
+        self._told_at = monotonic()
+        if isinstance(error, GenerationError) and error.code is ErrorCode.SERVICE_UNAVAILABLE:
+            log.warning("loop waits for the database", loop=self.name, error=error)
+        else:
+            log.error("loop turn failed", loop=self.name, error=error, exc_info=error)
 
     async def _pause(self, seconds: float) -> None:
         if seconds <= 0:
@@ -88,10 +101,3 @@ class Loop:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
-
-
-def _log_failure(name: str, error: Exception) -> None:
-    if isinstance(error, GenerationError) and error.code is ErrorCode.SERVICE_UNAVAILABLE:
-        log.warning("loop waits for the database", loop=name, error=error)
-    else:
-        log.error("loop turn failed", loop=name, error=error, exc_info=error)

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ServiceName = Literal["gateway", "dispatcher", "poller", "monitor", "experiments"]
+LogLevel = Literal["trace", "debug", "info", "warn", "error", "fatal"]
 
 
 def _log_alias(name: str) -> AliasChoices:
@@ -106,6 +107,23 @@ class Settings(BaseSettings):
 
     dispatcher_address: str = "127.0.0.1:50052"
     poller_address: str = "127.0.0.1:50053"
+    monitor_address: str = "127.0.0.1:50054"
+    experiments_address: str = "127.0.0.1:50055"
+    gateway_address: str = Field(default="127.0.0.1:50051", description="Where the monitor looks for the gateway.")
+
+    alert_rules: Path = Field(default=Path("alerts.yaml"), description="What wakes whom; read by the monitor.")
+    console_url: str | None = Field(
+        default=None, pattern=r"^https?://\S+$", description="Where people reach the console; alerts link to it."
+    )
+    health_check_seconds: PositiveFloat = Field(default=3.0, description="Between two looks at all components.")
+    error_warn_days: PositiveInt = Field(default=7, description="How long warnings stay in the error log.")
+    error_error_days: PositiveInt = Field(default=30, description="How long errors do.")
+    error_critical_days: PositiveInt = Field(default=90, description="How long critical errors do.")
+    alert_days: PositiveInt = Field(default=365, description="How long alerts are kept that were resolved.")
+    error_buffer_entries: PositiveInt = Field(
+        default=10_000, description="Errors that a process keeps while the monitor is away; later ones are counted."
+    )
+    error_buffer_bytes: PositiveInt = Field(default=16 * 1024**2, description="And how large they may be together.")
 
     grpc_message_limit_bytes: PositiveInt = 16 * 1024**2
     grpc_concurrent_rpcs: PositiveInt = Field(default=5_000, description="RPCs and watchers of one service at once.")
@@ -117,15 +135,17 @@ class Settings(BaseSettings):
     )
     readiness_check_seconds: PositiveFloat = Field(default=2.0, description="Between two looks at the database.")
 
+    heartbeat_seconds: PositiveFloat = Field(
+        default=10.0, le=15, description="How often a process says that it runs; a change of log levels takes so long."
+    )
     lease_seconds: PositiveFloat = Field(default=30.0, description="A claim's life; renewed at a third of it.")
     sweep_seconds: PositiveFloat = Field(default=1.0, description="The longest that a lost nudge can delay.")
     submit_concurrency: PositiveInt = Field(default=200, description="Submits under way in one dispatcher.")
     store_concurrency: PositiveInt = Field(default=16, description="Results on their way into storage in one poller.")
 
-    log_level: Literal["trace", "debug", "info", "warn", "error", "fatal"] = Field(
-        default="info", validation_alias=_log_alias("LEVEL")
-    )
+    log_level: LogLevel = Field(default="info", validation_alias=_log_alias("LEVEL"))
     log_format: Literal["json", "pretty"] = Field(default="json", validation_alias=_log_alias("FORMAT"))
+    log_prompts: bool = Field(default=False, description="Whether prompts may stand in logs and in the error log.")
     log_file_path: Path | None = Field(default=None, validation_alias=_log_alias("FILE_PATH"))
     log_file_max_size: str = Field(default="10M", validation_alias=_log_alias("FILE_MAX_SIZE"))
     log_file_max_files: PositiveInt = Field(default=7, validation_alias=_log_alias("FILE_MAX_FILES"))

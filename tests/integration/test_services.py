@@ -161,8 +161,8 @@ async def test_logs_are_json_and_follow_the_request_through_the_services(start_s
     generation = await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0)))
     for service in ("gateway", "dispatcher", "poller"):
         lines = [json.loads(line) for line in running.log(service).splitlines()]
-        about = [line for line in lines if line.get("generation_id") == generation.id]
-        assert {line["request_id"] for line in about} == {generation.request_id}, service
+        about = [line for line in lines if line.get("context", {}).get("generation_id") == generation.id]
+        assert {line["context"]["request_id"] for line in about} == {generation.request_id}, service
         assert {line["source"] for line in about} == {service}
 
 

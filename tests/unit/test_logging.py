@@ -40,11 +40,11 @@ def test_a_line_is_json_with_its_source_and_fields(configured: Path) -> None:
     structlog.get_logger("test").info("generation accepted", generation_id="gen_1")
     (line,) = _lines(configured)
     assert line["timestamp"].endswith("Z")
-    assert (line["message"], line["level"], line["source"], line["generation_id"]) == (
+    assert (line["message"], line["level"], line["source"], line["context"]) == (
         "generation accepted",
         "info",
         "gateway",
-        "gen_1",
+        {"generation_id": "gen_1"},
     )
 
 
@@ -62,7 +62,11 @@ def test_long_fields_are_cut(configured: Path) -> None:
 def test_an_error_is_spread_into_its_facts(configured: Path) -> None:
     error = GenerationError(ErrorCode.RATE_LIMITED, "slow down", {"http_status": 429})
     structlog.get_logger("test").warning("check failed", error=error)
-    assert _lines(configured)[0]["error"] == {"name": "RATE_LIMITED", "message": "slow down", "http_status": 429}
+    assert _lines(configured)[0]["error"] == {
+        "name": "RATE_LIMITED",
+        "message": "slow down",
+        "details": {"http_status": 429},
+    }
 
 
 def test_the_standard_librarys_loggers_go_the_same_way(configured: Path) -> None:
