@@ -22,7 +22,7 @@ from sandbox.catalog import simulated
 from sandbox.children import Child, Show
 from sandbox.health import health
 from sandbox.objectstore import ObjectServer
-from sandbox.plan import ROOT, SHIPPED_CATALOG, Plan
+from sandbox.plan import ROOT, SHIPPED_ALERT_RULES, SHIPPED_CATALOG, Plan
 from sandbox.postgres import Postgres, PostgresFailed
 from sandbox.secrets import secrets_of
 
@@ -187,7 +187,11 @@ class Stack:
             self._tell(f"{name} on 127.0.0.1:{self.plan.ports.grpc[name]}")
 
     def _base_environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "build/generated")]), **self.plan.environment}
+        return {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "build/generated")]),
+            "DARKROOM_ALERT_RULES": str(SHIPPED_ALERT_RULES),
+            **self.plan.environment,
+        }
 
     def _start_postgres(self) -> str:
         if self.plan.database_url is not None:

@@ -14,6 +14,7 @@ from sandbox.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_CATALOG = ROOT / "catalog.yaml"
+SHIPPED_ALERT_RULES = ROOT / "alerts.yaml"
 FOLDER = Path(os.environ.get("DARKROOM_SANDBOX_FOLDER", ROOT / ".darkroom")).resolve()
 """Where the sandbox keeps all its data."""
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -64,6 +65,9 @@ class Ports:
             "DARKROOM_GATEWAY_HTTP_PORT": str(self.gateway_http),
             "DARKROOM_DISPATCHER_ADDRESS": f"127.0.0.1:{self.grpc['dispatcher']}",
             "DARKROOM_POLLER_ADDRESS": f"127.0.0.1:{self.grpc['poller']}",
+            "DARKROOM_MONITOR_ADDRESS": f"127.0.0.1:{self.grpc['monitor']}",
+            "DARKROOM_EXPERIMENTS_ADDRESS": f"127.0.0.1:{self.grpc['experiments']}",
+            "DARKROOM_GATEWAY_ADDRESS": f"127.0.0.1:{self.grpc['gateway']}",
         }
 
 

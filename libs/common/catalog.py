@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
 from yarl import URL
 
@@ -21,19 +20,17 @@ from libs.common.database.records import MediaType, NewTask, Strategy, Uncertain
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.hosts import is_listed
 from libs.common.validation.common import Parameters, violations
+from libs.common.watched import FileFault, Watched, text_of, yaml_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 Host = Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$")]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
-CATALOG_LIMIT_BYTES = 4 * 1024**2
 
 
-class CatalogFault(ValueError):
-    """The catalog cannot be used. `faults` names each path with what is wrong there."""
+class CatalogFault(FileFault):
+    """The catalog cannot be used."""
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("the catalog has faults:\n" + "\n".join(f"  {fault}" for fault in faults))
-        self.faults = faults
+    what = "catalog"
 
 
 class _Entry(BaseModel):
@@ -300,10 +297,7 @@ def _model_faults(model: Model, declared: set[str], catalog: Catalog) -> list[st
 
 def parse(text: str) -> Catalog:
     """The catalog that a YAML text holds. CatalogFault with every fault where it holds none."""
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CatalogFault([f"not YAML: {error}"]) from error
+    content = yaml_of(text, CatalogFault)
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
@@ -330,46 +324,11 @@ def parse(text: str) -> Catalog:
 
 def load(path: Path) -> Catalog:
     """The catalog in a file. CatalogFault where it cannot be read or holds a fault."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(CATALOG_LIMIT_BYTES + 1)
-        if len(content) > CATALOG_LIMIT_BYTES:
-            raise CatalogFault([f"{path} is larger than {CATALOG_LIMIT_BYTES} bytes"])
-        return parse(content.decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CatalogFault([f"{path} cannot be read: {error}"]) from error
+    return parse(text_of(path, CatalogFault))
 
 
-CatalogReload = Literal["unchanged", "replaced", "refused"]
-
-
-class CatalogHolder:
-    """The catalog in force. A file that changes replaces it; a bad one is refused and the old one stays."""
+class CatalogHolder(Watched[Catalog]):
+    """The catalog in force."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen = self._stamp()
-        self.current = load(path)
-        self.last_fault: CatalogFault | None = None
-
-    def reload(self, *, force: bool = False) -> CatalogReload:
-        """Read the file anew if it has changed since the last look, or in any case with `force`."""
-        stamp = self._stamp()
-        if stamp == self._seen and not force:
-            return "unchanged"
-        self._seen = stamp
-        try:
-            self.current = load(self._path)
-        except CatalogFault as fault:
-            self.last_fault = fault
-            return "refused"
-        self.last_fault = None
-        return "replaced"
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            # Following links: Kubernetes swaps a link when a ConfigMap changes.
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        super().__init__(path, load)

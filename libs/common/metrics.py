@@ -21,6 +21,12 @@ BUILD = Gauge(
 RPC_SECONDS = Histogram(
     "darkroom_rpc_seconds", "Time to answer an RPC, in seconds.", ["method", "status"], buckets=_SECONDS
 )
+RPC_CLIENT_SECONDS = Histogram(
+    "darkroom_rpc_client_seconds",
+    "Time of an RPC to another service, in seconds.",
+    ["method", "status"],
+    buckets=_SECONDS,
+)
 RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
 
 DROPPED_READERS = Counter("darkroom_dropped_readers_total", "Streams ended because nobody read them.", ["method"])
@@ -53,6 +59,7 @@ DATABASE_TRANSACTION_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 DATABASE_CONNECTIONS = Gauge("darkroom_database_connections", "Open connections of the pool.")
+DATABASE_CONNECTIONS_IN_USE = Gauge("darkroom_database_connections_in_use", "Connections of the pool at work.")
 WRITER_GROUP_SIZE = Histogram(
     "darkroom_writer_group_size",
     "Rows that share a transaction.",
@@ -64,6 +71,10 @@ GENERATIONS_CREATED = Counter("darkroom_generations_created_total", "Generations
 GENERATIONS_ENDED = Counter(
     "darkroom_generations_ended_total", "Generations ended by this process.", ["model", "provider", "state", "code"]
 )
+QUEUE_WAIT_SECONDS = Histogram(
+    "darkroom_queue_wait_seconds", "From acceptance to the first submit, in seconds.", ["provider"], buckets=_SECONDS
+)
+RETRIES = Counter("darkroom_retries_total", "What is done once more after a failure.", ["provider", "operation"])
 GENERATION_SECONDS = Histogram(
     "darkroom_generation_seconds", "From acceptance to the end, in seconds.", ["model", "state"], buckets=_SECONDS
 )
@@ -73,6 +84,9 @@ ADAPTER_CALL_SECONDS = Histogram(
     "Time of a call to a provider, in seconds.",
     ["provider", "call", "outcome"],
     buckets=_SECONDS,
+)
+ADAPTER_LAST_ERROR = Gauge(
+    "darkroom_adapter_last_error_timestamp_seconds", "When a call to a provider last failed.", ["provider"]
 )
 ADAPTER_UNKNOWN_STATES = Counter(
     "darkroom_adapter_unknown_states_total", "Replies with a state that the adapter does not know.", ["provider"]
@@ -94,14 +108,50 @@ POLL_LATENESS_SECONDS = Histogram(
 )
 
 STORED_BYTES = Counter("darkroom_storage_stored_bytes_total", "Bytes put into object storage.", ["provider"])
+STORAGE_SECONDS = Histogram(
+    "darkroom_storage_seconds", "Time of an operation on object storage, in seconds.", ["operation"], buckets=_SECONDS
+)
 STORAGE_ERRORS = Counter("darkroom_storage_errors_total", "Failed downloads and uploads.", ["operation"])
+ALERT_DELIVERIES = Counter("darkroom_alert_deliveries_total", "Tries to deliver notices.", ["channel", "outcome"])
+ALERTS_OPEN = Gauge("darkroom_alerts_open", "Alerts whose condition holds.", ["type", "severity"])
+ERRORS_REPORTED = Counter("darkroom_errors_reported_total", "Errors handed to the monitor.", ["level"])
+ERRORS_DROPPED = Counter("darkroom_errors_dropped_total", "Errors that found the buffer for the monitor full.")
+ERRORS_BUFFERED = Gauge("darkroom_errors_buffered", "Errors that wait for the monitor.")
 CATALOG_RELOADS = Counter("darkroom_catalog_reloads_total", "Times the catalog was read anew.", ["outcome"])
+
+
+DATABASE_FAMILIES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "darkroom_all_generations_created_total": (
+        "counter", "Generations accepted, as the database has them.", ("model", "provider"),
+    ),
+    "darkroom_all_generations_ended_total": (
+        "counter", "Generations ended, as the database has them.", ("model", "provider", "state", "code"),
+    ),
+    "darkroom_all_tasks_ended_total": ("counter", "Tasks ended, as the database has them.", ("provider", "state")),
+    "darkroom_all_spend_usd_total": (
+        "counter", "Cost of generations that succeeded, as the database has it.", ("model", "provider"),
+    ),
+    "darkroom_live_generations": ("gauge", "Generations that have not ended.", ("state",)),
+    "darkroom_live_tasks": ("gauge", "Tasks that have not ended.", ("provider",)),
+    "darkroom_tasks_overdue_seconds": ("gauge", "For how long the longest due task has been so.", ("provider",)),
+    "darkroom_queue_depth": ("gauge", "Generations that wait to be sent.", ("provider",)),
+    "darkroom_queue_age_seconds": ("gauge", "For how long the oldest of them has waited.", ("provider",)),
+    "darkroom_component_up": ("gauge", "1: it is up; 0.5: degraded; 0: down.", ("component",)),
+}  # fmt: skip
+"""What monitors read from the database: by name its type, help and labels. Each replica shows the same."""
 
 
 def count_end(model: str, provider: str, state: str, code: str, seconds: float) -> None:
     """Count a generation that this process ended, `seconds` after it was accepted. `code` is empty for a success."""
     GENERATIONS_ENDED.labels(model, provider, state, code).inc()
     GENERATION_SECONDS.labels(model, state).observe(max(0.0, seconds))
+
+
+def count_call(provider: str, call: str, outcome: str, seconds: float) -> None:
+    """Count a call to a provider: `call` is submit, check or cancel, `outcome` success or failure."""
+    ADAPTER_CALL_SECONDS.labels(provider, call, outcome).observe(seconds)
+    if outcome == "failure":
+        ADAPTER_LAST_ERROR.labels(provider).set_to_current_time()
 
 
 class Spend:

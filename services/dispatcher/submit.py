@@ -19,6 +19,7 @@ from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOut
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
+from libs.common.logging import described, level_of_end
 from libs.common.retry import repeat, until_database_answers
 from libs.common.rpc.context import follow
 from libs.common.storage.results import Place, Results
@@ -124,6 +125,10 @@ class Submitter:
             await self.put_back(claimed)
             return
         reach(CrashPoint.DISPATCHER_ATTEMPT_RECORDED)
+        if claimed.attempts:
+            metrics.RETRIES.labels(job.provider.id, "submit").inc()
+        else:
+            metrics.QUEUE_WAIT_SECONDS.labels(job.provider.id).observe(max(0.0, _age_seconds(claimed)))
         outcome = await self._send(replace(job, attempt=claimed.attempts + 1), request)
         if outcome is not None:
             await self._end(claimed, outcome)
@@ -135,7 +140,7 @@ class Submitter:
             answer, failure = await _asked(job, request)
         seconds = perf_counter() - started
         label = "success" if failure is None else "failure"
-        metrics.ADAPTER_CALL_SECONDS.labels(job.provider.id, "submit", label).observe(seconds)
+        metrics.count_call(job.provider.id, "submit", label, seconds)
         self._circuits.note(job.provider.id, failure)
         job = job.after(seconds, last_reply.get())
         if isinstance(failure, NotAccepted):
@@ -246,7 +251,8 @@ class Submitter:
             metrics.FALLBACKS.labels(claimed.model_identifier, code).inc()
         if outcome.task is not None or state is State.STORING:
             self._wakeups.note(claimed, outcome.task)
-        log.info(
+        log.log(
+            level_of_end(state, code),
             "generation submitted" if state is not State.PENDING else "generation put back",
             state=state.value,
             model=claimed.model_identifier,
@@ -254,6 +260,7 @@ class Submitter:
             provider_task_id=outcome.task.task_id if outcome.task else None,
             code=code or None,
             delay_seconds=round(outcome.delay_seconds, 2) or None,
+            error=described(outcome.error),
         )
 
 

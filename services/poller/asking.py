@@ -76,7 +76,7 @@ class Asking:
         finally:
             if call == "check":
                 metrics.POLLS.labels(provider.id, label).inc()
-            metrics.ADAPTER_CALL_SECONDS.labels(provider.id, call, label).observe(perf_counter() - started)
+            metrics.count_call(provider.id, call, label, perf_counter() - started)
 
     def _note_unknown_state(self, provider: Provider, word: str) -> None:
         metrics.ADAPTER_UNKNOWN_STATES.labels(provider.id).inc()

@@ -16,6 +16,7 @@ from libs.common.database.records import ClaimedTask, PollOutcome
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.polling import PollStore
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.logging import described, level_of_end
 from libs.common.loops import Loop
 from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
@@ -124,6 +125,7 @@ class Polling(Holding[PollOutcome, State | None]):
             status = await self._asking.check(task, provider, model, listing)
             outcome = after_check(task, status, provider, model)
         except GenerationError as error:
+            metrics.RETRIES.labels(task.provider_id, "check").inc()
             log.warning("check failed", error=error, provider=task.provider_id, provider_task_id=task.task_id)
             failure = error
             outcome = after_failed_check(task, error, model)
@@ -165,11 +167,14 @@ class Polling(Holding[PollOutcome, State | None]):
                 metrics.Spend.count(task.model_identifier, task.provider_id, task.labels, outcome.cost_usd or 0.0)
         elif self.storing_loop is not None:
             self.storing_loop.wake()
-        log.info(
+        log.log(
+            level_of_end(state, code),
             "task ended",
             state=state.value,
+            model=task.model_identifier,
             provider=task.provider_id,
             provider_task_id=task.task_id,
             code=code or None,
             polls=task.attempts + 1,
+            error=described(outcome.error),
         )

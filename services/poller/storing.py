@@ -17,6 +17,7 @@ from libs.common.database.records import ClaimedResult, StoreOutcome
 from libs.common.database.states import State
 from libs.common.database.stores.storing import ResultStore
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.logging import described, level_of_end
 from libs.common.retry import until_database_answers, wait_seconds
 from libs.common.rpc.context import follow
 from libs.common.settings import Settings
@@ -85,7 +86,8 @@ class Storing(Holding[StoreOutcome, bool]):
             )
             return StoreOutcome(result.id, result.lease_token, State.SUCCESS, outputs=outputs)
         except GenerationError as error:
-            log.warning("result not stored", error=error, attempt=result.store_attempts)
+            log.warning("result not stored", error=error, provider=result.provider_id, attempt=result.store_attempts)
+            metrics.RETRIES.labels(result.provider_id, "store").inc()
             return after_failure(result, error, provider)
 
     async def _end(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
@@ -129,10 +131,13 @@ class Storing(Holding[StoreOutcome, bool]):
         metrics.count_end(result.model_identifier, result.provider_id, outcome.state, code, seconds)
         if outcome.state is State.SUCCESS:
             metrics.Spend.count(result.model_identifier, result.provider_id, result.labels, result.cost_usd or 0.0)
-        log.info(
+        log.log(
+            level_of_end(outcome.state, code),
             "generation ended",
             state=outcome.state.value,
             model=result.model_identifier,
             code=code or None,
+            provider=result.provider_id,
             duration_seconds=round(seconds, 2),
+            error=described(outcome.error),
         )

@@ -14,6 +14,7 @@ from libs.common.rpc.interceptors import Around, Call, Context
 from libs.common.settings import Settings, listed
 
 AUTHORIZATION = "authorization"
+ACTOR_KEY = "x-darkroom-actor"
 # Probes and engineers ask these of every service; neither tells anything of a generation.
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 
@@ -27,6 +28,11 @@ def metadata_of_context(context: Context) -> Mapping[str, str]:
     """The same, for a handler."""
     given = context.invocation_metadata() or ()
     return {key: value for key, value in given if isinstance(value, str)}
+
+
+def actor_of(context: Context) -> str:
+    """Who is behind a call to a service that is no edge, as the gateway says; else some service."""
+    return metadata_of_context(context).get(ACTOR_KEY, "a service")[:200]
 
 
 def bearer(authorization: str) -> str:
@@ -79,6 +85,12 @@ def channel_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
     """What a service calls its peers with; None: without TLS."""
     shown = _internal(settings)
     return None if shown is None else grpc.ssl_channel_credentials(shown.ca, shown.private_key, shown.certificate)
+
+
+def edge_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    """What a service calls the gateway with; None: without TLS. The address must be a name of its certificate."""
+    certificate = settings.gateway_tls_certificate
+    return None if certificate is None else grpc.ssl_channel_credentials(certificate.read_bytes())
 
 
 class PeersOnly(Around):

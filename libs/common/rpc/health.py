@@ -88,6 +88,8 @@ class Readiness:
         if reason != self._reason:
             if reason is None:
                 log.info("ready")
+            elif self._draining:
+                log.info("not ready", reason=reason)
             else:
                 log.warning("not ready", reason=reason)
         self._reason = reason

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import grpc
 import structlog
 import uvloop
+from darkroom.monitor.v1 import monitor_pb2
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
@@ -21,14 +23,20 @@ from pydantic import ValidationError
 from libs.common import VERSION, crashpoints, logging, metrics
 from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
+from libs.common.errors import GenerationError
 from libs.common.loops import Loop, Turn
+from libs.common.rpc.channel import open_channel
 from libs.common.rpc.credentials import PeersOnly, server_credentials
+from libs.common.rpc.errors import answer_of
 from libs.common.rpc.health import Readiness, set_serving
+from libs.common.rpc.heartbeat import Heart
 from libs.common.rpc.interceptors import Around, standard
+from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
 from libs.common.settings import ServiceName, Settings, listed
 
 log = structlog.get_logger()
 _METADATA_LIMIT_BYTES = 16 * 1024
+_REPORT_SECONDS = 5.0
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -51,6 +59,7 @@ class Frame:
         self.database = Database.from_settings(settings, f"darkroom-{name}")
         metrics.Spend.keys = listed(settings.spend_labels)
         metrics.DATABASE_CONNECTIONS.set_function(self.database.open_connections)
+        metrics.DATABASE_CONNECTIONS_IN_USE.set_function(self.database.connections_in_use)
         self.catalog = CatalogHolder(settings.catalog)
         # The look at the database has a connection of its own: work that fills the pool is not a database that is away.
         self._probe = Database(
@@ -70,6 +79,11 @@ class Frame:
         self._readiness: Readiness | None = None
         self._guard: Around | None = None
         self._private_address: str | None = None
+        self._send: Send | None = None
+
+    def report_to(self, send: Send) -> None:
+        """Hand errors to this. Without it, they go to the monitor by RPC."""
+        self._send = send
 
     def guard(self, guard: Around, *, private_address: str | None = None) -> None:
         """Let this decide who may call: the service is the edge. Without it, other services alone may.
@@ -105,6 +119,15 @@ class Frame:
         """Called after the last RPC was answered, the last registered first."""
         self._closers.append(close)
 
+    async def database_answers(self, within_seconds: float) -> bool:
+        """Whether the database answers in that time, asked on a connection that no work holds."""
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._probe.ping()
+        except (TimeoutError, GenerationError):
+            return False
+        return True
+
     @property
     def is_ready(self) -> bool:
         """Whether the service says that it serves."""
@@ -112,6 +135,11 @@ class Frame:
 
     async def run(self) -> None:
         """Serve until a signal, then drain."""
+        reporter = self._reporter()
+        heart = Heart(self.database, self.name, self.owner, self.settings.log_level, lambda: self.is_ready)
+        heartbeat = self.loop("heartbeat", heart.beat, interval_seconds=self.settings.heartbeat_seconds)
+        self.on_close(heart.close)
+        self.loop("report", reporter.flush, interval_seconds=FLUSH_SECONDS)
         stopping = _on_signals(self._reload_catalog)
         _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
@@ -129,7 +157,9 @@ class Frame:
         for loop in self._loops:
             loop.start()
         catalog_watch = Loop("catalog", self._watch_catalog, interval_seconds=self.settings.catalog_check_seconds)
-        looking = Loop("readiness", _turn(readiness.look), interval_seconds=self.settings.readiness_check_seconds)
+        looking = Loop(
+            "readiness", _looks(readiness, heartbeat), interval_seconds=self.settings.readiness_check_seconds
+        )
         for own in (catalog_watch, looking):
             own.start()
         log.info("serving", port=self.settings.grpc_port(self.name), version=VERSION)
@@ -150,6 +180,22 @@ class Frame:
         await self._probe.close()
         await self.database.close()
         log.info("stopped")
+
+    def _reporter(self) -> Reporter:
+        """What hands this process's warnings and errors to the monitor, until the very end."""
+        settings = self.settings
+        send = self._send
+        if send is None:
+            channel = open_channel(settings.monitor_address, settings)
+            send = _send_by(MonitorServiceStub(channel))
+            self._closers.insert(0, channel.close)
+        reporter = Reporter(
+            self.name, send, entries=settings.error_buffer_entries, size_bytes=settings.error_buffer_bytes
+        )
+        # Closers are called the last first.
+        self._closers.insert(1 if self._send is None else 0, reporter.close)
+        logging.listen(reporter.take, "warn")
+        return reporter
 
     def _server(self) -> grpc.aio.Server:
         guard = self._guard or PeersOnly(self.settings)
@@ -198,6 +244,13 @@ class Frame:
         return False
 
 
+def _send_by(monitor: MonitorServiceStub) -> Send:
+    async def send(entries: list[monitor_pb2.ErrorEntry]) -> None:
+        await answer_of(monitor.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=_REPORT_SECONDS))
+
+    return send
+
+
 def _server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     limit = settings.grpc_message_limit_bytes
     return (
@@ -225,9 +278,14 @@ def _listen(port: int, start: Callable[[int], object]) -> None:
         raise SystemExit(1) from error
 
 
-def _turn(work: Callable[[], Awaitable[None]]) -> Turn:
+def _looks(readiness: Readiness, heartbeat: Loop) -> Turn:
+    """Look whether the service is ready, and let all know when that changes."""
+
     async def turn() -> bool:
-        await work()
+        before = readiness.is_ready
+        await readiness.look()
+        if readiness.is_ready is not before:
+            heartbeat.wake()
         return False
 
     return turn

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
@@ -84,6 +85,10 @@ class ObjectStore:
         """Remove an object; one that is not there is no error. GenerationError S3_UPLOAD_FAILED where that fails."""
         await self._run("delete", lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
 
+    async def ping(self) -> None:
+        """Ask for the bucket. GenerationError S3_UPLOAD_FAILED where it is not there or storage does not answer."""
+        await self._run("ping", lambda: self._client.head_bucket(Bucket=self._bucket))
+
     async def make_bucket(self) -> None:
         """Make the bucket where it is missing."""
 
@@ -106,6 +111,7 @@ class ObjectStore:
         )
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:
+        started = perf_counter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         # boto3 wraps a failed upload into S3UploadFailedError, a Boto3Error that is no BotoCoreError.
@@ -116,6 +122,8 @@ class ObjectStore:
                 "Object storage does not do what it is asked to.",
                 {"cause": type(error).__name__},
             ) from error
+        finally:
+            metrics.STORAGE_SECONDS.labels(operation).observe(perf_counter() - started)
 
     async def close(self) -> None:
         """End the threads and the connections."""
