@@ -110,16 +110,18 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
 
 def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
     own = OwnServer()
+    to_monitor = open_channel(frame.settings.monitor_address, frame.settings)
     frame.guard(KeysOnly(authentication), private_address=own.address)
     http = Http(
         frame.settings,
         [
             *Webhooks(frame.catalog, WebhookKeys(), poller).routes(),
-            *rest_routes(own, authentication, frame),
+            *rest_routes(own, to_monitor, authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],
     )
     frame.on_start(http.start)
+    frame.on_close(to_monitor.close)
     frame.on_close(own.close)
     frame.on_close(http.close)
 

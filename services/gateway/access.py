@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from libs.common.database.records_edge import ApiKeyRecord, Quota, Role
 from libs.common.errors import ErrorCode, GenerationError
 
-ADMIN_SERVICES = ("/darkroom.gateway.v1.AdminService/",)
+ADMIN_SERVICES = ("/darkroom.gateway.v1.AdminService/", "/darkroom.monitor.v1.MonitorService/")
 ADMIN_METHODS = frozenset(
     {
         "/darkroom.gateway.v1.GenerationService/ListSubmissions",

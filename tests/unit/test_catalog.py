@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from libs.common.adapters.registry import adapters
-from libs.common.catalog import CATALOG_LIMIT_BYTES, CatalogFault, CatalogHolder, Model, load, parse
+from libs.common.catalog import CatalogFault, CatalogHolder, Model, load, parse
 from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.watched import LIMIT_BYTES
 from sandbox.plan import SHIPPED_CATALOG
 
 GOOD: dict[str, Any] = {
@@ -103,7 +104,7 @@ def test_what_is_no_catalog_is_refused(text: str) -> None:
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "catalog.yaml"
-    path.write_bytes(b"#" * (CATALOG_LIMIT_BYTES + 1))
+    path.write_bytes(b"#" * (LIMIT_BYTES + 1))
     with pytest.raises(CatalogFault, match="larger"):
         load(path)
 

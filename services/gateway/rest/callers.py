@@ -7,7 +7,8 @@ from aiohttp import web
 
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
-from libs.common.rpc.credentials import AUTHORIZATION
+from libs.common.rpc.credentials import ACTOR_KEY, AUTHORIZATION
+from services.gateway.access import Caller
 from services.gateway.authentication import key_in
 from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
 
@@ -17,6 +18,12 @@ _KEY_LIMIT = 200
 def key_of(request: web.Request) -> str:
     """The API key that came with a request; empty where none did."""
     return key_in({name.lower(): value for name, value in request.headers.items()})
+
+
+def metadata_for_peer(caller: Caller) -> grpc.aio.Metadata:
+    """The metadata of an RPC that is passed on to another service: who is behind it, and never their key."""
+    who = f"{caller.owner} ({caller.key_id})".encode("ascii", "replace").decode()
+    return grpc.aio.Metadata((ACTOR_KEY, who), (REQUEST_ID_KEY, current_request_id()))
 
 
 def metadata_of_request(request: web.Request, key: str) -> grpc.aio.Metadata:

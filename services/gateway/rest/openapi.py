@@ -51,8 +51,42 @@ _PROBLEM: Schema = {
 }
 _HEALTH: Schema = {
     "type": "object",
-    "required": ["status"],
-    "properties": {"status": {"type": "string", "enum": ["SERVING", "NOT_SERVING"]}},
+    "required": ["status", "timestamp", "uptime", "version"],
+    "properties": {
+        "status": {"type": "string", "enum": ["healthy", "degraded", "unhealthy"], "description": "All in a word."},
+        "timestamp": {"type": "string", "format": "date-time", "description": "When this was found."},
+        "uptime": {"type": "number", "description": "How long this gateway has run, in seconds."},
+        "version": {"type": "string", "description": "The version that runs."},
+    },
+}
+_COMPONENT: Schema = {
+    "type": "object",
+    "required": ["status", "message", "lastCheck", "responseTime"],
+    "properties": {
+        "status": {"type": "string", "enum": ["up", "degraded", "down"], "description": "How it is."},
+        "message": {"type": "string", "description": "For people, where there is something to say."},
+        "lastCheck": {"type": "string", "format": "date-time", "description": "When it was last looked at."},
+        "responseTime": {"type": "number", "description": "How long the look took, in milliseconds."},
+    },
+}
+_COMPONENTS: Schema = {"type": "object", "additionalProperties": _COMPONENT}
+_DETAILED: Schema = {
+    "type": "object",
+    "required": [*_HEALTH["required"], "components"],
+    "properties": {
+        **_HEALTH["properties"],
+        "components": {
+            "type": "object",
+            "description": "Each component.",
+            "properties": {
+                "database": _COMPONENT,
+                "s3": _COMPONENT,
+                "pollingService": _COMPONENT,
+                "adapters": {**_COMPONENTS, "description": "By provider account."},
+                "services": {**_COMPONENTS, "description": "By service."},
+            },
+        },
+    },
 }
 
 
@@ -64,6 +98,7 @@ def document(bindings: Iterable[Binding], *, not_served: Collection[str]) -> dic
         if binding.rpc not in not_served:
             paths[binding.path][binding.verb.lower()] = _operation(binding, schemas)
     paths["/api/health"]["get"] = _health()
+    paths["/api/health/detailed"]["get"] = _detailed_health()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -177,11 +212,25 @@ def _health() -> dict[str, Any]:
     content = {"application/json": {"schema": _HEALTH}}
     return {
         "operationId": "Health",
-        "summary": "Whether the gateway is ready to serve",
+        "summary": "How everything is, in a word",
         "tags": ["anyone"],
         "security": [],
         "responses": {
-            "200": {"description": "It is.", "content": content},
-            "503": {"description": "It is not.", "content": content},
+            "200": {"description": "Healthy or degraded.", "content": content},
+            "503": {"description": "Unhealthy: nothing is accepted.", "content": content},
+        },
+    }
+
+
+def _detailed_health() -> dict[str, Any]:
+    content = {"application/json": {"schema": _DETAILED}}
+    return {
+        "operationId": "GetHealth",
+        "summary": "How each component is",
+        "tags": ["admin"],
+        "responses": {
+            "200": {"description": "Healthy or degraded.", "content": content},
+            "503": {"description": "Unhealthy: nothing is accepted.", "content": content},
+            **{str(status): _failure(status) for status in (401, 403, 429, 500)},
         },
     }

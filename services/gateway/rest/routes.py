@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 
+import grpc
 from aiohttp import web
 from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from darkroom.monitor.v1 import monitor_pb2
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from libs.common.rpc.service import Frame
@@ -17,30 +20,38 @@ from services.gateway.own_server import OwnServer
 from services.gateway.rest.bindings import Binding, bindings_of
 from services.gateway.rest.bodies import Bodies
 from services.gateway.rest.callers import key_of
+from services.gateway.rest.health import Health
 from services.gateway.rest.openapi import document
 from services.gateway.rest.transcoder import Transcoder
 
 _DOCUMENT_SECONDS = 300
+_DETAILED = "/api/health/detailed"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def all_bindings() -> list[Binding]:
-    """The routes of the services that the gateway serves itself."""
-    return bindings_of(
+    """The routes of the services that the gateway serves itself, and of those that it passes on to."""
+    found = bindings_of(
         [
             gateway_pb2.DESCRIPTOR.services_by_name["GenerationService"],
             admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
+            monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
         ]
     )
+    # Its status says how everything is, and it answers without the monitor too: `health` serves it.
+    return [binding for binding in found if binding.path != _DETAILED]
 
 
-def rest_routes(own: OwnServer, authentication: Authentication, frame: Frame) -> list[web.RouteDef]:
+def rest_routes(
+    own: OwnServer, to_monitor: grpc.aio.Channel, authentication: Authentication, frame: Frame
+) -> list[web.RouteDef]:
     """What is served under /api."""
     settings = frame.settings
     bindings = all_bindings()
     bodies = Bodies(limit_bytes=settings.http_body_limit_bytes, timeout_seconds=settings.http_body_timeout_seconds)
     transcoder = Transcoder(
         own.channel,
+        {monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name: to_monitor},
         authentication,
         bodies,
         timeout_seconds=settings.rpc_timeout_seconds,
@@ -48,7 +59,7 @@ def rest_routes(own: OwnServer, authentication: Authentication, frame: Frame) ->
     )
     return [
         web.get("/api/openapi.json", _document_of(bindings)),
-        web.get("/api/health", _health_of(frame)),
+        *Health(frame, MonitorServiceStub(to_monitor)).routes(authentication),
         web.get("/api/metrics", _metrics_for(authentication)),
         *transcoder.routes(bindings),
     ]
@@ -60,15 +71,6 @@ def _document_of(bindings: list[Binding]) -> Handler:
     async def serve(_: web.Request) -> web.StreamResponse:
         headers = {"cache-control": f"public, max-age={_DOCUMENT_SECONDS}"}
         return web.Response(body=body, content_type="application/json", headers=headers)
-
-    return serve
-
-
-def _health_of(frame: Frame) -> Handler:
-    async def serve(_: web.Request) -> web.StreamResponse:
-        serves = frame.is_ready
-        status = {"status": "SERVING" if serves else "NOT_SERVING"}
-        return web.json_response(status, status=200 if serves else 503)
 
     return serve
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -19,7 +19,7 @@ from services.gateway.access import check_role
 from services.gateway.authentication import Authentication
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.bodies import Bodies
-from services.gateway.rest.callers import key_of, metadata_of_request
+from services.gateway.rest.callers import key_of, metadata_for_peer, metadata_of_request
 from services.gateway.rest.problems import problem, problem_response
 from services.gateway.rest.reading import Reader
 
@@ -33,6 +33,7 @@ class Transcoder:
 
     Args:
         channel: to this process's own gRPC server, so that a route and its RPC cannot differ.
+        passed_on: by the full names of services that other processes serve, channels to them.
         authentication: looks at keys first, for it knows where an HTTP request came from.
         bodies: reads them.
         timeout_seconds: for each RPC that is no stream.
@@ -42,6 +43,7 @@ class Transcoder:
     def __init__(
         self,
         channel: grpc.aio.Channel,
+        passed_on: Mapping[str, grpc.aio.Channel],
         authentication: Authentication,
         bodies: Bodies,
         *,
@@ -49,6 +51,7 @@ class Transcoder:
         send_timeout_seconds: float,
     ) -> None:
         self._channel = channel
+        self._passed_on = passed_on
         self._authentication = authentication
         self._bodies = bodies
         self._timeout_seconds = timeout_seconds
@@ -61,7 +64,9 @@ class Transcoder:
     def _handler(self, binding: Binding) -> Any:
         serve = self._stream if binding.method.server_streaming else self._unary
         # Whatever a path's variable holds, even a slash that was escaped, is one value.
-        make = self._channel.unary_stream if binding.method.server_streaming else self._channel.unary_unary
+        channel = self._passed_on.get(binding.method.containing_service.full_name)
+        to_peer, channel = channel is not None, channel or self._channel
+        make = channel.unary_stream if binding.method.server_streaming else channel.unary_unary
         call = make(
             binding.rpc,
             request_serializer=binding.request.SerializeToString,
@@ -76,7 +81,8 @@ class Transcoder:
                 # Before the body is read: what is wrong with it is no business of whoever may not send it.
                 check_role(caller, binding.rpc)
                 message = await self._read(binding, request, reader)
-                return await serve(binding, call, request, message, metadata_of_request(request, key))
+                metadata = metadata_for_peer(caller) if to_peer else metadata_of_request(request, key)
+                return await serve(binding, call, request, message, metadata)
             except GenerationError as error:
                 return problem_response(error, reader.names)
 

@@ -1,0 +1,199 @@
+"""The looks at each component: the database, object storage, providers, polling, and our own services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic, perf_counter
+from typing import Any
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from libs.common.catalog import CatalogHolder, Provider
+from libs.common.database.engine import Database
+from libs.common.database.states import BreakerState, SubmissionState
+from libs.common.database.stores.accounts import AccountStore
+from libs.common.database.stores.statistics import Count, Range, StatisticsStore
+from libs.common.errors import GenerationError
+from libs.common.storage.objects import ObjectStore
+from services.monitor.board import LOOK_SECONDS, Finding
+
+_TRAFFIC = timedelta(minutes=5)
+_MANY_FAIL, _FEW = 0.5, 5
+_PROBE_SECONDS, _PROBE_AGAIN_SECONDS = 60.0, 10.0
+_OVERDUE_SECONDS = 60.0
+_ANSWERED = {SubmissionState.ACCEPTED.value, SubmissionState.COMPLETED.value}
+_SERVER_ERRORS = 500
+# What only rows can tell is not known without them, and is no fault of a provider's.
+_UNKNOWN = Finding("degraded", "Nothing is known of it while the database is away.")
+
+
+class DatabaseCheck:
+    """One row, on a connection of its own: a pool that is full is not a database that is away."""
+
+    def __init__(self, probe: Database) -> None:
+        self._probe = probe
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return ["database"]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        await self._probe.ping()
+        return {"database": Finding("up")}
+
+
+class StorageCheck:
+    """Whether the bucket is there."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return ["s3"]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        await self._objects.ping()
+        return {"s3": Finding("up")}
+
+
+class ServiceCheck:
+    """What a service of ours says of itself."""
+
+    def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
+        self._name = f"service:{name}"
+        self._health: Any = health_pb2_grpc.HealthStub(channel)
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return [self._name]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        try:
+            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=LOOK_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return {self._name: Finding("down", f"It cannot be asked: {error.code().name}.")}
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            return {self._name: Finding("down", "It says that it is not ready.")}
+        return {self._name: Finding("up")}
+
+
+class OwnCheck:
+    """What this process says of itself."""
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return ["service:monitor"]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        return {"service:monitor": Finding("up") if self._is_ready() else Finding("down", "It is not ready.")}
+
+
+class PollingCheck:
+    """How far behind polling is, and who does it."""
+
+    def __init__(self, store: StatisticsStore) -> None:
+        self._store = store
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return ["pollingService"]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        try:
+            tasks, holders = await self._store.tasks(), await self._store.holders()
+        except GenerationError:
+            return {"pollingService": _UNKNOWN}
+        live, overdue = sum(task.live for task in tasks), max((task.overdue_seconds for task in tasks), default=0.0)
+        held = ", ".join(f"{owner} ({number})" for owner, number in holders.items()) or "nobody"
+        message = f"{live} tasks live, the longest due for {overdue:.0f} s, held by {held}."
+        return {"pollingService": Finding("degraded" if overdue > _OVERDUE_SECONDS else "up", message)}
+
+
+class AdapterChecks:
+    """Each provider account: from what was sent lately, and where nothing was, from whether its host answers."""
+
+    def __init__(self, catalog: CatalogHolder, accounts: AccountStore, statistics: StatisticsStore) -> None:
+        self._catalog = catalog
+        self._accounts = accounts
+        self._statistics = statistics
+        self._session: aiohttp.ClientSession | None = None
+        self._probed: dict[str, tuple[float, Finding]] = {}
+
+    def names(self) -> Sequence[str]:
+        """See the shape."""
+        return [f"adapter:{provider}" for provider in self._catalog.current.providers]
+
+    async def look(self) -> Mapping[str, Finding]:
+        """See the shape."""
+        try:
+            return await self._found()
+        except GenerationError:
+            return dict.fromkeys(self.names(), _UNKNOWN)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _found(self) -> Mapping[str, Finding]:
+        circuits = {account.provider_id: account.breaker_state for account in await self._accounts.read()}
+        now = datetime.now(UTC)
+        sent: dict[str, list[Count]] = defaultdict(list)
+        for count in await self._statistics.read(Range(now - _TRAFFIC, now, now, now)):
+            if count.kind == "submission_ended":
+                sent[count.provider_id].append(count)
+        providers = self._catalog.current.providers
+        findings = await asyncio.gather(
+            *(self._finding(provider, circuits.get(name), sent.get(name, [])) for name, provider in providers.items())
+        )
+        return {f"adapter:{name}": finding for name, finding in zip(providers, findings, strict=True)}
+
+    async def _finding(self, provider: Provider, circuit: BreakerState | None, sent: list[Count]) -> Finding:
+        if circuit is not None and circuit is not BreakerState.CLOSED:
+            return Finding("down", "Its circuit is open: what was sent to it lately has failed.")
+        if not sent:
+            return await self._probe(provider)
+        number = sum(count.count for count in sent)
+        failed = sum(count.count for count in sent if count.outcome not in _ANSWERED)
+        average_ms = sum(count.seconds for count in sent) / number * 1_000
+        message = f"{number} submits in 5 min, {failed} of them failed."
+        is_bad = number >= _FEW and failed / number > _MANY_FAIL
+        return Finding("degraded" if is_bad else "up", message, average_ms)
+
+    async def _probe(self, provider: Provider) -> Finding:
+        """Whether anything answers there. It costs nothing: no credentials are sent and nothing is asked for."""
+        asked_at, before = self._probed.get(provider.id, (float("-inf"), Finding("up")))
+        if monotonic() - asked_at < (_PROBE_SECONDS if before.status == "up" else _PROBE_AGAIN_SECONDS):
+            return before
+        found = await self._ask(str(provider.base_url))
+        self._probed[provider.id] = (monotonic(), found)
+        return found
+
+    async def _ask(self, url: str) -> Finding:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        started = perf_counter()
+        try:
+            async with self._session.get(
+                url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=LOOK_SECONDS * 0.6)
+            ) as response:
+                took_ms = (perf_counter() - started) * 1_000
+                if response.status >= _SERVER_ERRORS:
+                    return Finding("down", f"Nothing was sent lately, and its host answers {response.status}.", took_ms)
+                return Finding("up", "Nothing was sent lately, and its host answers.", took_ms)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Finding("down", f"Nothing was sent lately, and its host cannot be reached: {type(error).__name__}.")

@@ -1,0 +1,183 @@
+"""Statistics of any range: from counts by the minute and the hour, never from the generations themselves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from darkroom.common.v1 import common_pb2
+from darkroom.monitor.v1 import monitor_pb2
+
+from libs.common.database.records_monitor import ErrorGroup, InstanceRecord
+from libs.common.database.states import State, SubmissionState, TaskState
+from libs.common.database.stores.errors import ErrorStore
+from libs.common.database.stores.instances import InstanceStore
+from libs.common.database.stores.statistics import MINUTES_DAYS, Count, Live, Range, StatisticsStore, percentile
+from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation
+from libs.common.rpc.messages import timestamp
+from libs.common.rpc.requests import raise_for, time_of
+from services.monitor.error_log import code_number
+
+_DAY = timedelta(days=1)
+_HOUR = timedelta(hours=1)
+_ANSWERED = {SubmissionState.ACCEPTED.value, SubmissionState.COMPLETED.value}
+_FOLD_LIMIT = 20_000
+
+
+def range_of(from_time: datetime, to_time: datetime, now: datetime) -> Range:
+    """What is read for a range: whole hours by the hour, and minutes at both ends as far as they are kept."""
+    kept_from = _hour(now - timedelta(days=MINUTES_DAYS)) + _HOUR
+    start = from_time.replace(second=0, microsecond=0)
+    if start < kept_from:
+        start = _hour(start)
+    first_hour = start if start == _hour(start) else _hour(start) + _HOUR
+    last_hour = _hour(to_time)
+    if last_hour < first_hour:
+        # All within one hour: by the minute.
+        return Range(start, to_time, to_time, to_time)
+    return Range(start, first_hour, last_hour, to_time)
+
+
+def _hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+def asked_range(
+    request: monitor_pb2.GetStatsRequest | monitor_pb2.GetErrorStatsRequest, now: datetime
+) -> tuple[datetime, datetime]:
+    """From when until when; unset: the last 24 hours. InvalidRequest with every fault."""
+    found: list[FieldViolation] = []
+    to_time = time_of(request.to, "to", found) if request.HasField("to") else now
+    begin = getattr(request, "from")
+    from_time = time_of(begin, "from", found) if request.HasField("from") else (to_time or now) - _DAY
+    if from_time is not None and to_time is not None and from_time >= to_time:
+        found.append(FieldViolation("from", "before", "must be before to"))
+    raise_for(found)
+    assert from_time is not None
+    assert to_time is not None
+    return from_time, to_time
+
+
+class Statistics:
+    """Folds the ledger, and answers.
+
+    Args:
+        store: counts.
+        errors: what each provider's last error was.
+        instances: what the processes use.
+    """
+
+    def __init__(self, store: StatisticsStore, errors: ErrorStore, instances: InstanceStore) -> None:
+        self._store = store
+        self._errors = errors
+        self._instances = instances
+
+    async def fold(self) -> bool:
+        """Add up what the ledger holds; whether there is more. A turn of a loop."""
+        return await self._store.fold(_FOLD_LIMIT) == _FOLD_LIMIT
+
+    async def stats(self, from_time: datetime, to_time: datetime) -> monitor_pb2.GetStatsResponse:
+        """The statistics of a range."""
+        # What has just ended is in it.
+        while await self.fold():
+            pass
+        wanted = range_of(from_time, to_time, datetime.now(UTC))
+        counts = await self._store.read(wanted)
+        providers = sorted({count.provider_id for count in counts if count.kind == "submission_ended"})
+        last = await self._errors.last_of([f"adapter:{provider}" for provider in providers])
+        answer = stats_message(counts, await self._store.live(), wanted)
+        answer.adapter_stats.extend(
+            _adapter_stats(provider, counts, last.get(f"adapter:{provider}")) for provider in providers
+        )
+        _add_use(answer, await self._instances.list_all())
+        return answer
+
+
+def stats_message(counts: Sequence[Count], live: Live, wanted: Range) -> monitor_pb2.GetStatsResponse:
+    """What was counted, without what adapters did and what processes use."""
+    ended = [count for count in counts if count.kind == "generation_ended"]
+    succeeded = [count for count in ended if count.outcome == State.SUCCESS.value]
+    tasks = [count for count in counts if count.kind == "task_ended"]
+    good = _number(task for task in tasks if task.outcome == TaskState.SUCCESS.value)
+    bad = _number(task for task in tasks if task.outcome == TaskState.FAILED.value)
+    created = _number(count for count in counts if count.kind == "generation_created")
+    seconds = max(1.0, (wanted.to_time - wanted.from_time).total_seconds())
+    answer = monitor_pb2.GetStatsResponse(
+        total_requests=created,
+        active_requests=live.generations,
+        request_rate=created / seconds,
+        total_tasks=_number(count for count in counts if count.kind == "task_created"),
+        active_tasks=live.tasks,
+        completed_tasks=good,
+        failed_tasks=bad,
+        task_success_rate=good / (good + bad) if good + bad else 0.0,
+        avg_task_duration_seconds=_average(task for task in tasks if task.outcome == TaskState.SUCCESS.value),
+        p50_seconds=percentile(succeeded, 0.5),
+        p95_seconds=percentile(succeeded, 0.95),
+        p99_seconds=percentile(succeeded, 0.99),
+        spend_usd=sum(count.cost_usd for count in succeeded),
+        to=timestamp(wanted.to_time),
+        model_stats=_model_stats(ended),
+    )
+    getattr(answer, "from").FromDatetime(wanted.from_time)
+    return answer
+
+
+def _model_stats(ended: Iterable[Count]) -> list[monitor_pb2.ModelStats]:
+    by_model: dict[tuple[str, str], list[Count]] = defaultdict(list)
+    for count in ended:
+        by_model[count.model_identifier, count.provider_id].append(count)
+    found = []
+    for (model, provider), counts in sorted(by_model.items()):
+        succeeded = [count for count in counts if count.outcome == State.SUCCESS.value]
+        found.append(
+            monitor_pb2.ModelStats(
+                model_identifier=model,
+                provider_id=provider,
+                succeeded=_number(succeeded),
+                failed=_number(count for count in counts if count.outcome == State.FAILED.value),
+                cancelled=_number(count for count in counts if count.outcome == State.CANCELLED.value),
+                p50_seconds=percentile(succeeded, 0.5),
+                p95_seconds=percentile(succeeded, 0.95),
+                p99_seconds=percentile(succeeded, 0.99),
+                spend_usd=sum(count.cost_usd for count in succeeded),
+            )
+        )
+    return found
+
+
+def _adapter_stats(provider: str, counts: Iterable[Count], last: ErrorGroup | None) -> monitor_pb2.AdapterStats:
+    sent = [count for count in counts if count.kind == "submission_ended" and count.provider_id == provider]
+    good = _number(count for count in sent if count.outcome in _ANSWERED)
+    answer = monitor_pb2.AdapterStats(
+        adapter_name=provider,
+        call_count=_number(sent),
+        success_count=good,
+        failure_count=_number(sent) - good,
+        avg_response_time_ms=_average(sent) * 1_000,
+    )
+    if last is not None:
+        code = ErrorCode(last.code) if last.code in ErrorCode.__members__ else ErrorCode.INTERNAL_ERROR
+        answer.last_error.CopyFrom(
+            common_pb2.GenerationError(
+                code=code_number(code.value), message=last.message, is_retryable=MAPPINGS[code].is_retryable
+            )
+        )
+    return answer
+
+
+def _add_use(answer: monitor_pb2.GetStatsResponse, instances: Iterable[InstanceRecord]) -> None:
+    for instance in instances:
+        answer.memory_usage_bytes += instance.resident_bytes
+        answer.cpu_usage_percent += instance.cpu_percent
+
+
+def _number(counts: Iterable[Count]) -> int:
+    return sum(count.count for count in counts)
+
+
+def _average(counts: Iterable[Count]) -> float:
+    found = list(counts)
+    number = _number(found)
+    return sum(count.seconds for count in found) / number if number else 0.0
