@@ -28,8 +28,8 @@ RPCS = {
     "AdminService": "CreateApiKey ListApiKeys UpdateApiKey RevokeApiKey",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
     "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
-    "MonitorService": "LogError ListErrors ResolveError GetErrorStats SendAlert ListAlerts AcknowledgeAlert "
-    "SilenceAlerts GetHealth GetStats",
+    "MonitorService": "LogError ListErrors ResolveError ListErrorLogs GetErrorStats SendAlert GetAlert ListAlerts "
+    "AcknowledgeAlert SilenceAlerts ListSilences EndSilence GetHealth GetStats ListInstances SetLogLevel",
     "ExperimentService": "CreateExperiment GetExperiment ListExperiments StartExperiment PauseExperiment "
     "CompleteExperiment AllocateVariant GetResults",
 }
@@ -68,6 +68,15 @@ ROUTES = {
     "post /api/admin/experiments/{id}/complete",
     "get /api/admin/experiments/{id}/results",
     "get /api/health/detailed",
+    "get /api/admin/monitoring/error-logs",
+    "get /api/admin/monitoring/error-stats",
+    "post /api/admin/monitoring/alerts",
+    "get /api/admin/monitoring/alerts/{id}",
+    "post /api/admin/monitoring/silences",
+    "get /api/admin/monitoring/silences",
+    "delete /api/admin/monitoring/silences/{id}",
+    "get /api/admin/monitoring/instances",
+    "post /api/admin/monitoring/log-level",
 }
 
 

@@ -148,7 +148,10 @@ async def test_what_is_not_served_says_so(running: Running) -> None:
 
 
 async def test_health_needs_no_key_and_metrics_need_an_admins(running: Running) -> None:
-    assert (await _get(running, "/api/health", key="")).json == {"status": "SERVING"}
+    health = await _get(running, "/api/health", key="")
+    # No monitor runs here, which is told, and is no reason to send nobody any more.
+    assert (health.status, health.json["status"]) == (200, "degraded")
+    assert set(health.json) == {"status", "timestamp", "uptime", "version"}
     assert b"darkroom_http_seconds" in (await _get(running, "/api/metrics")).body
     client = (await running.new_key("acme")).key
     assert (await _get(running, "/api/metrics", key=client)).status == 403

@@ -41,6 +41,9 @@ SERVED = {
     "ListCallbacks",
     "ReplayCallback",
     "GetCallbackSecret",
+    "LogError", "ListErrors", "ResolveError", "ListErrorLogs", "GetErrorStats", "SendAlert", "GetAlert", "ListAlerts",
+    "AcknowledgeAlert", "SilenceAlerts", "ListSilences", "EndSilence", "GetHealth", "GetStats", "ListInstances",
+    "SetLogLevel",
 }  # fmt: skip
 
 

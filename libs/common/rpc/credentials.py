@@ -88,9 +88,14 @@ def channel_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
 
 
 def edge_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    """What a service calls the gateway with; None: without TLS. The address must be a name of its certificate."""
-    certificate = settings.gateway_tls_certificate
-    return None if certificate is None else grpc.ssl_channel_credentials(certificate.read_bytes())
+    """What a service calls the gateway with; None: without TLS.
+
+    Its certificate is believed if our own CA has signed it, or one of the system's where we have none.
+    """
+    if settings.gateway_tls_certificate is None:
+        return None
+    ca = settings.internal_tls_ca
+    return grpc.ssl_channel_credentials(ca.read_bytes() if ca else None)
 
 
 class PeersOnly(Around):
