@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from libs.common import metrics
+from libs.common import metrics, tracing
 from libs.common.adapters.base import Completed, SubmitRequest, Submitted
 from libs.common.adapters.http import last_reply
 from libs.common.coalesce import GroupWriter
@@ -73,6 +73,10 @@ class Submitter:
     async def carry(self, claimed: ClaimedGeneration) -> None:
         """From the claim to the outcome. Raises nothing but what a fault of our own raises."""
         follow(claimed.request_id, claimed.id)
+        with tracing.resumed("submit", claimed.trace_parent, claimed.id):
+            await self._carry(claimed)
+
+    async def _carry(self, claimed: ClaimedGeneration) -> None:
         if claimed.is_cancel_requested and claimed.open_submission_id is None:
             await self.put_back(claimed)
             return

@@ -60,6 +60,7 @@ class Intake:
             "generation accepted",
             generation_id=answer.generation_id,
             model=generation.model_identifier,
+            user_id=generation.user_id,
             is_repeat=answer.is_repeat or None,
             reused_from_id=answer.reused_from_id,
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from darkroom.gateway.v1 import gateway_pb2
 from pydantic import ValidationError
 
+from libs.common import tracing
 from libs.common.catalog import Catalog, Model
 from libs.common.database.records import Fallback, NewGeneration, UncertainPolicy
 from libs.common.database.records_edge import NewRequest
@@ -59,6 +60,7 @@ def validate(
         _generation(model, given, parameters, fallbacks),
         when_uncertain=_POLICIES.get(message.when_uncertain, model.when_uncertain),
         request_id=request_id,
+        trace_parent=tracing.here(),
         api_key_id=caller.key_id,
         owner=caller.owner,
         callback_url=given.callback_url or caller.callback_url,

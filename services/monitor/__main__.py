@@ -75,16 +75,24 @@ def _rules(frame: Frame) -> RulesHolder:
         log.fatal("cannot start: the alert rules have faults", faults=fault.faults)
         raise SystemExit(1) from fault
     _tell_unset(rules)
+    seen = [rules.current]
 
     async def watch() -> bool:
         outcome = await asyncio.to_thread(rules.reload)
         if outcome == "replaced":
             log.info("alert rules replaced", rules=len(rules.current.rules))
             _tell_unset(rules)
+            seen.append(rules.current)
         elif outcome == "refused" and rules.last_fault is not None:
             log.error("alert rules refused, the old ones stay", faults=rules.last_fault.faults)
         return False
 
+    async def close() -> None:
+        # Notices may have been under way in channels of rules that were replaced since.
+        for channel in (channel for rules in seen for channel in rules.channels.values()):
+            await channel.close()
+
+    frame.on_close(close)
     frame.loop("rules", watch, interval_seconds=frame.settings.catalog_check_seconds)
     return rules
 
@@ -145,12 +153,6 @@ def _alerting(frame: Frame, alerts: AlertStore, rules: RulesHolder, board: Board
     frame.loop("emergency", emergency.look, interval_seconds=_EMERGENCY_SECONDS)
     frame.loop("evaluate", evaluating.evaluate, interval_seconds=rules.current.file.evaluate_seconds)
     frame.on_drain(delivering.drain)
-
-    async def close() -> None:
-        for channel in rules.current.channels.values():
-            await channel.close()
-
-    frame.on_close(close)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from libs.common import VERSION, metrics
+from libs.common import VERSION, metrics, tracing
 from libs.common.adapters.http import retry_after
 from libs.common.adapters.signatures import standard_signature
 from libs.common.api_keys import callback_secret_bytes
@@ -110,8 +110,9 @@ class Callbacks:
     async def _deliver(self, callback: ClaimedCallback) -> None:
         follow(callback.request_id, callback.generation_id)
         try:
-            outcome = await self._try(callback)
-            state = await self._writer.write(outcome)
+            with tracing.resumed("deliver callback", callback.trace_parent, callback.generation_id):
+                outcome = await self._try(callback)
+                state = await self._writer.write(outcome)
         except Exception:
             # The lease ends, and another try follows.
             log.exception("callback failed", callback_id=callback.id)

@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from libs.common import metrics
+from libs.common import metrics, tracing
 from libs.common.adapters.base import TaskStatus
 from libs.common.catalog import CatalogHolder, Provider
 from libs.common.crashpoints import CrashPoint, reach
@@ -114,6 +114,10 @@ class Polling(Holding[PollOutcome, State | None]):
 
     async def _poll(self, task: ClaimedTask, listing: Listing | None) -> PollOutcome:
         follow(task.request_id, task.generation_id)
+        with tracing.resumed("poll", task.trace_parent, task.generation_id):
+            return await self._polled(task, listing)
+
+    async def _polled(self, task: ClaimedTask, listing: Listing | None) -> PollOutcome:
         catalog = self._catalog.current
         provider, model = catalog.providers.get(task.provider_id), catalog.models.get(task.model_identifier)
         failure = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from libs.common import metrics
+from libs.common import metrics, tracing
 from libs.common.adapters.accounts import Accounts
 from libs.common.catalog import CatalogHolder, Provider, Retry
 from libs.common.crashpoints import CrashPoint, reach
@@ -75,6 +75,10 @@ class Storing(Holding[StoreOutcome, bool]):
 
     async def _carry(self, result: ClaimedResult) -> StoreOutcome:
         follow(result.request_id, result.id)
+        with tracing.resumed("store", result.trace_parent, result.id):
+            return await self._stored(result)
+
+    async def _stored(self, result: ClaimedResult) -> StoreOutcome:
         provider = self._catalog.current.providers.get(result.provider_id)
         try:
             if provider is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -85,7 +86,9 @@ class Database:
         """
         started = perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+            # Its span is a child of the caller's, wherever it runs.
+            run = copy_context().run
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run, self._run, work)
         except (PoolTimeoutError, _LostBeforeCommitError) as error:
             raise _unavailable(error) from error
         except DBAPIError as error:

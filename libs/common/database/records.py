@@ -48,6 +48,7 @@ class NewGeneration:
     fallbacks: tuple[Fallback, ...] = ()
     callback_url: str | None = None
     request_hash: str | None = None
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class ClaimedGeneration:
     may_run_elsewhere: bool = False
     is_cancel_requested: bool = False
     labels: dict[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,7 @@ class ClaimedTask:
     seconds_left: float
     is_cancel_requested: bool = False
     labels: dict[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +247,7 @@ class ClaimedResult:
     created_at: datetime
     waiting_seconds: float
     labels: dict[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

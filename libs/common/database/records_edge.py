@@ -160,6 +160,7 @@ class ClaimedCallback:
     outputs: list[Json] | None
     error: Json | None
     cost_usd: float | None
+    trace_parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from libs.common import metrics
+from libs.common import metrics, tracing
 from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import AUTHORIZATION, channel_credentials, edge_credentials, service_tokens
 from libs.common.settings import Settings
@@ -68,8 +68,10 @@ def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
     credentials = channel_credentials(settings)
     token = next(iter(service_tokens(settings)), None)
     if credentials is not None:
-        return grpc.aio.secure_channel(address, credentials, options=_OPTIONS, interceptors=[_Introduce(None)])
-    return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=[_Introduce(token)])
+        interceptors = [*tracing.client_interceptors(), _Introduce(None)]
+        return grpc.aio.secure_channel(address, credentials, options=_OPTIONS, interceptors=interceptors)
+    interceptors = [*tracing.client_interceptors(), _Introduce(token)]
+    return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=interceptors)
 
 
 def open_edge_channel(address: str, settings: Settings) -> grpc.aio.Channel:

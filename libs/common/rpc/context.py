@@ -28,6 +28,11 @@ def follow(request_id: str, generation_id: str) -> None:
     structlog.contextvars.bind_contextvars(request_id=request_id, generation_id=generation_id)
 
 
+def known_request_id() -> str | None:
+    """The id of the request being worked on; None outside of any."""
+    return _current.get()
+
+
 def current_request_id() -> str:
     """The id of the request being worked on; a new one outside of any."""
     return _current.get() or new_id("req")

@@ -14,7 +14,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from libs.common import metrics
+from libs.common import metrics, tracing
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc import errors
 from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
@@ -155,6 +155,21 @@ class RequestId(Around):
             # With the answer, for a write of its own costs a call a sixth of its time.
             call.context.set_trailing_metadata(told)
         yield
+
+
+class Trace(Around):
+    """A span for each call, a child of the caller's."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """See the class."""
+        metadata = {key: value for key, value in call.context.invocation_metadata() or () if isinstance(value, str)}
+        with tracing.served(call.method, metadata) as span:
+            try:
+                yield
+            finally:
+                status = _status(call.context)
+                span.set_attribute("rpc.grpc.status_code", status.value[0])
 
 
 class Observe(Around):
@@ -302,6 +317,7 @@ def standard(
     interceptors: list[grpc.aio.ServerInterceptor] = [
         BoundWrites(write_timeout_seconds),
         RequestId(),
+        *([Trace()] if tracing.is_on() else []),
         Observe(),
         MapErrors(),
         guard,

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 
-from libs.common import VERSION, crashpoints, logging, metrics
+from libs.common import VERSION, crashpoints, logging, metrics, tracing
 from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.errors import GenerationError
@@ -313,6 +313,7 @@ def run(name: ServiceName, wire: Wire) -> None:
     except ValidationError as error:
         raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
     logging.configure(settings, name)
+    tracing.configure(name)
     crashpoints.arm(settings.crash_at)
 
     async def main() -> None:
@@ -325,3 +326,4 @@ def run(name: ServiceName, wire: Wire) -> None:
         await frame.run()
 
     uvloop.run(main())
+    tracing.close()

@@ -25,6 +25,7 @@ UPDATE callbacks c SET lease_owner = :owner, lease_until = now() + make_interval
 FROM generation_requests g
 WHERE c.id = ANY(ARRAY(SELECT id FROM due)) AND g.id = c.generation_id
 RETURNING c.id, c.generation_id, c.api_key_id, c.event, c.url, c.attempts, c.lease_token, c.created_at, g.request_id,
+    g.trace_parent,
     g.model_identifier, g.labels, g.user_id, g.outputs, g.error, g.cost_usd""")
 
 _END = statement("""

@@ -29,18 +29,21 @@ _FIELDS = tuple(field.name for field in fields(NewGeneration))
 _INSERT = statement("""
 INSERT INTO generation_requests (
     id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, expected_cost_usd,
-    reserved_usd, fallbacks, callback_url, request_hash, turn_at, reused_from_id, outputs, cost_usd, ended_at)
+    parameters, priority, when_uncertain, user_id, labels, request_id, trace_parent, api_key_id, owner,
+    expected_cost_usd, reserved_usd, fallbacks, callback_url, request_hash, turn_at, reused_from_id,
+    outputs, cost_usd, ended_at)
 SELECT id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, expected_cost_usd,
-    reserved_usd, fallbacks, callback_url, decode(request_hash, 'hex'), now() - make_interval(mins => priority),
-    reused_from_id, outputs, CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
+    parameters, priority, when_uncertain, user_id, labels, request_id, trace_parent, api_key_id, owner,
+    expected_cost_usd, reserved_usd, fallbacks, callback_url, decode(request_hash, 'hex'),
+    now() - make_interval(mins => priority), reused_from_id, outputs,
+    CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
     CASE WHEN reused_from_id IS NOT NULL THEN now() END
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
     id text, state text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
     number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text,
-    labels jsonb, request_id text, api_key_id text, owner text, expected_cost_usd float, reserved_usd numeric,
-    fallbacks jsonb, callback_url text, request_hash text, reused_from_id text, outputs jsonb)""")
+    labels jsonb, request_id text, trace_parent text, api_key_id text, owner text,
+    expected_cost_usd float, reserved_usd numeric, fallbacks jsonb, callback_url text, request_hash text,
+    reused_from_id text, outputs jsonb)""")
 
 # Waits for whoever uses the same name at this moment; takes over a name whose day is over.
 _CLAIM_NAMES = statement(f"""

@@ -22,7 +22,8 @@ SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_sec
     is_wanted = false
 FROM generation_requests g
 WHERE t.generation_id = ANY(ARRAY(SELECT generation_id FROM due)) AND g.id = t.generation_id
-RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, g.labels, t.adapter_name,
+RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, g.trace_parent, g.labels,
+    t.adapter_name,
     t.check_url, t.strategy, t.poll_interval_ms, t.attempts, t.retry_count, g.parameters, g.media_type, t.lease_token,
     CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS generation_age_seconds,

@@ -24,7 +24,8 @@ UPDATE generation_requests g
 SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
 FROM due WHERE g.id = due.id
-RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.labels, g.sources, g.store_attempts,
+RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
+    g.store_attempts,
     g.cost_usd, g.lease_token, g.created_at,
     CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds""")
 
