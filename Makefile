@@ -12,7 +12,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format protos bench chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test lint format protos bench dashboards chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build
 
 bench: $(VENV)/.bench $(VENV)/litellm/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
 	@for bench in $(or $(BENCH),poller gateway); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+
+dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
+	@$(BIN)/python -m deploy.grafana
 
 chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)

@@ -28,6 +28,8 @@ QUICK = {
     "DARKROOM_LEASE_SECONDS": "2",
     "DARKROOM_SWEEP_SECONDS": "0.3",
     "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
+    "DARKROOM_HEARTBEAT_SECONDS": "0.5",
+    "DARKROOM_HEALTH_CHECK_SECONDS": "0.5",
     "DARKROOM_CATALOG_CHECK_SECONDS": "0.2",
     "DARKROOM_LOG_LEVEL": "debug",
     "DARKROOM_WATCH_INTERVAL_SECONDS": "0.05",
@@ -207,7 +209,8 @@ async def hooked(_lasting_hooked_stack: Stack) -> AsyncIterator[Running]:
 @pytest.fixture(scope="session")
 def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
-    with _folder() as folder, Stack(_plan(shared, folder, url, settings={})) as stack:
+    services: tuple[ServiceName, ...] = (*PATH_SERVICES, "monitor")
+    with _folder() as folder, Stack(_plan(shared, folder, url, settings={}, services=services)) as stack:
         yield stack
 
 

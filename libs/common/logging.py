@@ -29,7 +29,7 @@ FIELD_LIMIT = 4_000
 STACK_LIMIT = 10_000
 # What stands beside the context; the rest is the context.
 _OUTSIDE = ("timestamp", "level", "source", "message", "error")
-_NOISY = ("botocore", "boto3", "urllib3", "s3transfer", "asyncio", "alembic", "opentelemetry")
+_NOISY = ("botocore", "boto3", "urllib3", "s3transfer", "asyncio", "alembic", "opentelemetry", "grpc")
 
 
 class _Threshold:

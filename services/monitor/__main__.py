@@ -50,7 +50,7 @@ async def wire(frame: Frame) -> None:
     board = _board(frame, counts)
     statistics = Statistics(counts, stores.errors, stores.instances)
     _alerting(frame, stores.alerts, rules, board)
-    figures = Figures(counts, board)
+    figures = Figures(counts, frame.catalog, board)
     REGISTRY.register(figures)
     retention = Retention(stores.errors, stores.alerts, counts, stores.instances, frame.settings)
     frame.loop("fold", statistics.fold, interval_seconds=_FOLD_SECONDS)

@@ -59,6 +59,9 @@ class Delivering:
 
     async def deliver(self) -> bool:
         """Take what is due and send it; channels do not wait for each other. A turn of a loop."""
+        for channel in self._rules.current.channels:
+            # A counter that begins with its first failure shows no increase.
+            metrics.ALERT_DELIVERIES.labels(channel, "dead")
         claimed = await self._queue.claim(_LIMIT, notification_id=new_id("ntf"))
         groups: dict[str, list[ClaimedDelivery]] = defaultdict(list)
         for delivery in claimed:

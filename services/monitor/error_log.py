@@ -29,6 +29,7 @@ _LEVELS = {
     monitor_pb2.ERROR_LEVEL_CRITICAL: ErrorLevel.CRITICAL,
 }
 _NUMBERS = {level: number for number, level in _LEVELS.items()}
+_CODES: dict[int, str] = {int(number): str(name) for name, number in common_pb2.ErrorCode.items()}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile(r"log_[0-9a-z]{26}")
 _TOKEN = re.compile(r"at_(\d{1,17})_(err_[0-9a-z]{1,40})")
@@ -80,8 +81,7 @@ def _new_error(entry: monitor_pb2.ErrorEntry, path: str, found: list[FieldViolat
 
 def code_word(number: int) -> str:
     """The code of an enum's number; empty for none."""
-    value = common_pb2.ErrorCode.DESCRIPTOR.values_by_number.get(number)
-    return value.name.removeprefix("ERROR_CODE_").replace("UNSPECIFIED", "") if value else ""
+    return _CODES.get(number, "").removeprefix("ERROR_CODE_").replace("UNSPECIFIED", "")
 
 
 def code_number(word: str) -> common_pb2.ErrorCode.ValueType:

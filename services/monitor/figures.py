@@ -9,10 +9,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from libs.common import metrics
+from libs.common.catalog import CatalogHolder
+from libs.common.database.states import State
 from libs.common.database.stores.statistics import Count, StatisticsStore
 from services.monitor.board import Board, Component
 
 Samples = dict[tuple[str, ...], float]
+_LIVE = (State.PENDING, State.DISPATCHING, State.PROCESSING, State.STORING)
 _SHOWN = {"up": 1.0, "degraded": 0.5, "down": 0.0}
 
 
@@ -21,11 +24,13 @@ class Figures(Collector):
 
     Args:
         store: totals, and what is under way.
+        catalog: names the providers, so that one with nothing under way shows a zero.
         board: how each component is.
     """
 
-    def __init__(self, store: StatisticsStore, board: Board) -> None:
+    def __init__(self, store: StatisticsStore, catalog: CatalogHolder, board: Board) -> None:
         self._store = store
+        self._catalog = catalog
         self._board = board
         self._samples: Mapping[str, Samples] = {}
 
@@ -33,13 +38,15 @@ class Figures(Collector):
         """Read them. A turn of a loop."""
         totals = await self._store.totals()
         states, queues, tasks = await self._store.states(), await self._store.queues(), await self._store.tasks()
+        nothing: Samples = {(name,): 0.0 for name in self._catalog.current.providers}
+        still: Samples = {(state.value,): 0.0 for state in _LIVE}
         self._samples = {
             **_totals(totals),
-            "darkroom_live_generations": {(state,): float(number) for state, number in states.items()},
-            "darkroom_live_tasks": {(task.provider_id,): float(task.live) for task in tasks},
-            "darkroom_tasks_overdue_seconds": {(task.provider_id,): task.overdue_seconds for task in tasks},
-            "darkroom_queue_depth": {(queue.provider_id,): float(queue.waiting) for queue in queues},
-            "darkroom_queue_age_seconds": {(queue.provider_id,): queue.oldest_seconds for queue in queues},
+            "darkroom_live_generations": still | {(state,): float(number) for state, number in states.items()},
+            "darkroom_live_tasks": nothing | {(task.provider_id,): float(task.live) for task in tasks},
+            "darkroom_tasks_overdue_seconds": nothing | {(task.provider_id,): task.overdue_seconds for task in tasks},
+            "darkroom_queue_depth": nothing | {(queue.provider_id,): float(queue.waiting) for queue in queues},
+            "darkroom_queue_age_seconds": nothing | {(queue.provider_id,): queue.oldest_seconds for queue in queues},
         }
         return False
 
