@@ -12,7 +12,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format protos bench dashboards chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test prometheus lint format protos bench dashboards chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ up: $(GENERATED)/.made  ## Run the whole stack on this machine until Ctrl-C.
 
 test: $(VENV)/.development $(GENERATED)/.made  ## Run all tests; they start what they need by themselves.
 	@$(BIN)/python -m pytest $(ARGS)
+
+prometheus:  ## Install Prometheus and Alertmanager, which some tests need (Debian, as root); without them they are skipped.
+	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null || \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+		prometheus prometheus-alertmanager >/dev/null; }
 
 lint: $(VENV)/.development $(GENERATED)/.made  ## Check style, types, dependency rules and protos.
 	$(BIN)/ruff check .
@@ -45,7 +50,7 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
 bench: $(VENV)/.bench $(VENV)/litellm/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+	@for bench in $(or $(BENCH),poller gateway monitor); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana

@@ -17,7 +17,7 @@ from libs.common.catalog import CatalogHolder, Provider
 from libs.common.database.engine import Database
 from libs.common.database.states import BreakerState, SubmissionState
 from libs.common.database.stores.accounts import AccountStore
-from libs.common.database.stores.statistics import Count, Range, StatisticsStore
+from libs.common.database.stores.statistics import Count, Segment, StatisticsStore
 from libs.common.errors import GenerationError
 from libs.common.storage.objects import ObjectStore
 from services.monitor.board import LOOK_SECONDS, Finding
@@ -153,7 +153,7 @@ class AdapterChecks:
         circuits = {account.provider_id: account.breaker_state for account in await self._accounts.read()}
         now = datetime.now(UTC)
         sent: dict[str, list[Count]] = defaultdict(list)
-        for count in await self._statistics.read(Range(now - _TRAFFIC, now, now, now)):
+        for count in await self._statistics.read([Segment("minute", now - _TRAFFIC, now)]):
             if count.kind == "submission_ended":
                 sent[count.provider_id].append(count)
         providers = self._catalog.current.providers

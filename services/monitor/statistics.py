@@ -13,7 +13,15 @@ from libs.common.database.records_monitor import ErrorGroup, InstanceRecord
 from libs.common.database.states import State, SubmissionState, TaskState
 from libs.common.database.stores.errors import ErrorStore
 from libs.common.database.stores.instances import InstanceStore
-from libs.common.database.stores.statistics import MINUTES_DAYS, Count, Live, Range, StatisticsStore, percentile
+from libs.common.database.stores.statistics import (
+    HOURS_DAYS,
+    MINUTES_DAYS,
+    Count,
+    Live,
+    Segment,
+    StatisticsStore,
+    percentile,
+)
 from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation
 from libs.common.rpc.messages import timestamp
 from libs.common.rpc.requests import raise_for, time_of
@@ -21,26 +29,48 @@ from services.monitor.error_log import code_number
 
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANSWERED = {SubmissionState.ACCEPTED.value, SubmissionState.COMPLETED.value}
 _FOLD_LIMIT = 20_000
 
 
-def range_of(from_time: datetime, to_time: datetime, now: datetime) -> Range:
-    """What is read for a range: whole hours by the hour, and minutes at both ends as far as they are kept."""
-    kept_from = _hour(now - timedelta(days=MINUTES_DAYS)) + _HOUR
-    start = from_time.replace(second=0, microsecond=0)
-    if start < kept_from:
-        start = _hour(start)
-    first_hour = start if start == _hour(start) else _hour(start) + _HOUR
-    last_hour = _hour(to_time)
-    if last_hour < first_hour:
-        # All within one hour: by the minute.
-        return Range(start, to_time, to_time, to_time)
-    return Range(start, first_hour, last_hour, to_time)
+def segments(from_time: datetime, to_time: datetime, now: datetime) -> list[Segment]:
+    """What is read for a range: whole days by the day, whole hours beside them by the hour, the ends by the minute.
+
+    Beyond what is kept, an end moves outward: to a whole hour, and to a whole day.
+    """
+    begin, end = max(from_time, _EPOCH).replace(second=0, microsecond=0), min(to_time, now + _DAY)
+    for kept_days, unit in ((MINUTES_DAYS, _HOUR), (HOURS_DAYS, _DAY)):
+        kept_from = _up(now - timedelta(days=kept_days), _DAY)
+        begin = begin if begin >= kept_from else _down(begin, unit)
+        end = end if end >= kept_from else _up(end, unit)
+    return _by_days(begin, end)
 
 
-def _hour(time: datetime) -> datetime:
-    return time.replace(minute=0, second=0, microsecond=0)
+def _by_days(begin: datetime, end: datetime) -> list[Segment]:
+    first, last = _up(begin, _DAY), _down(end, _DAY)
+    if first >= last:
+        return _by_hours(begin, end)
+    return [*_by_hours(begin, first), Segment("day", first, last), *_by_hours(last, end)]
+
+
+def _by_hours(begin: datetime, end: datetime) -> list[Segment]:
+    first, last = _up(begin, _HOUR), _down(end, _HOUR)
+    if first >= last:
+        return _by_minutes(begin, end)
+    return [*_by_minutes(begin, first), Segment("hour", first, last), *_by_minutes(last, end)]
+
+
+def _by_minutes(begin: datetime, end: datetime) -> list[Segment]:
+    return [Segment("minute", begin, end)] if begin < end else []
+
+
+def _down(time: datetime, unit: timedelta) -> datetime:
+    return time - (time - _EPOCH) % unit
+
+
+def _up(time: datetime, unit: timedelta) -> datetime:
+    return time + (_EPOCH - time) % unit
 
 
 def asked_range(
@@ -82,11 +112,13 @@ class Statistics:
         # What has just ended is in it.
         while await self.fold():
             pass
-        wanted = range_of(from_time, to_time, datetime.now(UTC))
+        wanted = segments(from_time, to_time, datetime.now(UTC))
         counts = await self._store.read(wanted)
         providers = sorted({count.provider_id for count in counts if count.kind == "submission_ended"})
         last = await self._errors.last_of([f"adapter:{provider}" for provider in providers])
-        answer = stats_message(counts, await self._store.live(), wanted)
+        if wanted:
+            from_time, to_time = wanted[0].from_time, wanted[-1].to_time
+        answer = stats_message(counts, await self._store.live(), from_time, to_time)
         answer.adapter_stats.extend(
             _adapter_stats(provider, counts, last.get(f"adapter:{provider}")) for provider in providers
         )
@@ -94,7 +126,9 @@ class Statistics:
         return answer
 
 
-def stats_message(counts: Sequence[Count], live: Live, wanted: Range) -> monitor_pb2.GetStatsResponse:
+def stats_message(
+    counts: Sequence[Count], live: Live, from_time: datetime, to_time: datetime
+) -> monitor_pb2.GetStatsResponse:
     """What was counted, without what adapters did and what processes use."""
     ended = [count for count in counts if count.kind == "generation_ended"]
     succeeded = [count for count in ended if count.outcome == State.SUCCESS.value]
@@ -102,7 +136,7 @@ def stats_message(counts: Sequence[Count], live: Live, wanted: Range) -> monitor
     good = _number(task for task in tasks if task.outcome == TaskState.SUCCESS.value)
     bad = _number(task for task in tasks if task.outcome == TaskState.FAILED.value)
     created = _number(count for count in counts if count.kind == "generation_created")
-    seconds = max(1.0, (wanted.to_time - wanted.from_time).total_seconds())
+    seconds = max(1.0, (to_time - from_time).total_seconds())
     answer = monitor_pb2.GetStatsResponse(
         total_requests=created,
         active_requests=live.generations,
@@ -117,10 +151,10 @@ def stats_message(counts: Sequence[Count], live: Live, wanted: Range) -> monitor
         p95_seconds=percentile(succeeded, 0.95),
         p99_seconds=percentile(succeeded, 0.99),
         spend_usd=sum(count.cost_usd for count in succeeded),
-        to=timestamp(wanted.to_time),
+        to=timestamp(to_time),
         model_stats=_model_stats(ended),
     )
-    getattr(answer, "from").FromDatetime(wanted.from_time)
+    getattr(answer, "from").FromDatetime(from_time)
     return answer
 
 

@@ -48,7 +48,7 @@ def _login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, g
         USERNAME.encode(),
         PASSWORD.encode(),
     )
-    return AuthResult(success=good)
+    return AuthResult(success=good, handled=False)
 
 
 @dataclass

@@ -200,7 +200,7 @@ statistics_ledger = Table(
 statistics = Table(
     "statistics",
     metadata,
-    Column("period", Text, primary_key=True, comment="minute, hour or total."),
+    Column("period", Text, primary_key=True, comment="minute, hour, day or total."),
     time("at", "When the period began; the epoch for the total.", key=True),
     Column("kind", Text, primary_key=True, comment="As in the ledger."),
     Column("model_identifier", Text, primary_key=True, comment="The model."),
@@ -217,8 +217,8 @@ statistics = Table(
     Column("seconds", Double, nullable=False, comment="How long they took together."),
     Column("cost_usd", Double, nullable=False, comment="What they cost together, in US dollars."),
     time("last_at", "When the last of them happened.", required=True),
-    CheckConstraint("period IN ('minute', 'hour', 'total')", name="period"),
-    comment="What happened, added up by the minute, by the hour and in all, for rules, statistics and metrics.",
+    CheckConstraint("period IN ('minute', 'hour', 'day', 'total')", name="period"),
+    comment="What happened, added up by minute, hour, day and in all, for rules, statistics and metrics.",
 )
 
 service_instances = Table(

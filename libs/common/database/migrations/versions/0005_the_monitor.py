@@ -131,7 +131,7 @@ def upgrade() -> None:
     op.create_index("ix_service_instances_seen_at", "service_instances", ["seen_at"], unique=False)
     op.create_table(
         "statistics",
-        sa.Column("period", sa.Text(), nullable=False, comment="minute, hour or total."),
+        sa.Column("period", sa.Text(), nullable=False, comment="minute, hour, day or total."),
         sa.Column(
             "at", sa.DateTime(timezone=True), nullable=False, comment="When the period began; the epoch for the total."
         ),
@@ -150,7 +150,7 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Double(), nullable=False, comment="How long they took together."),
         sa.Column("cost_usd", sa.Double(), nullable=False, comment="What they cost together, in US dollars."),
         sa.Column("last_at", sa.DateTime(timezone=True), nullable=False, comment="When the last of them happened."),
-        sa.CheckConstraint("period IN ('minute', 'hour', 'total')", name=op.f("ck_statistics_period")),
+        sa.CheckConstraint("period IN ('minute', 'hour', 'day', 'total')", name=op.f("ck_statistics_period")),
         sa.PrimaryKeyConstraint(
             "period",
             "at",
@@ -162,7 +162,7 @@ def upgrade() -> None:
             "bucket",
             name=op.f("pk_statistics"),
         ),
-        comment="What happened, added up by the minute, by the hour and in all, for rules, statistics and metrics.",
+        comment="What happened, added up by minute, hour, day and in all, for rules, statistics and metrics.",
     )
     op.create_table(
         "statistics_ledger",
