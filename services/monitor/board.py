@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 
@@ -43,14 +44,20 @@ class Component:
     down_since: float | None
 
 
-class Check(Protocol):
+class Check(ABC):
     """Looks at one component, or at several that are looked at together."""
 
+    @abstractmethod
     def names(self) -> Sequence[str]:
         """What it looks at."""
 
+    @abstractmethod
     async def look(self) -> Mapping[str, Finding]:
         """How they are. What it raises is told of all of them."""
+
+    def late(self, seconds: float) -> Finding:
+        """What it means when a look has not ended within so many seconds."""
+        return Finding("down", f"There was no answer within {seconds:g} s.")
 
 
 class Board:
@@ -113,8 +120,7 @@ class Board:
         try:
             findings = await self._answer(check)
         except TimeoutError:
-            why = Finding("down", f"There was no answer within {self._look_seconds:g} s.")
-            findings = dict.fromkeys(check.names(), why)
+            findings = dict.fromkeys(check.names(), check.late(self._look_seconds))
         except GenerationError as error:
             findings = dict.fromkeys(check.names(), Finding("down", error.message))
         except Exception as error:

@@ -20,7 +20,7 @@ from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.statistics import Count, Segment, StatisticsStore
 from libs.common.errors import GenerationError
 from libs.common.storage.objects import ObjectStore
-from services.monitor.board import LOOK_SECONDS, Finding
+from services.monitor.board import LOOK_SECONDS, Check, Finding
 
 _TRAFFIC = timedelta(minutes=5)
 _MANY_FAIL, _FEW = 0.5, 5
@@ -28,43 +28,51 @@ _PROBE_SECONDS, _PROBE_AGAIN_SECONDS = 60.0, 10.0
 _OVERDUE_SECONDS = 60.0
 _ANSWERED = {SubmissionState.ACCEPTED.value, SubmissionState.COMPLETED.value}
 _SERVER_ERRORS = 500
-# What only rows can tell is not known without them, and is no fault of a provider's.
 _UNKNOWN = Finding("degraded", "Nothing is known of it while the database is away.")
 
 
-class DatabaseCheck:
+class _RowsTell(Check):
+    """Looks at what rows tell: without them nothing is known, and that is nobody's fault but the database's."""
+
+    def late(self, seconds: float) -> Finding:
+        """See the base."""
+        del seconds
+        return _UNKNOWN
+
+
+class DatabaseCheck(Check):
     """One row, on a connection of its own: a pool that is full is not a database that is away."""
 
     def __init__(self, probe: Database) -> None:
         self._probe = probe
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return ["database"]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         await self._probe.ping()
         return {"database": Finding("up")}
 
 
-class StorageCheck:
+class StorageCheck(Check):
     """Whether the bucket is there."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return ["s3"]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         await self._objects.ping()
         return {"s3": Finding("up")}
 
 
-class ServiceCheck:
+class ServiceCheck(Check):
     """What a service of ours says of itself."""
 
     def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
@@ -72,11 +80,11 @@ class ServiceCheck:
         self._health: Any = health_pb2_grpc.HealthStub(channel)
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return [self._name]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         try:
             answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=LOOK_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -86,33 +94,33 @@ class ServiceCheck:
         return {self._name: Finding("up")}
 
 
-class OwnCheck:
+class OwnCheck(Check):
     """What this process says of itself."""
 
     def __init__(self, is_ready: Callable[[], bool]) -> None:
         self._is_ready = is_ready
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return ["service:monitor"]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         return {"service:monitor": Finding("up") if self._is_ready() else Finding("down", "It is not ready.")}
 
 
-class PollingCheck:
+class PollingCheck(_RowsTell):
     """How far behind polling is, and who does it."""
 
     def __init__(self, store: StatisticsStore) -> None:
         self._store = store
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return ["pollingService"]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         try:
             tasks, holders = await self._store.tasks(), await self._store.holders()
         except GenerationError:
@@ -123,7 +131,7 @@ class PollingCheck:
         return {"pollingService": Finding("degraded" if overdue > _OVERDUE_SECONDS else "up", message)}
 
 
-class AdapterChecks:
+class AdapterChecks(_RowsTell):
     """Each provider account: from what was sent lately, and where nothing was, from whether its host answers."""
 
     def __init__(self, catalog: CatalogHolder, accounts: AccountStore, statistics: StatisticsStore) -> None:
@@ -134,11 +142,11 @@ class AdapterChecks:
         self._probed: dict[str, tuple[float, Finding]] = {}
 
     def names(self) -> Sequence[str]:
-        """See the shape."""
+        """See the base."""
         return [f"adapter:{provider}" for provider in self._catalog.current.providers]
 
     async def look(self) -> Mapping[str, Finding]:
-        """See the shape."""
+        """See the base."""
         try:
             return await self._found()
         except GenerationError:

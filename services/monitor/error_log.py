@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from darkroom.common.v1 import common_pb2
 from darkroom.monitor.v1 import monitor_pb2
 
-from libs.common.database.records_monitor import ErrorFilter, ErrorGroup, GroupFilter, LoggedError, NewError
+from libs.common.database.records_monitor import ErrorFilter, ErrorGroup, Fault, GroupFilter, LoggedError, NewError
 from libs.common.database.states import ErrorLevel
 from libs.common.errors import FieldViolation
 from libs.common.ids import new_id
@@ -146,18 +146,7 @@ def group_message(group: ErrorGroup) -> monitor_pb2.ErrorGroup:
     """A group as an operator sees it."""
     return monitor_pb2.ErrorGroup(
         id=group.id,
-        example=monitor_pb2.ErrorEntry(
-            level=_NUMBERS[group.level],
-            source=group.source,
-            code=code_number(group.code),
-            message=group.message,
-            stack=group.stack,
-            context=to_struct(group.context),
-            request_id=group.request_id,
-            generation_id=group.generation_id,
-            provider_task_id=group.provider_task_id,
-            occurred_at=timestamp(group.last_seen_at),
-        ),
+        example=_entry(group, "", group.last_seen_at),
         count=group.count,
         first_seen_at=timestamp(group.first_seen_at),
         last_seen_at=timestamp(group.last_seen_at),
@@ -171,16 +160,20 @@ def group_message(group: ErrorGroup) -> monitor_pb2.ErrorGroup:
 
 def error_message(error: LoggedError) -> monitor_pb2.ErrorEntry:
     """A single error as an operator sees it."""
+    return _entry(error, error.id, error.occurred_at)
+
+
+def _entry(fault: Fault, error_id: str, occurred_at: datetime) -> monitor_pb2.ErrorEntry:
     return monitor_pb2.ErrorEntry(
-        id=error.id,
-        level=_NUMBERS[error.level],
-        source=error.source,
-        code=code_number(error.code),
-        message=error.message,
-        stack=error.stack,
-        context=to_struct(error.context),
-        request_id=error.request_id,
-        generation_id=error.generation_id,
-        provider_task_id=error.provider_task_id,
-        occurred_at=timestamp(error.occurred_at),
+        id=error_id,
+        level=_NUMBERS[fault.level],
+        source=fault.source,
+        code=code_number(fault.code),
+        message=fault.message,
+        stack=fault.stack,
+        context=to_struct(fault.context),
+        request_id=fault.request_id,
+        generation_id=fault.generation_id,
+        provider_task_id=fault.provider_task_id,
+        occurred_at=timestamp(occurred_at),
     )

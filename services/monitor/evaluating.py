@@ -56,7 +56,10 @@ class Evaluating:
         )
         self._emergency.evaluates = decision is not None
         self._emergency.written()
-        if decision is not None:
+        if decision is None:
+            # Whoever evaluates shows them.
+            metrics.ALERTS_OPEN.clear()
+        else:
             for alert in decision.alerts:
                 _tell(alert)
         return False

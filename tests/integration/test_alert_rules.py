@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from aiohttp import web
+from grpc_health.v1 import health, health_pb2_grpc
+from yarl import URL
 
 from libs.common.catalog import CatalogHolder
 from libs.common.database.engine import Database
@@ -33,6 +38,7 @@ from services.monitor.statistics import Statistics
 from tests.support.alerting import Desk, desk, rules_text
 from tests.support.infrastructure import Infrastructure
 from tests.support.rows import execute, insert, new_generation, rows
+from tests.support.waiting import eventually
 
 _ALWAYS_DOWN = {"threshold: 30": "threshold: 0", "threshold: 10,": "threshold: 0,"}
 
@@ -264,21 +270,97 @@ def _says_what(told: Desk, alert: Mapping[str, Any]) -> None:
     assert alert["message"] in blocks[1]["text"]["text"]
 
 
-async def test_storage_and_services_that_are_away_are_told(
-    monitor: MakeMonitor, told: Desk, settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rule", ["STORAGE_DOWN", "SERVICE_DOWN"])
+async def test_what_is_away_is_told_everywhere_once_and_its_return_too(
+    rule: str, monitor: MakeMonitor, told: Desk, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DARKROOM_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("DARKROOM_POLLER_ADDRESS", f"127.0.0.1:{free_port()}")
+    storage, service = await _Door.to(str(settings.s3_endpoint_url)), free_port()
+    monkeypatch.setenv("DARKROOM_S3_ENDPOINT_URL", f"http://127.0.0.1:{storage.port}")
+    monkeypatch.setenv("DARKROOM_POLLER_ADDRESS", f"127.0.0.1:{service}")
     monkeypatch.setenv("DARKROOM_SERVICE_TOKEN", "x" * 40)
     found = await monitor(changes=_ALWAYS_DOWN, settings=Settings())
-    # Both looks end within their deadline, whatever boto3 does.
+    server = await _healthy_server(service)
     await found.turn()
+    assert await found.alerts() == []
+
+    if rule == "STORAGE_DOWN":
+        await storage.close()
+    else:
+        await server.stop(grace=None)
+    await _until(found, lambda alerts: [alert["state"] for alert in alerts] == ["FIRING"])
+    (alert,) = await found.alerts()
+    assert (alert["type"], alert["subject"], alert["severity"]) == (
+        rule,
+        "poller" if rule == "SERVICE_DOWN" else "",
+        "CRITICAL",
+    )
+    assert (told.counts(), told.events()) == ((1, 1, 1), ["alert.firing"])
     await found.turn()
-    assert {(alert["type"], alert["subject"]) for alert in await found.alerts()} == {
-        ("STORAGE_DOWN", ""),
-        ("SERVICE_DOWN", "poller"),
-    }
-    assert set(told.events()) == {"alert.firing"}
+    assert told.counts() == (1, 1, 1)
+
+    if rule == "STORAGE_DOWN":
+        await storage.open()
+    else:
+        server = await _healthy_server(service)
+    await _until(found, lambda alerts: [alert["state"] for alert in alerts] == ["RESOLVED"])
+    assert (told.counts(), told.events()) == ((2, 2, 2), ["alert.firing", "alert.resolved"])
+    await server.stop(grace=None)
+    await storage.close()
+
+
+class _Door:
+    """A port that leads to another, and can be shut."""
+
+    def __init__(self, host: str, to_port: int) -> None:
+        self.port, self._host, self._to_port = free_port(), host, to_port
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @classmethod
+    async def to(cls, url: str) -> _Door:
+        parsed = URL(url)
+        door = cls(parsed.host or "", parsed.port or 80)
+        await door.open()
+        return door
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._lead, "127.0.0.1", self.port)
+
+    async def close(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await self._server.wait_closed()
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        on_reader, on_writer = await asyncio.open_connection(self._host, self._to_port)
+        self._writers |= {writer, on_writer}
+
+        async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while content := await source.read(65_536):
+                    target.write(content)
+            target.close()
+
+        await asyncio.gather(pass_on(reader, on_writer), pass_on(on_reader, writer))
+        self._writers -= {writer, on_writer}
+
+
+async def _healthy_server(port: int) -> grpc.aio.Server:
+    server, servicer = grpc.aio.server(), health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server
+
+
+async def _until(found: Monitor, is_so: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Turn until the alerts are so: a channel needs a moment to find its server again."""
+
+    async def turned() -> bool:
+        await found.turn()
+        return is_so(await found.alerts())
+
+    await eventually(turned, within=15, what="the alerts are so")
 
 
 async def test_what_explains_another_keeps_it_quiet_and_what_outlives_it_is_told(

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from libs.common.errors import ErrorCode, GenerationError
-from services.monitor.board import Board, Finding
+from services.monitor.board import Board, Check, Finding
 
 
-class Looks:
+class Looks(Check):
     """A check that does as it is told."""
 
     def __init__(self, name: str) -> None:

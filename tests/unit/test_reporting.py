@@ -84,6 +84,22 @@ async def test_a_monitor_that_is_away_is_not_asked_at_every_turn() -> None:
     assert asked == 1
 
 
+async def test_one_that_is_never_taken_does_not_keep_the_others() -> None:
+    kept: list[str] = []
+
+    async def send(entries: list[monitor_pb2.ErrorEntry]) -> None:
+        if any(entry.message == "error 3" for entry in entries):
+            raise GenerationError(ErrorCode.INVALID_REQUEST, "no")
+        kept.extend(entry.message for entry in entries)
+
+    reporter, before = Reporter("poller", send, entries=100, size_bytes=100_000), _dropped()
+    for number in range(6):
+        reporter.take({**_EVENT, "event": f"error {number}"})
+    await reporter.close()
+    assert kept == [f"error {number}" for number in (0, 1, 2, 4, 5)]
+    assert _dropped() - before == 1
+
+
 async def test_an_error_is_what_its_line_says() -> None:
     monitor = Monitor()
     reporter = _reporter(monitor)

@@ -9,11 +9,10 @@ from libs.common.database.records import Json
 from libs.common.database.states import AlertSeverity, AlertState, DeliveryState, ErrorLevel
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedError:
-    """One error as a service saw it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What is kept of an error, whether by itself or as a group's example."""
 
-    id: str
     level: ErrorLevel
     source: str
     code: str
@@ -23,6 +22,13 @@ class LoggedError:
     request_id: str
     generation_id: str
     provider_task_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedError(Fault):
+    """One error as a service saw it."""
+
+    id: str
     occurred_at: datetime
 
 
@@ -35,20 +41,11 @@ class NewError:
     group_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorGroup:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorGroup(Fault):
     """The same fault, seen any number of times, with the most recent one of them."""
 
     id: str
-    level: ErrorLevel
-    source: str
-    code: str
-    message: str
-    stack: str
-    context: Json
-    request_id: str
-    generation_id: str
-    provider_task_id: str
     count: int
     first_seen_at: datetime
     last_seen_at: datetime

@@ -43,6 +43,8 @@ _LEVELS = {
     "error": monitor_pb2.ERROR_LEVEL_ERROR,
     "fatal": monitor_pb2.ERROR_LEVEL_CRITICAL,
 }
+# A repeat would be refused too.
+_NEVER_TAKEN = {ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_PARAMETERS, ErrorCode.INTERNAL_ERROR}
 # What has a place of its own, or is said already.
 _NO_CONTEXT = {"event", "level", "timestamp", "source", "error", "request_id", "generation_id", "provider_task_id"}
 
@@ -90,7 +92,7 @@ class Reporter:
         if not batch or monotonic() < self._not_before:
             return False
         try:
-            await self._send(batch)
+            await self._hand_over(batch)
         except GenerationError as error:
             self._failures += 1
             self._not_before = monotonic() + min(_LONGEST_PAUSE_SECONDS, FLUSH_SECONDS * 2 ** min(self._failures, 10))
@@ -98,14 +100,31 @@ class Reporter:
             log.debug("errors wait for the monitor", waiting=len(self._waiting), error=error)
             return False
         self._failures = 0
+        self._forget(batch)
+        return bool(self._waiting)
+
+    async def _hand_over(self, batch: list[monitor_pb2.ErrorEntry]) -> None:
+        """Send them. One that the monitor will never take does not keep the others: it is counted, and that is all."""
+        try:
+            await self._send(batch)
+            for entry in batch:
+                metrics.ERRORS_REPORTED.labels(_word(entry.level)).inc()
+        except Exception as error:
+            if isinstance(error, GenerationError) and error.code not in _NEVER_TAKEN:
+                raise
+            if len(batch) == 1:
+                metrics.ERRORS_DROPPED.inc()
+                log.info("an error was not taken by the monitor", about=batch[0].message, error=error)
+                return
+            for entry in batch:
+                await self._hand_over([entry])
+
+    def _forget(self, batch: list[monitor_pb2.ErrorEntry]) -> None:
         with self._lock:
             for entry in batch:
                 self._waiting.popleft()
                 self._bytes -= entry.ByteSize()
             metrics.ERRORS_BUFFERED.set(len(self._waiting))
-        for entry in batch:
-            metrics.ERRORS_REPORTED.labels(_word(entry.level)).inc()
-        return bool(self._waiting)
 
     async def close(self) -> None:
         """Hand over what is left, as far as the monitor takes it within seconds."""
