@@ -31,6 +31,11 @@ from services.dispatcher.preparing import Preparation
 from services.dispatcher.wakeups import Wakeups
 
 log = structlog.get_logger()
+_PHRASES = {
+    State.PENDING: "generation put back",
+    State.FAILED: "generation failed",
+    State.CANCELLED: "generation cancelled",
+}
 _STORE_AT_ONCE_SECONDS = 30.0
 
 
@@ -257,7 +262,7 @@ class Submitter:
             self._wakeups.note(claimed, outcome.task)
         log.log(
             level_of_end(state, code),
-            "generation submitted" if state is not State.PENDING else "generation put back",
+            _PHRASES.get(state, "generation submitted"),
             state=state.value,
             model=claimed.model_identifier,
             provider=claimed.provider_id,

@@ -77,7 +77,7 @@ SELECT lease_owner, count(*) AS tasks FROM poll_tasks
 WHERE ended_at IS NULL AND lease_owner IS NOT NULL AND lease_until > now() GROUP BY lease_owner ORDER BY lease_owner""")
 
 _STATES = statement("""
-SELECT state, count(*) AS number FROM generation_requests WHERE state = 'PENDING' GROUP BY state
+SELECT 'PENDING' AS state, count(*) AS number FROM generation_requests WHERE state = 'PENDING'
 UNION ALL SELECT state, count(*) FROM generation_requests WHERE state IN ('DISPATCHING', 'PROCESSING') GROUP BY state
 UNION ALL SELECT state, count(*) FROM generation_requests WHERE state = 'STORING' GROUP BY state""")
 
