@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, perf_counter
 
@@ -17,6 +19,7 @@ from sandbox.figures import percentile
 from sandbox.launcher import Stack
 from sandbox.plan import SERVICES, Plan, Ports
 
+_WITH, _WITHOUT = "with the monitor", "with the monitor killed"
 _CLIENTS = 8
 _FAULT = '[sim {"task_seconds": 0.1, "faults": [{"operation": "result", "kind": "failed"}]}]'
 _SETTLE_SECONDS = 90.0
@@ -74,25 +77,24 @@ async def _dropped(stack: Stack) -> float:
     return total
 
 
-async def outage(folder: Path, seconds: float, tell: object) -> Table:
-    """Load with a monitor, as long without it, and as long with it again."""
-    say = tell if callable(tell) else print
+async def outage(folder: Path, seconds: float, rounds: int, tell: Callable[[str], None]) -> Table:
+    """Load with a monitor and without it, in turn, as often as is asked for."""
+    # Errors of an earlier run would count with those of this one.
+    shutil.rmtree(folder, ignore_errors=True)
     stack = Stack(Plan(folder, Ports.free(), environment=environment(), settings={"DARKROOM_LOG_LEVEL": "warn"}))
     await asyncio.to_thread(stack.start)
     channel = open_channel(f"127.0.0.1:{stack.plan.ports.grpc['gateway']}", stack.admin_key)
     stub, sent = GenerationServiceStub(channel), list[str]()
+    found: dict[str, list[float]] = {_WITH: [], _WITHOUT: []}
     try:
         await _load(stub, 5, sent)
-        found: dict[str, list[float]] = {}
-        say(f"{seconds:g} s with the monitor")
-        found["with the monitor"] = await _load(stub, seconds, sent)
-        await asyncio.to_thread(stack.kill, "monitor")
-        say(f"{seconds:g} s without")
-        found["without"] = await _load(stub, seconds, sent)
-        stack.start_service("monitor")
-        await asyncio.to_thread(stack.wait_until_ready, "monitor")
-        say(f"{seconds:g} s with it again")
-        found["with it again"] = await _load(stub, seconds, sent)
+        for number in range(1, rounds + 1):
+            found[_WITH] += await _load(stub, seconds, sent)
+            await asyncio.to_thread(stack.kill, "monitor")
+            found[_WITHOUT] += await _load(stub, seconds, sent)
+            stack.start_service("monitor")
+            await asyncio.to_thread(stack.wait_until_ready, "monitor")
+            tell(f"round {number} of {rounds}: {seconds:g} s with the monitor, {seconds:g} s without")
         kept, dropped = await _kept(stack, len(sent)), await _dropped(stack)
     finally:
         await channel.close()
@@ -103,10 +105,9 @@ async def outage(folder: Path, seconds: float, tell: object) -> Table:
     )  # fmt: skip
     for heading in ("CreateGeneration", "requests/s", "p50", "p99"):
         made.add_column(heading, justify="left" if heading == "CreateGeneration" else "right")
-    base = percentile(found["with the monitor"], 0.99)
+    base = percentile(found[_WITH], 0.99)
     for name, latencies in found.items():
         p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
-        made.add_row(
-            name, f"{len(latencies) / seconds:.0f}", f"{p50 * 1_000:.1f} ms", f"{p99 * 1_000:.1f} ms, {p99 / base:.2f}x"
-        )
+        rate = len(latencies) / seconds / rounds
+        made.add_row(name, f"{rate:.0f}", f"{p50 * 1_000:.1f} ms", f"{p99 * 1_000:.1f} ms, {p99 / base:.2f}x")
     return made

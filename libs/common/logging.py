@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 import structlog
@@ -70,10 +71,15 @@ def _level_word(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
     return event
 
 
+@lru_cache(maxsize=2_048)
+def _is_hidden(key: str, *, shows_prompts: bool) -> bool:
+    return bool(_SECRET_FIELD.search(key) or (not shows_prompts and _PROMPT_FIELD.search(key)))
+
+
 def _protector(*, shows_prompts: bool) -> structlog.typing.Processor:
     def protect(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         for key, value in event.items():
-            if _SECRET_FIELD.search(key) or (not shows_prompts and _PROMPT_FIELD.search(key)):
+            if _is_hidden(key, shows_prompts=shows_prompts):
                 event[key] = REDACTED
             elif isinstance(value, str):
                 event[key] = redacted(value if len(value) <= FIELD_LIMIT else value[:FIELD_LIMIT] + "…")
