@@ -170,7 +170,7 @@ alert_attempts = Table(
 monitor_turns = Table(
     "monitor_turns",
     metadata,
-    Column("name", Text, primary_key=True, comment="evaluate or retain."),
+    Column("name", Text, primary_key=True, comment="What is done: evaluate."),
     Column("owner", Text, nullable=False, comment="The replica that does it."),
     time("done_at", "When it was last done; another replica takes over when that is long ago.", required=True),
     comment="Work that one replica of the monitor does at a time.",

@@ -104,7 +104,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "monitor_turns",
-        sa.Column("name", sa.Text(), nullable=False, comment="evaluate or retain."),
+        sa.Column("name", sa.Text(), nullable=False, comment="What is done: evaluate."),
         sa.Column("owner", sa.Text(), nullable=False, comment="The replica that does it."),
         sa.Column(
             "done_at",
