@@ -15,7 +15,7 @@ from sandbox.plan import FOLDER, Plan, Ports
 _COLOURS = {"gateway": 36, "dispatcher": 33, "poller": 32, "monitor": 35, "experiments": 34, "simulators": 90}
 _WIDTH = max(map(len, _COLOURS))
 _CHECK_SECONDS = 0.25
-_RESTART_SECONDS = 5.0
+_RESTART_SECONDS = 2.0
 _ENDS_LIMIT = 3
 _WINDOW_SECONDS = 60.0
 

@@ -28,7 +28,6 @@ QUICK = {
     "DARKROOM_LEASE_SECONDS": "2",
     "DARKROOM_SWEEP_SECONDS": "0.3",
     "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
-    "DARKROOM_HEARTBEAT_SECONDS": "0.5",
     "DARKROOM_HEALTH_CHECK_SECONDS": "0.5",
     "DARKROOM_CATALOG_CHECK_SECONDS": "0.2",
     "DARKROOM_LOG_LEVEL": "debug",
@@ -170,7 +169,8 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
     yield start
     for running in started:
         await running.close()
-        await asyncio.to_thread(running.stack.stop)
+        # Nobody looks at it any more; how services end by themselves has tests of its own.
+        await asyncio.to_thread(running.stack.cut_off)
 
 
 def with_webhooks(catalog: dict[str, Any]) -> None:

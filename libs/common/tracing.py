@@ -11,90 +11,59 @@ on it later begins a trace that links back.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
-from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
-from opentelemetry.instrumentation.grpc import aio_client_interceptors
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.propagate import extract, inject
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 
 from libs.common import VERSION
-from libs.common.rpc.context import known_request_id
 
 _PARENT = "traceparent"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_FLUSH_MS = 3_000
 _tracer = trace.get_tracer("darkroom", VERSION)
 
 
 class _Tracing:
     """What this process traces with; None: it does not."""
 
-    provider: TracerProvider | None = None
+    sdk: Any = None
 
 
-class _NameRequest(SpanProcessor):
-    """Puts the request id on each span, so that one search finds logs, rows and spans alike."""
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        del parent_context
-        request_id = known_request_id()
-        if request_id is not None:
-            span.set_attribute("darkroom.request_id", request_id)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Nothing is to be done."""
-
-
-def _exporter(environment: Mapping[str, str]) -> SpanExporter | None:
+def exporter_of(environment: Mapping[str, str]) -> str | None:
+    """What the environment wants: `console`, `grpc` or `http/protobuf`; None: no traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     chosen = environment.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environment.get, _ENDPOINTS)) else "none")
-    if chosen == "console":
-        return ConsoleSpanExporter()
     if chosen != "otlp":
-        return None
+        return "console" if chosen == "console" else None
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    return HttpExporter() if protocol == "http/protobuf" else GrpcExporter()
+    return "http/protobuf" if protocol == "http/protobuf" else "grpc"
 
 
 def configure(service: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Trace from now on, if the environment wants it: RPCs, HTTP both ways, SQL. Whether it does."""
-    exporter = _exporter(environment)
+    exporter = exporter_of(environment)
     if exporter is None:
         return False
-    named = {"service.name": f"darkroom-{service}", "service.version": VERSION}
-    provider = TracerProvider(resource=Resource.create(named))
-    provider.add_span_processor(_NameRequest())
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    _Tracing.provider = provider
-    AioHttpClientInstrumentor().instrument()
-    AioHttpServerInstrumentor().instrument()
-    # It works with SQLAlchemy 2.1, which it does not name yet; a test sees that.
-    SQLAlchemyInstrumentor().instrument(skip_dep_check=True)
+    # Loaded for those alone who trace: it takes a third of a second and 20 MB.
+    _Tracing.sdk = importlib.import_module("libs.common.tracing_sdk")
+    _Tracing.sdk.start(service, exporter)
     return True
 
 
 def is_on() -> bool:
     """Whether this process traces."""
-    return _Tracing.provider is not None
+    return _Tracing.sdk is not None
 
 
 def client_interceptors() -> Sequence[Any]:
     """What carries a trace to the servers of a channel."""
-    make: Any = aio_client_interceptors
-    return cast("Sequence[Any]", make()) if is_on() else ()
+    found: Sequence[Any] = _Tracing.sdk.client_interceptors() if is_on() else ()
+    return found
 
 
 @contextlib.contextmanager
@@ -134,6 +103,5 @@ def resumed(name: str, trace_parent: str | None, generation_id: str) -> Iterator
 
 def close() -> None:
     """Send what is left."""
-    if _Tracing.provider is not None:
-        _Tracing.provider.force_flush(_FLUSH_MS)
-        _Tracing.provider.shutdown()
+    if is_on():
+        _Tracing.sdk.stop()

@@ -90,7 +90,9 @@ async def test_every_process_says_that_it_runs(running: Running) -> None:
 
 
 async def test_a_services_log_level_changes_at_work_and_goes_back_by_itself(start_stack: StartStack) -> None:
-    running = await start_stack(services=("gateway", "monitor"), settings={"DARKROOM_LOG_LEVEL": "info"})
+    running = await start_stack(
+        services=("gateway", "monitor"), settings={"DARKROOM_LOG_LEVEL": "info", "DARKROOM_HEARTBEAT_SECONDS": "0.3"}
+    )
 
     async def says(word: str) -> bool:
         await _ask(running, "/api/external/models")
@@ -98,7 +100,7 @@ async def test_a_services_log_level_changes_at_work_and_goes_back_by_itself(star
         changes = [line["context"]["log_level"] for line in lines if line["message"] == "log level changed"]
         return changes[-1:] == [word]
 
-    body = {"service": "gateway", "level": "debug", "seconds": 3}
+    body = {"service": "gateway", "level": "debug", "seconds": 2}
     assert (await _ask(running, f"{_MONITORING}/log-level", body)).status == 200
     await eventually(lambda: says("debug"), within=5, what="the gateway logs for debugging")
     await eventually(lambda: says("info"), within=10, what="it logs as its settings say")

@@ -123,31 +123,24 @@ async def _says(child: Child, words: str) -> None:
     await eventually(said, within=40, what=words)
 
 
-async def test_up_runs_until_a_signal_and_ends_with_zero(tmp_path: Path, up: Child) -> None:
-    up.start()
-    await _says(up, "Darkroom is up")
-    up.send(signal.SIGINT)
-    assert await asyncio.to_thread(up.wait, 40) == 0
-    await _nothing_left(tmp_path)
-
-
 def _process(folder: Path, words: str) -> psutil.Process:
     (found,) = [process for process in _of(folder) if words in " ".join(process.cmdline()[:3])]
     return found
 
 
-@pytest.mark.parametrize("part", ["services.poller", "bin/postgres"])
-async def test_up_starts_a_part_again_that_dies(tmp_path: Path, up: Child, part: str) -> None:
+async def test_up_starts_parts_again_that_die_and_ends_with_zero_at_a_signal(tmp_path: Path, up: Child) -> None:
     up.start()
     await _says(up, "Darkroom is up")
-    first = _process(tmp_path, part)
-    first.kill()
-    await _says(up, "again in")
+    for part in ("services.poller", "bin/postgres"):
+        first = _process(tmp_path, part)
+        first.kill()
+        await _says(up, "again in")
+        pid = first.pid
 
-    async def back() -> bool:
-        return any(part in " ".join(process.cmdline()[:3]) for process in _of(tmp_path) if process.pid != first.pid)
+        async def back(part: str = part, pid: int = pid) -> bool:
+            return any(part in " ".join(process.cmdline()[:3]) for process in _of(tmp_path) if process.pid != pid)
 
-    await eventually(back, within=15, what=f"{part} runs again")
+        await eventually(back, within=15, what=f"{part} runs again")
     up.send(signal.SIGINT)
     assert await asyncio.to_thread(up.wait, 40) == 0
     await _nothing_left(tmp_path)
