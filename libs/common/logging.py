@@ -28,6 +28,7 @@ _PROMPT_FIELD = re.compile(r"prompt", re.IGNORECASE)
 REDACTED = "[redacted]"
 FIELD_LIMIT = 4_000
 STACK_LIMIT = 10_000
+_DEPTH = 4
 # What stands beside the context; the rest is the context.
 _OUTSIDE = ("timestamp", "level", "source", "message", "error")
 _NOISY = ("botocore", "boto3", "urllib3", "s3transfer", "asyncio", "alembic", "opentelemetry", "grpc")
@@ -76,13 +77,29 @@ def _is_hidden(key: str, *, shows_prompts: bool) -> bool:
     return bool(_SECRET_FIELD.search(key) or (not shows_prompts and _PROMPT_FIELD.search(key)))
 
 
+def _clean(value: Any, *, shows_prompts: bool, depth: int = 0) -> Any:
+    """A value without credentials, and without prompts unless they may be shown."""
+    if isinstance(value, str):
+        return redacted(value if len(value) <= FIELD_LIMIT else value[:FIELD_LIMIT] + "…")
+    if depth < _DEPTH and isinstance(value, dict):
+        return {
+            key: REDACTED
+            if isinstance(key, str) and _is_hidden(key, shows_prompts=shows_prompts)
+            else _clean(inner, shows_prompts=shows_prompts, depth=depth + 1)
+            for key, inner in value.items()
+        }
+    if depth < _DEPTH and isinstance(value, list | tuple):
+        return [_clean(inner, shows_prompts=shows_prompts, depth=depth + 1) for inner in value]
+    return value
+
+
 def _protector(*, shows_prompts: bool) -> structlog.typing.Processor:
     def protect(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         for key, value in event.items():
             if _is_hidden(key, shows_prompts=shows_prompts):
                 event[key] = REDACTED
-            elif isinstance(value, str):
-                event[key] = redacted(value if len(value) <= FIELD_LIMIT else value[:FIELD_LIMIT] + "…")
+            elif key != "error" and isinstance(value, str | dict | list | tuple):
+                event[key] = _clean(value, shows_prompts=shows_prompts)
         return event
 
     return protect
@@ -92,6 +109,8 @@ def _describe_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Turns `error` and `exc_info` into name, message, details and stack."""
     error, given = event.get("error"), event.pop("exc_info", None)
     raised = _raised(given)
+    if isinstance(error, dict):
+        event["error"] = _clean(error, shows_prompts=False)
     if not isinstance(error, BaseException):
         error = raised
     if error is None:
@@ -99,22 +118,11 @@ def _describe_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["error"] = {"name": type(error).__name__, "message": redacted(str(error)[:FIELD_LIMIT])}
     if isinstance(error, GenerationError):
         event["error"] |= {"name": error.code.value, "message": redacted(error.message)}
-        event["error"] |= {"details": _without_secrets(error.details)} if error.details else {}
+        event["error"] |= {"details": _clean(error.details, shows_prompts=False)} if error.details else {}
     if raised is not None:
         stack = "".join(traceback.format_exception(raised))
         event["error"]["stack"] = redacted(stack[-STACK_LIMIT:])
     return event
-
-
-def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: REDACTED
-        if _SECRET_FIELD.search(key)
-        else redacted(value[:FIELD_LIMIT])
-        if isinstance(value, str)
-        else value
-        for key, value in values.items()
-    }
 
 
 def _raised(given: object) -> BaseException | None:

@@ -117,11 +117,12 @@ def test_an_exception_comes_with_its_stack(configured: Path) -> None:
 def test_credentials_are_cut_out_of_texts_and_errors(configured: Path, secret: str) -> None:
     log = structlog.get_logger("test")
     log.warning("careless", url=f"https://x.example/?key={secret}", error=ValueError(f"refused {secret}"))
+    log.warning("careless", faults=[f"at {secret}", {"inner": (secret,), "password": "x"}])
     log.warning("careless", error=GenerationError(ErrorCode.PROVIDER_ERROR, secret, {"reply": secret}))
     standard.getLogger("somebody").warning("it was %s", secret)
     text = configured.read_text()
     assert secret.removeprefix("Bearer ") not in text
-    assert text.count("[redacted]") >= 5
+    assert text.count("[redacted]") >= 8
 
 
 def test_prompts_are_left_out_unless_a_setting_lets_them_in(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,11 @@ class Heart:
         )
         level = cast("LogLevel", wanted or self._own_level)
         if level != self._level:
+            if logging.LEVELS[level] < logging.LEVELS[self._level]:
+                logging.set_level(level)
+            # While the lower of the two holds, so that the line is there.
+            log.info("log level changed", log_level=level, before=self._level)
             logging.set_level(level)
-            log.warning("log level changed", log_level=level, before=self._level)
             self._level = level
         return False
 
