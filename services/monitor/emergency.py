@@ -7,17 +7,18 @@ minute: a second notice of a database that is down is better than none.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from libs.common import metrics
-from libs.common.database.records_monitor import AlertRecord, NewDelivery
+from libs.common.database.records_monitor import AlertRecord, NewDelivery, SilenceRecord
 from libs.common.database.stores.alert_facts import AlertFacts
 from libs.common.database.stores.alerts import Decision
 from libs.common.ids import new_id
-from services.monitor.alerting import begun
+from services.monitor.alerting import begun, quiet_because
 from services.monitor.board import Board
 from services.monitor.delivering import attempt
 from services.monitor.measures import MEASURES, Measurement, World
@@ -56,6 +57,8 @@ class Emergency:
         self._tried_at = datetime.min.replace(tzinfo=UTC)
         self.evaluates = False
         """Whether this replica was the last to evaluate."""
+        self.silences: Sequence[SilenceRecord] = ()
+        """Those that were there when rows could last be read: a planned stop is planned."""
 
     async def look(self) -> bool:
         """Tell of a database that is away, or note that it is back. A turn of a loop."""
@@ -76,9 +79,10 @@ class Emergency:
         decision = Decision()
         for outage in self._ended:
             decision.alerts.append(outage.alert)
+            told = outage.alert.channels if outage.alert.notified_at else []
             decision.deliveries.extend(
-                NewDelivery(new_id("dlv"), outage.alert.id, channel, "firing", is_delivered=channel in outage.delivered)
-                for channel in outage.alert.channels
+                NewDelivery(new_id("dlv"), outage.alert.id, name, "firing", is_delivered=name in outage.delivered)
+                for name in told
             )
         return decision
 
@@ -93,6 +97,13 @@ class Emergency:
             outage = self._outages[rule.name] = _Outage(_alert(rule, seconds, why, rules))
             log.error("the database is away", alert_id=outage.alert.id, seconds=round(seconds, 1), why=why)
         now = datetime.now(UTC)
+        silences = [silence for silence in self.silences if silence.until > now]
+        because = quiet_because(outage.alert, rules, (), silences)
+        if because is not None:
+            outage.alert = replace(outage.alert, quiet_because=because)
+            return
+        if outage.alert.notified_at is None:
+            outage.alert = replace(outage.alert, quiet_because=None, notified_at=now)
         left = [name for name in outage.alert.channels if name not in outage.delivered]
         if left and now - self._tried_at >= timedelta(seconds=_AGAIN_SECONDS):
             self._tried_at = now
@@ -123,4 +134,4 @@ def _alert(rule: Rule, seconds: float, why: str, rules: Rules) -> AlertRecord:
     measurement: Measurement = next(iter(MEASURES[rule.type](rule, _NO_FACTS, world)))
     now = datetime.now(UTC)
     alert = begun(rule, measurement, rules, now)
-    return replace(alert, started_at=now - timedelta(seconds=seconds), notified_at=now)
+    return replace(alert, started_at=now - timedelta(seconds=seconds))

@@ -59,12 +59,14 @@ class Evaluating:
         if decision is None:
             # Whoever evaluates shows them.
             metrics.ALERTS_OPEN.clear()
+            self._emergency.silences = await self._store.silences()
         else:
             for alert in decision.alerts:
                 _tell(alert)
         return False
 
     def _decide(self, situation: Situation, world: World) -> Decision:
+        self._emergency.silences = situation.silences
         missed = self._emergency.untold()
         known = {(alert.type, alert.subject) for alert in situation.open_alerts}
         fresh = {alert.id: alert for alert in missed.alerts if (alert.type, alert.subject) not in known}
@@ -86,7 +88,9 @@ class Evaluating:
             for name, provider in self._catalog.current.providers.items()
             if provider.limits.daily_spend_usd is not None
         }
-        return World(down=self._board.down(), daily_limits_usd=limits)
+        # Rows that can be read prove the database, whatever the last look at it found: `emergency` tells of it.
+        down = {name: found for name, found in self._board.down().items() if name != "database"}
+        return World(down=down, daily_limits_usd=limits)
 
 
 def _tell(alert: AlertRecord) -> None:
