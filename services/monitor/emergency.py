@@ -37,6 +37,7 @@ class _Outage:
 
     alert: AlertRecord
     delivered: set[str] = field(default_factory=set)
+    tried_at: datetime | None = None
 
 
 class Emergency:
@@ -54,7 +55,6 @@ class Emergency:
         self._console_url = console_url
         self._outages: dict[str, _Outage] = {}
         self._ended: list[_Outage] = []
-        self._tried_at = datetime.min.replace(tzinfo=UTC)
         self.evaluates = False
         """Whether this replica was the last to evaluate."""
         self.silences: Sequence[SilenceRecord] = ()
@@ -105,8 +105,9 @@ class Emergency:
         if outage.alert.notified_at is None:
             outage.alert = replace(outage.alert, quiet_because=None, notified_at=now)
         left = [name for name in outage.alert.channels if name not in outage.delivered]
-        if left and now - self._tried_at >= timedelta(seconds=_AGAIN_SECONDS):
-            self._tried_at = now
+        is_due = outage.tried_at is None or now - outage.tried_at >= timedelta(seconds=_AGAIN_SECONDS)
+        if left and is_due:
+            outage.tried_at = now
             await asyncio.gather(*(self._send(outage, name, rules) for name in left))
 
     async def _send(self, outage: _Outage, name: str, rules: Rules) -> None:

@@ -80,9 +80,10 @@ class Health:
         components.setdefault("services", {})["gateway"] = (
             _own("up", "") if has_database else _own("down", "It is not ready without the database.")
         )
-        status = told.status if told else "degraded"
+        # A gateway that serves is not to be sent away because the monitor sees the database or the gateway no more.
+        status = "healthy" if told is not None and told.status == "healthy" else "degraded"
         return {
-            "status": "unhealthy" if not has_database or not self._frame.is_ready else status,
+            "status": status if has_database and self._frame.is_ready else "unhealthy",
             "timestamp": datetime.now(UTC).isoformat(),
             "uptime": round(monotonic() - self._started, 1),
             "version": VERSION,
