@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import process_time
 
 import structlog
@@ -23,7 +24,7 @@ _LINES = 20_000
 @contextmanager
 def _to_nowhere() -> Iterator[None]:
     before = sys.stdout
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with Path(os.devnull).open("w") as nowhere:
         sys.stdout = nowhere
         try:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg2
-from psycopg2.extensions import connection as PostgresConnection  # noqa: N812
+import psycopg2.extensions
 
 DAYS = 30
 WAITING, LIVE = 20_000, 5_000
@@ -114,7 +114,7 @@ def fill(url: str, generations: int, tell: Callable[[str], None]) -> None:
     tell("vacuumed and analyzed, as Postgres does by itself in time")
 
 
-def _drop_indexes(connection: PostgresConnection) -> list[str]:
+def _drop_indexes(connection: psycopg2.extensions.connection) -> list[str]:
     """Those that no constraint needs; what makes them anew."""
     with connection.cursor() as cursor:
         cursor.execute(

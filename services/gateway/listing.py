@@ -6,7 +6,7 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.database.stores.generations import GenerationFilter
 from libs.common.errors import FieldViolation
-from libs.common.rpc.requests import raise_for, time_of
+from libs.common.rpc.requests import raise_for, text_faults, time_of
 from services.gateway.access import Caller, permission_denied
 from services.gateway.messages import STATUS_OF_STATE
 
@@ -18,11 +18,7 @@ def wanted(request: gateway_pb2.ListGenerationsRequest, caller: Caller) -> Gener
     """What the caller may and wants to see. InvalidRequest with every violation; PERMISSION_DENIED for other owners."""
     if request.owner and not caller.is_admin and request.owner != caller.owner:
         raise permission_denied()
-    found = [
-        FieldViolation(name, "length", f"must have at most {_TEXT_LIMIT} characters, none of them NUL")
-        for name in _TEXTS
-        if len(getattr(request, name)) > _TEXT_LIMIT or "\x00" in getattr(request, name)
-    ]
+    found = text_faults({name: getattr(request, name) for name in _TEXTS}, dict.fromkeys(_TEXTS, _TEXT_LIMIT))
     if any("\x00" in text for pair in request.labels.items() for text in pair):
         found.append(FieldViolation("labels", "text", "must not contain NUL characters"))
     states = [state for state, status in STATUS_OF_STATE.items() if status == request.status]

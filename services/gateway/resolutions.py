@@ -11,7 +11,7 @@ from libs.common.catalog import Catalog
 from libs.common.database.records import NewTask, SubmissionRecord
 from libs.common.database.stores.submissions import Resolution
 from libs.common.errors import FieldViolation
-from libs.common.rpc.requests import raise_for
+from libs.common.rpc.requests import raise_for, text_faults
 
 NOTE_LIMIT = 2_000
 _RESOLUTIONS: dict[int, Resolution] = {
@@ -37,8 +37,7 @@ def resolution_of(
     found = []
     if resolution is None:
         found.append(FieldViolation("resolution", "required", f"must be one of {', '.join(_RESOLUTIONS.values())}"))
-    if len(request.note) > NOTE_LIMIT or "\x00" in request.note:
-        found.append(FieldViolation("note", "length", f"must have at most {NOTE_LIMIT} characters, none of them NUL"))
+    found += text_faults({"note": request.note}, {"note": NOTE_LIMIT})
     if resolution != "ATTACHED":
         raise_for(found)
         assert resolution is not None

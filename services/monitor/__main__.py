@@ -23,10 +23,10 @@ from services.monitor.board import Board
 from services.monitor.checks import AdapterChecks, DatabaseCheck, OwnCheck, PollingCheck, ServiceCheck, StorageCheck
 from services.monitor.delivering import LEASE_SECONDS, Delivering
 from services.monitor.emergency import Emergency
-from services.monitor.error_log import new_errors
 from services.monitor.evaluating import Evaluating
 from services.monitor.figures import Figures
 from services.monitor.handlers import MonitorHandlers, Stores
+from services.monitor.keeping import Keeping
 from services.monitor.retention import Retention
 from services.monitor.rules import RulesFault, RulesHolder
 from services.monitor.statistics import Statistics
@@ -45,6 +45,7 @@ async def wire(frame: Frame) -> None:
     stores = Stores(
         ErrorStore(frame.database), AlertStore(frame.database, owner=frame.owner), InstanceStore(frame.database)
     )
+    keeping = Keeping(stores.errors)
     counts = StatisticsStore(frame.database)
     rules = _rules(frame)
     board = _board(frame, counts)
@@ -57,13 +58,13 @@ async def wire(frame: Frame) -> None:
     frame.loop("figures", figures.read, interval_seconds=_FIGURES_SECONDS)
     frame.loop("retain", retention.forget, interval_seconds=_RETAIN_SECONDS)
     frame.serve(
-        MonitorHandlers(stores, rules, board, statistics),
+        MonitorHandlers(stores, keeping, rules, board, statistics),
         add_MonitorServiceServicer_to_server,
         "darkroom.monitor.v1.MonitorService",
     )
 
     async def keep(entries: list[monitor_pb2.ErrorEntry]) -> None:
-        await stores.errors.keep(new_errors(entries))
+        await keeping.keep(entries)
 
     frame.report_to(keep)
 

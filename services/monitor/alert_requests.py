@@ -12,7 +12,7 @@ from libs.common.database.states import AlertSeverity, AlertState
 from libs.common.database.stores.alerts import Decision
 from libs.common.errors import FieldViolation
 from libs.common.ids import new_id
-from libs.common.rpc.requests import raise_for, time_of
+from libs.common.rpc.requests import raise_for, text_faults, time_of
 from libs.common.settings import LogLevel, ServiceName
 from services.monitor.alerting import BY_HAND
 from services.monitor.rules import Rules
@@ -37,8 +37,7 @@ def check_text(name: str, text: str, limit: int, found: list[FieldViolation], *,
     """Add what is wrong with a text to `found`."""
     if is_required and not text.strip():
         found.append(FieldViolation(name, "required", "is required"))
-    elif len(text) > limit or "\x00" in text:
-        found.append(FieldViolation(name, "length", f"must have at most {limit} characters, none of them NUL"))
+    found += text_faults({name: text}, {name: limit})
 
 
 def checked_note(note: str) -> str:
@@ -98,12 +97,7 @@ def sent_by_hand(request: monitor_pb2.SendAlertRequest, rules: Rules, by: str) -
         started_at=now,
         seen_at=now,
         notified_at=now,
-        acknowledged_at=None,
-        acknowledged_by=None,
-        acknowledge_note=None,
-        escalated_at=None,
         resolved_at=now if is_test else None,
-        quiet_because=None,
     )
     event = "test" if is_test else "firing"
     return Decision([alert], [NewDelivery(new_id("dlv"), alert_id, channel, event) for channel in channels])

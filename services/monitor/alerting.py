@@ -64,13 +64,6 @@ def begun(rule: Rule, measurement: Measurement, rules: Rules, now: datetime) -> 
         channels=rules.channels_of(rule.severity, rule.channels),
         started_at=now,
         seen_at=now,
-        notified_at=None,
-        acknowledged_at=None,
-        acknowledged_by=None,
-        acknowledge_note=None,
-        escalated_at=None,
-        resolved_at=None,
-        quiet_because=None,
     )
 
 

@@ -14,7 +14,7 @@ from libs.common.database.states import ErrorLevel
 from libs.common.errors import FieldViolation
 from libs.common.ids import new_id
 from libs.common.rpc.messages import timestamp
-from libs.common.rpc.requests import raise_for, time_of
+from libs.common.rpc.requests import raise_for, text_faults, time_of
 from libs.common.rpc.structs import from_struct, to_struct
 from services.monitor.fingerprints import fingerprint
 
@@ -47,10 +47,7 @@ def new_errors(entries: Sequence[monitor_pb2.ErrorEntry]) -> list[NewError]:
 
 
 def _new_error(entry: monitor_pb2.ErrorEntry, path: str, found: list[FieldViolation]) -> NewError:
-    for name, limit in _LIMITS.items():
-        value = getattr(entry, name)
-        if len(value) > limit or "\x00" in value:
-            found.append(FieldViolation(f"{path}.{name}", "length", f"must have at most {limit} characters, no NUL"))
+    found += text_faults({name: getattr(entry, name) for name in _LIMITS}, _LIMITS, prefix=f"{path}.")
     if entry.level not in _LEVELS:
         found.append(FieldViolation(f"{path}.level", "one_of", "must be one of the levels"))
     if not entry.source:
@@ -91,7 +88,7 @@ def code_number(word: str) -> common_pb2.ErrorCode.ValueType:
 
 def group_filter(request: monitor_pb2.ListErrorsRequest) -> GroupFilter:
     """Which groups are wanted. InvalidRequest with every fault."""
-    found = _long_texts(request, {"source": 200, "text": 500})
+    found = text_faults({"source": request.source, "text": request.text}, {"source": 200, "text": 500})
     if request.level and request.level not in _LEVELS:
         found.append(FieldViolation("level", "one_of", "must be one of the levels"))
     if request.code and not code_word(request.code):
@@ -109,21 +106,12 @@ def group_filter(request: monitor_pb2.ListErrorsRequest) -> GroupFilter:
 
 def error_filter(request: monitor_pb2.ListErrorLogsRequest) -> ErrorFilter:
     """Which single errors are wanted. InvalidRequest with every fault."""
-    found = _long_texts(request, {"group_id": 200, "request_id": 200, "generation_id": 200})
+    ids = {name: getattr(request, name) for name in ("group_id", "request_id", "generation_id")}
+    found = text_faults(ids, dict.fromkeys(ids, 200))
     if not (request.group_id or request.request_id or request.generation_id):
         found.append(FieldViolation("group_id", "required", "one of group_id, request_id and generation_id is needed"))
     raise_for(found)
     return ErrorFilter(request.group_id, request.request_id, request.generation_id)
-
-
-def _long_texts(
-    request: monitor_pb2.ListErrorsRequest | monitor_pb2.ListErrorLogsRequest, limits: dict[str, int]
-) -> list[FieldViolation]:
-    return [
-        FieldViolation(name, "length", f"must have at most {limit} characters, none of them NUL")
-        for name, limit in limits.items()
-        if len(getattr(request, name)) > limit or "\x00" in getattr(request, name)
-    ]
 
 
 def group_start(token: str) -> tuple[datetime, str] | None:

@@ -23,6 +23,7 @@ from libs.common.rpc.requests import known
 from services.monitor import alert_requests, error_log
 from services.monitor.alerting import BY_HAND
 from services.monitor.board import Board
+from services.monitor.keeping import Keeping
 from services.monitor.messages import (
     alert_message,
     delivery_message,
@@ -52,12 +53,16 @@ class MonitorHandlers(MonitorServiceServicer):
 
     Args:
         stores: errors, alerts, processes.
+        keeping: takes errors in.
         rules: what wakes whom.
         board: how each component is.
         statistics: figures of any range.
     """
 
-    def __init__(self, stores: Stores, rules: RulesHolder, board: Board, statistics: Statistics) -> None:
+    def __init__(
+        self, stores: Stores, keeping: Keeping, rules: RulesHolder, board: Board, statistics: Statistics
+    ) -> None:
+        self._keeping = keeping
         self._errors, self._alerts, self._instances = stores.errors, stores.alerts, stores.instances
         self._rules = rules
         self._board = board
@@ -66,7 +71,7 @@ class MonitorHandlers(MonitorServiceServicer):
 
     async def LogError(self, request: messages.LogErrorRequest, context: Context) -> messages.LogErrorResponse:
         """See the proto."""
-        return messages.LogErrorResponse(accepted=await self._errors.keep(error_log.new_errors(request.errors)))
+        return messages.LogErrorResponse(accepted=await self._keeping.keep(request.errors))
 
     async def ListErrors(self, request: messages.ListErrorsRequest, context: Context) -> messages.ListErrorsResponse:
         """See the proto."""

@@ -17,7 +17,6 @@ from libs.common.database.stores.statistics import (
     HOURS_DAYS,
     MINUTES_DAYS,
     Count,
-    Live,
     Segment,
     StatisticsStore,
     percentile,
@@ -118,7 +117,9 @@ class Statistics:
         last = await self._errors.last_of([f"adapter:{provider}" for provider in providers])
         if wanted:
             from_time, to_time = wanted[0].from_time, wanted[-1].to_time
-        answer = stats_message(counts, await self._store.live(), from_time, to_time)
+        answer = stats_message(counts, from_time, to_time)
+        answer.active_requests = sum((await self._store.states()).values())
+        answer.active_tasks = sum(tasks.live for tasks in await self._store.tasks())
         answer.adapter_stats.extend(
             _adapter_stats(provider, counts, last.get(f"adapter:{provider}")) for provider in providers
         )
@@ -126,10 +127,8 @@ class Statistics:
         return answer
 
 
-def stats_message(
-    counts: Sequence[Count], live: Live, from_time: datetime, to_time: datetime
-) -> monitor_pb2.GetStatsResponse:
-    """What was counted, without what adapters did and what processes use."""
+def stats_message(counts: Sequence[Count], from_time: datetime, to_time: datetime) -> monitor_pb2.GetStatsResponse:
+    """What was counted, without what is under way, what adapters did and what processes use."""
     ended = [count for count in counts if count.kind == "generation_ended"]
     succeeded = [count for count in ended if count.outcome == State.SUCCESS.value]
     tasks = [count for count in counts if count.kind == "task_ended"]
@@ -139,10 +138,8 @@ def stats_message(
     seconds = max(1.0, (to_time - from_time).total_seconds())
     answer = monitor_pb2.GetStatsResponse(
         total_requests=created,
-        active_requests=live.generations,
         request_rate=created / seconds,
         total_tasks=_number(count for count in counts if count.kind == "task_created"),
-        active_tasks=live.tasks,
         completed_tasks=good,
         failed_tasks=bad,
         task_success_rate=good / (good + bad) if good + bad else 0.0,

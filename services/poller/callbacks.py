@@ -7,7 +7,6 @@ Source of the format: https://www.standardwebhooks.com.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
 from collections import Counter
@@ -17,9 +16,9 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from libs.common import VERSION, metrics, tracing
+from libs.common import metrics, tracing
 from libs.common.adapters.http import retry_after
-from libs.common.adapters.signatures import standard_signature
+from libs.common.adapters.signatures import standard_headers
 from libs.common.api_keys import callback_secret_bytes
 from libs.common.catalog import Retry
 from libs.common.coalesce import GroupWriter
@@ -204,13 +203,5 @@ class Callbacks:
 
 
 def signed_headers(callback: ClaimedCallback, body: bytes, *, secret: str, now: float) -> dict[str, str]:
-    """What a receiver verifies: id, time of this try in Unix seconds, and HMAC-SHA-256 over both and the body."""
-    key = callback_secret_bytes(callback.api_key_id, secret)
-    signature = standard_signature(callback.id, str(int(now)), body, key)
-    return {
-        "content-type": "application/json",
-        "user-agent": f"Darkroom/{VERSION}",
-        "webhook-id": callback.id,
-        "webhook-timestamp": str(int(now)),
-        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
-    }
+    """What a receiver verifies with the secret of the key that made the generation."""
+    return standard_headers(callback.id, body, callback_secret_bytes(callback.api_key_id, secret), now=now)

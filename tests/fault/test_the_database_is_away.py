@@ -11,8 +11,9 @@ import pytest
 
 from sandbox.plan import SERVICES, SHIPPED_ALERT_RULES
 from tests.conftest import StartStack
-from tests.support.alerting import desk, rules_text
+from tests.support.alerting import Desk, desk, rules_text
 from tests.support.http import call
+from tests.support.running import Running
 from tests.support.waiting import eventually
 
 _ANSWER_SECONDS = 2
@@ -55,27 +56,35 @@ async def test_it_is_told_while_it_lasts_and_written_down_afterwards(start_stack
             await running.create("flux-pro", "in vain")
 
         await asyncio.to_thread(running.stack.postgres.start)
+        await _is_told_and_written_down(running, told, alert["id"])
 
-        async def it_is_over() -> bool:
-            return "alert.resolved" in told.events()
 
-        await eventually(it_is_over, within=30, what="its end is told")
-        assert told.events().count("alert.firing") == 1, "nobody is woken twice"
-        shown = (await ask(f"/api/admin/monitoring/alerts/{alert['id']}")).json
-        assert shown["alert"]["state"] == "RESOLVED"
+async def _is_told_and_written_down(running: Running, told: Desk, alert_id: str) -> None:
+    """Its end is told once, its notices are recorded, and each service's errors of meanwhile are in the log."""
 
-        async def recorded() -> bool:
-            deliveries = (await ask(f"/api/admin/monitoring/alerts/{alert['id']}")).json["deliveries"]
-            return {(delivery["event"], delivery["state"]) for delivery in deliveries} == {
-                ("firing", "DELIVERED"),
-                ("resolved", "DELIVERED"),
-            }
+    async def ask(path: str) -> Any:
+        return await call(running.gateway_url(), path, key=running.admin_key)
 
-        await eventually(recorded, within=5, what="both notices are recorded")
+    async def it_is_over() -> bool:
+        return "alert.resolved" in told.events()
 
-        async def written() -> bool:
-            found = (await ask("/api/admin/monitoring/errors?text=%22waits+for+the+database%22")).json["errors"]
-            return {"gateway", "dispatcher", "poller", "monitor"} <= {group["example"]["source"] for group in found}
+    await eventually(it_is_over, within=30, what="its end is told")
+    assert told.events().count("alert.firing") == 1, "nobody is woken twice"
+    shown = (await ask(f"/api/admin/monitoring/alerts/{alert_id}")).json
+    assert shown["alert"]["state"] == "RESOLVED"
 
-        await eventually(written, within=20, what="the errors of each service are in the log")
-        assert await running.metric("gateway", "darkroom_errors_dropped_total") == 0
+    async def recorded() -> bool:
+        deliveries = (await ask(f"/api/admin/monitoring/alerts/{alert_id}")).json["deliveries"]
+        return {(delivery["event"], delivery["state"]) for delivery in deliveries} == {
+            ("firing", "DELIVERED"),
+            ("resolved", "DELIVERED"),
+        }
+
+    await eventually(recorded, within=5, what="both notices are recorded")
+
+    async def written() -> bool:
+        found = (await ask("/api/admin/monitoring/errors?text=%22waits+for+the+database%22")).json["errors"]
+        return {"gateway", "dispatcher", "poller", "monitor"} <= {group["example"]["source"] for group in found}
+
+    await eventually(written, within=20, what="the errors of each service are in the log")
+    assert await running.metric("gateway", "darkroom_errors_dropped_total") == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -48,8 +47,7 @@ def _alert(**changes: Any) -> AlertRecord:
         "started_at": _AT,
         "seen_at": _AT,
     }
-    left: dict[str, Any] = {field.name: None for field in dataclasses.fields(AlertRecord)}
-    return AlertRecord(**(left | fields | changes))
+    return AlertRecord(**(fields | changes))
 
 
 def _message(event: Event = "firing", *alerts: AlertRecord) -> Any:

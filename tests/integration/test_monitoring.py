@@ -87,6 +87,9 @@ async def test_every_process_says_that_it_runs(running: Running) -> None:
         return {"gateway", "dispatcher", "poller", "monitor"} <= {one["service"] for one in found if one["isReady"]}
 
     await eventually(all_ready, within=10, what="all processes say that they are ready")
+    for one in (await _ask(running, f"{_MONITORING}/instances")).json["instances"]:
+        assert one["owner"].startswith(f"{one['service']}:")
+        assert one["residentBytes"] > 20_000_000
 
 
 async def test_a_services_log_level_changes_at_work_and_goes_back_by_itself(start_stack: StartStack) -> None:

@@ -79,7 +79,8 @@ async def _check(running: Running, traces: Collector, generation_id: str, capsys
             print(f"  error   {error['source']:11} {error['level']:5} {error['message']}")
         for submission in submissions:
             print(f"  attempt {submission['providerId']:11} {submission['state']} {submission['id']}")
-    for service in ("gateway", "dispatcher", "poller"):
+    # Experiments have no part in a request yet.
+    for service in ("gateway", "dispatcher", "poller", "monitor"):
         assert lines[service], service
     (accepting,) = {span.trace_id for span in spans if span.service == "gateway" and "CreateGeneration" in span.name}
     linked = {span.name: span.linked_trace_ids for span in spans if span.linked_trace_ids}

@@ -54,6 +54,7 @@ async def test_a_thousand_at_once(start_stack: StartStack, simulator: Simulator,
     running = await start_stack(adjust=_roomy, settings={"DARKROOM_LOG_LEVEL": "info", "DARKROOM_LEASE_SECONDS": "30"})
     await simulator.behave(task_seconds=2.0, active_tasks_limit=COUNT)
     idle = await _idle_statements_per_second(running)
+    assert idle < 20
     before, began = await running.metric("poller", "darkroom_database_statements_total"), monotonic()
     peak: Counter[str] = Counter()
 

@@ -22,7 +22,7 @@ from tests.support.running import Running
 
 DEPLOY = ROOT / "deploy"
 is_missing = shutil.which("prometheus") is None or shutil.which("promtool") is None
-needed = pytest.mark.skipif(is_missing, reason="needs prometheus and promtool: apt-get install prometheus")
+needed = pytest.mark.skipif(is_missing, reason="needs prometheus and promtool: make prometheus")
 _COMPARISON = re.compile(r"\s+(?:>|<|==|!=)=?\s+[\d.]+$")
 
 

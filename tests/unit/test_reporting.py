@@ -124,9 +124,10 @@ _ANYTHING: Any = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=10), _ANYTHING, max_size=5), st.text(), _ANYTHING)
 def test_no_event_makes_it_raise(fields: dict[str, Any], words: str, error: Any) -> None:
-    reporter = _reporter(Monitor())
+    reporter, before = _reporter(Monitor()), _dropped()
     reporter.take({**_EVENT, **fields, "event": words, "error": error})
     reporter.take(fields)
+    assert len(reporter._waiting) + _dropped() - before == 2, "each is kept or counted"
 
 
 async def test_threads_may_report_at_once() -> None:

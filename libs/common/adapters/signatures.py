@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from libs.common import VERSION
 from libs.common.errors import ErrorCode, GenerationError
 
 TOLERANCE_SECONDS = 300.0
@@ -41,6 +42,19 @@ def _decoded(text: str) -> bytes:
 def standard_signature(identifier: str, timestamp: str, body: bytes, key: bytes) -> bytes:
     """What a webhook of standardwebhooks.com is signed with: HMAC-SHA256 over `id.timestamp.body`."""
     return hmac.new(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+
+
+def standard_headers(identifier: str, body: bytes, key: bytes, *, now: float) -> dict[str, str]:
+    """What a webhook of ours is sent with: id, time of this try in Unix seconds, signature over both and the body."""
+    timestamp = str(int(now))
+    signature = base64.b64encode(standard_signature(identifier, timestamp, body, key)).decode()
+    return {
+        "content-type": "application/json",
+        "user-agent": f"Darkroom/{VERSION}",
+        "webhook-id": identifier,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{signature}",
+    }
 
 
 def standard_webhook(headers: Mapping[str, str], body: bytes, *, secret: str, now: float, prefix: str = "") -> None:

@@ -101,13 +101,13 @@ class AlertRecord:
     channels: list[str]
     started_at: datetime
     seen_at: datetime
-    notified_at: datetime | None
-    acknowledged_at: datetime | None
-    acknowledged_by: str | None
-    acknowledge_note: str | None
-    escalated_at: datetime | None
-    resolved_at: datetime | None
-    quiet_because: str | None
+    notified_at: datetime | None = None
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    acknowledge_note: str | None = None
+    escalated_at: datetime | None = None
+    resolved_at: datetime | None = None
+    quiet_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,6 +19,15 @@ def raise_for(found: Sequence[FieldViolation]) -> None:
 def known(key: str) -> str:
     """An id as Postgres takes it; one with a NUL in it is nobody's."""
     return key.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def text_faults(texts: Mapping[str, str], limits: Mapping[str, int], *, prefix: str = "") -> list[FieldViolation]:
+    """A violation for each text that is longer than its limit, in characters, or that Postgres cannot keep."""
+    return [
+        FieldViolation(f"{prefix}{name}", "length", f"must have at most {limit} characters, none of them NUL")
+        for name, limit in limits.items()
+        if len(texts[name]) > limit or "\x00" in texts[name]
+    ]
 
 
 def time_of(given: Timestamp, name: str, found: list[FieldViolation]) -> datetime | None:

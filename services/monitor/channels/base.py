@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -74,6 +74,10 @@ class Channel(ABC):
     """Tells people. A kind of channel is one file of this package with a class under `@channel("kind")`."""
 
     config: ClassVar[type[ChannelConfig]]
+
+    def __init__(self, config: Any) -> None:
+        """Take what `config` has made of the rules file."""
+        self._config = config
 
     @abstractmethod
     async def send(self, notification: Notification) -> None:

@@ -6,23 +6,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import services.monitor.channels as package
-from services.monitor.channels.base import Channel, ChannelConfig
-
-
-class ChannelKind(Protocol):
-    """A class of channels: what its configuration is, and how one is made of it."""
-
-    config: type[ChannelConfig]
-
-    def __call__(self, config: ChannelConfig, /) -> Channel:
-        """A channel."""
-
+from services.monitor.channels.base import Channel
 
 Kind = TypeVar("Kind", bound=type[Channel])
-_registered: dict[str, ChannelKind] = {}
+_registered: dict[str, type[Channel]] = {}
 
 
 def channel(name: str) -> Callable[[Kind], Kind]:
@@ -31,14 +21,14 @@ def channel(name: str) -> Callable[[Kind], Kind]:
     def register(kind: Kind) -> Kind:
         if name in _registered:
             raise ValueError(f"two kinds of channel are called {name!r}")
-        _registered[name] = kind  # type: ignore[assignment]
+        _registered[name] = kind
         return kind
 
     return register
 
 
 @cache
-def channel_kinds() -> dict[str, ChannelKind]:
+def channel_kinds() -> dict[str, type[Channel]]:
     """All kinds by name."""
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)

@@ -9,8 +9,7 @@ import time
 
 from pydantic import HttpUrl, SecretStr, field_validator
 
-from libs.common import VERSION
-from libs.common.adapters.signatures import standard_signature
+from libs.common.adapters.signatures import standard_headers
 from services.monitor.channels.base import Channel, ChannelConfig, Notification, Told
 from services.monitor.channels.posting import Poster, plain
 from services.monitor.channels.registry import channel
@@ -52,15 +51,8 @@ class Webhook(Channel):
             "data": {"title": notification.subject, "alerts": [alert_json(told) for told in notification.alerts]},
         }
         body = json.dumps(payload, ensure_ascii=False).encode()
-        now = str(int(time.time()))
         key = base64.b64decode(self._config.secret.get_secret_value().removeprefix("whsec_"))
-        signature = base64.b64encode(standard_signature(notification.id, now, body, key)).decode()
-        headers = {
-            "user-agent": f"Darkroom/{VERSION}",
-            "webhook-id": notification.id,
-            "webhook-timestamp": now,
-            "webhook-signature": f"v1,{signature}",
-        }
+        headers = standard_headers(notification.id, body, key, now=time.time())
         await self._poster.post(str(self._config.url), body, headers)
 
     async def close(self) -> None:

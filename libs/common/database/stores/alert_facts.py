@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection
 
 from libs.common.database.stores.sets import records, statement
-from libs.common.database.stores.statistics import Queue
+from libs.common.database.stores.statistics import QUEUES, Queue
 
 _EXAMPLES = 5
 
@@ -17,11 +17,6 @@ SELECT kind, provider_id, outcome, code, sum(count)::bigint AS count FROM statis
 WHERE period = 'minute' AND at >= now() - make_interval(secs => :window_seconds)
     AND kind IN ('generation_ended', 'model_left', 'task_ended')
 GROUP BY kind, provider_id, outcome, code""")
-
-_QUEUES = statement("""
-SELECT provider_id, count(*) AS waiting,
-    GREATEST(0, extract(epoch FROM now() - min(created_at)))::float AS oldest_seconds
-FROM generation_requests WHERE state = 'PENDING' GROUP BY provider_id""")
 
 # A generation's attempts at other models count with it: to whoever waits they are repeats.
 _REPEATED = statement("""
@@ -116,7 +111,7 @@ def read_facts(connection: Connection, windows: Iterable[int], repeat_windows: I
             seconds: records(Repeated, connection.execute(_REPEATED, window(seconds)))
             for seconds in set(repeat_windows)
         },
-        queues=records(Queue, connection.execute(_QUEUES)),
+        queues=records(Queue, connection.execute(QUEUES)),
         account_spend_usd={row.provider_id: row.spent_usd for row in connection.execute(_SPENT_ACCOUNTS)},
         keys=records(KeySpend, connection.execute(_SPENT_KEYS)),
         uncertain=records(Uncertain, connection.execute(_UNCERTAIN)),

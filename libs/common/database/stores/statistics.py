@@ -56,13 +56,7 @@ GROUP BY {_KEY}""")
 _TOTALS = statement(f"""
 SELECT {_KEY}, count, seconds, cost_usd, last_at FROM statistics WHERE period = 'total'""")
 
-_LIVE = statement("""
-SELECT (SELECT count(*) FROM generation_requests WHERE state = 'PENDING')
-    + (SELECT count(*) FROM generation_requests WHERE state IN ('DISPATCHING', 'PROCESSING'))
-    + (SELECT count(*) FROM generation_requests WHERE state = 'STORING') AS generations,
-    (SELECT count(*) FROM poll_tasks WHERE ended_at IS NULL) AS tasks""")
-
-_QUEUES = statement("""
+QUEUES = statement("""
 SELECT provider_id, count(*) AS waiting,
     GREATEST(0, extract(epoch FROM now() - min(created_at)))::float AS oldest_seconds
 FROM generation_requests WHERE state = 'PENDING' GROUP BY provider_id""")
@@ -116,14 +110,6 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """What has not ended."""
-
-    generations: int
-    tasks: int
-
-
-@dataclass(frozen=True, slots=True)
 class Queue:
     """What waits for a provider account."""
 
@@ -172,10 +158,6 @@ class StatisticsStore:
         """All that ever happened."""
         return await self._database.transaction("read_totals", lambda c: records(Count, c.execute(_TOTALS)))
 
-    async def live(self) -> Live:
-        """How much has not ended."""
-        return await self._database.transaction("count_live", lambda c: records(Live, c.execute(_LIVE))[0])
-
     async def states(self) -> dict[str, int]:
         """How many generations stand in each state that is not the end."""
         return await self._database.transaction(
@@ -184,7 +166,7 @@ class StatisticsStore:
 
     async def queues(self) -> list[Queue]:
         """What waits, by provider."""
-        return await self._database.transaction("read_queues", lambda c: records(Queue, c.execute(_QUEUES)))
+        return await self._database.transaction("read_queues", lambda c: records(Queue, c.execute(QUEUES)))
 
     async def tasks(self) -> list[LiveTasks]:
         """What is followed, by provider."""
