@@ -223,6 +223,11 @@ class Catalog:
         """The adapter that speaks to a model's provider."""
         return adapters()[self.provider_of(model).adapter]
 
+    def parameter_names(self, model: Model) -> set[str]:
+        """The names that the model's parameters may be given by."""
+        fields = self.adapter_of(model).parameters.model_fields.items()
+        return {name for key, field in fields for name in (key, field.alias) if name}
+
     def parameters(self, model: Model, given: Mapping[str, Any]) -> Parameters:
         """The model's parameters, defaults applied. pydantic's ValidationError where `given` breaks its schema."""
         return self.adapter_of(model).parameters.model_validate({**model.defaults, **given})

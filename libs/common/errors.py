@@ -42,6 +42,7 @@ class ErrorCode(StrEnum):
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     UNIMPLEMENTED = "UNIMPLEMENTED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
+    SKIPPED = "SKIPPED"
 
 
 class Mapping(NamedTuple):
@@ -73,6 +74,7 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
     ErrorCode.SERVICE_UNAVAILABLE: Mapping(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, True),
     ErrorCode.UNIMPLEMENTED: Mapping(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, False),
     ErrorCode.PERMISSION_DENIED: Mapping(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN, False),
+    ErrorCode.SKIPPED: Mapping(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, False),
 }
 
 
@@ -82,6 +84,7 @@ CALLERS_FAULTS = frozenset(
         ErrorCode.INVALID_PARAMETERS,
         ErrorCode.CONTENT_REJECTED,
         ErrorCode.TASK_CANCELLED,
+        ErrorCode.SKIPPED,
     }
 )
 """What a caller asked for that cannot be had: no fault of a provider's or of ours, and nothing to wake anybody for."""

@@ -68,11 +68,25 @@ WRITER_GROUP_SIZE = Histogram(
 )
 
 GENERATIONS_CREATED = Counter("darkroom_generations_created_total", "Generations accepted.", ["model"])
+BATCHES_CREATED = Counter("darkroom_batches_created_total", "Batches accepted.")
+BATCHES_ENDED = Counter("darkroom_batches_ended_total", "Batches of which all generations have ended.", ["status"])
+BATCH_SECONDS = Histogram(
+    "darkroom_batch_seconds", "From the acceptance of a batch to its end, in seconds.", ["status"], buckets=_SECONDS
+)
+BATCHES_OPEN = Gauge("darkroom_batches_open", "Batches that have not ended.")
+BATCH_PLACES = Counter(
+    "darkroom_batch_places_total",
+    "Generations that were given a place by whoever looks after batches: a free one, or that of one that made way.",
+    ["reason"],
+)
 GENERATIONS_ENDED = Counter(
     "darkroom_generations_ended_total", "Generations ended by this process.", ["model", "provider", "state", "code"]
 )
 QUEUE_WAIT_SECONDS = Histogram(
-    "darkroom_queue_wait_seconds", "From acceptance to the first submit, in seconds.", ["provider"], buckets=_SECONDS
+    "darkroom_queue_wait_seconds",
+    "From acceptance, or release from a batch, to the first submit, in seconds.",
+    ["provider"],
+    buckets=_SECONDS,
 )
 RETRIES = Counter("darkroom_retries_total", "What is done once more after a failure.", ["provider", "operation"])
 GENERATION_SECONDS = Histogram(

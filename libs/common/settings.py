@@ -92,6 +92,9 @@ class Settings(BaseSettings):
 
     cors_origins: str = Field(default="", description="Origins that browsers may call from, by commas; * for all.")
     http_body_limit_bytes: PositiveInt = 16 * 1024**2
+    upload_limit_bytes: PositiveInt = Field(
+        default=512 * 1024**2, description="The largest batch that is taken as JSONL; a line as a body."
+    )
     http_header_timeout_seconds: PositiveFloat = Field(default=10.0, description="What a client gets for its headers.")
     http_body_timeout_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for its body.")
     http_connections: PositiveInt = Field(default=2_000, description="Connections to the HTTP port at once.")

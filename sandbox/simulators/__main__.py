@@ -54,7 +54,8 @@ def _control(world: World) -> list[web.RouteDef]:
         return web.json_response({"status": "up"})
 
     async def ledger(_: web.Request) -> web.Response:
-        return web.json_response({"bills": world.bills(), "checks": world.checks(), "cancelled": world.cancelled()})
+        found = {"bills": world.bills(), "checks": world.checks(), "cancelled": world.cancelled()}
+        return web.json_response({**found, "peaks": world.peaks()})
 
     async def behave(request: web.Request) -> web.Response:
         world.behaviour = Behaviour.model_validate(await request.json())

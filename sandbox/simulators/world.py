@@ -20,10 +20,11 @@ CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY, vendor TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     request TEXT NOT NULL, behaviour TEXT NOT NULL, created_at REAL NOT NULL, ready_at REAL NOT NULL,
     checks INTEGER NOT NULL, cancelled INTEGER NOT NULL DEFAULT 0, client_id TEXT);
-CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (vendor, ready_at);
+CREATE INDEX IF NOT EXISTS tasks_by_ready ON tasks (ready_at, vendor);
 CREATE INDEX IF NOT EXISTS tasks_by_creation ON tasks (vendor, created_at);
 CREATE INDEX IF NOT EXISTS tasks_by_client_id ON tasks (vendor, client_id) WHERE client_id IS NOT NULL;
 """
+_ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class World:
         self.behaviour = Behaviour()
         self._of_prompts: dict[str, Behaviour] = {}
         self._chances: dict[str, random.Random] = {}
+        self._peaks: dict[str, int] = {}
 
     def behaviour_for(self, prompt: str) -> Behaviour:
         """What holds for a request with that prompt. A prompt with a directive has counts of faults of its own."""
@@ -114,6 +116,8 @@ class World:
         row = (task_id, vendor, model, prompt, json.dumps(request), behaviour.model_dump_json(), now,
                now + behaviour.task_seconds, 0, client_id)  # fmt: skip
         self._connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)", row)
+        self._peaks[vendor] = max(self._peaks.get(vendor, 0), self.active(vendor))
+        self._peaks[_ALL] = max(self._peaks.get(_ALL, 0), self.active())
 
     def task(self, vendor: str, task_id: str) -> SimulatedTask | None:
         """The task, or None."""
@@ -156,16 +160,21 @@ class World:
         """How often tasks were checked, all together."""
         return int(self._connection.execute("SELECT COALESCE(SUM(checks), 0) FROM tasks").fetchone()[0])
 
-    def active(self, vendor: str) -> int:
-        """How many tasks run now."""
-        query = "SELECT COUNT(*) FROM tasks WHERE vendor = ? AND ready_at > ?"
-        return int(self._connection.execute(query, (vendor, time.time())).fetchone()[0])
+    def active(self, vendor: str | None = None) -> int:
+        """How many tasks run now, of a vendor or of all."""
+        query = "SELECT COUNT(*) FROM tasks WHERE (? IS NULL OR vendor = ?) AND ready_at > ?"
+        return int(self._connection.execute(query, (vendor, vendor, time.time())).fetchone()[0])
+
+    def peaks(self) -> dict[str, int]:
+        """By vendor, and for all of them together, how many tasks have run at once at the most."""
+        return dict(self._peaks)
 
     def forget(self) -> None:
         """An empty ledger, no tasks, and everybody behaves."""
         self.behaviour = Behaviour()
         self._of_prompts.clear()
         self._chances.clear()
+        self._peaks.clear()
         self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")
 
 

@@ -7,6 +7,7 @@ from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.adapters.accounts import Accounts
 from libs.common.database.stores.accounts import AccountStore
+from libs.common.database.stores.batch_progress import BatchProgressStore
 from libs.common.database.stores.claiming import ClaimStore
 from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.rpc.channel import open_channel
@@ -14,6 +15,7 @@ from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
+from services.dispatcher.batches import Batches
 from services.dispatcher.circuits import Circuits
 from services.dispatcher.claims import Claims
 from services.dispatcher.handlers import DispatcherHandlers
@@ -43,7 +45,7 @@ async def wire(frame: Frame) -> None:
     submitter = Submitter(
         store,
         Preparation(frame.catalog, accounts, public_url=settings.public_url),
-        inputs=InputImages(pictures),
+        inputs=InputImages(pictures, objects),
         results=results,
         wakeups=wakeups,
         circuits=circuits,
@@ -55,8 +57,11 @@ async def wire(frame: Frame) -> None:
     frame.loop("forgotten", claims.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
     frame.loop("circuits", circuits.share, interval_seconds=settings.sweep_seconds)
     frame.loop("renew", claims.renew, interval_seconds=settings.lease_seconds / 3)
+    batches = Batches(BatchProgressStore(frame.database), frame.catalog, wake_claims=claims.wake, cancel=claims.cancel)
+    batch_loop = frame.loop("batches", batches.look_after, interval_seconds=settings.sweep_seconds)
+    frame.loop("forget_batches", batches.forget, interval_seconds=_FORGOTTEN_SECONDS)
     frame.serve(
-        DispatcherHandlers(store, account_store, frame.catalog, claims),
+        DispatcherHandlers(store, account_store, frame.catalog, claims, wake_batches=batch_loop.wake),
         add_DispatcherServiceServicer_to_server,
         "darkroom.dispatcher.v1.DispatcherService",
     )

@@ -178,5 +178,6 @@ class Claims:
         if not task.cancelled() and task.exception() is not None:
             # Its lease ends by itself, and then it is taken over.
             log.error("submit failed", generation_id=generation.id, exc_info=task.exception())
-        if generation.provider_id in self._crowded:
+        # What ends here for good has let the next of its batch go.
+        if generation.provider_id in self._crowded or generation.batch_id is not None:
             self.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +24,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DispatcherHandlers(DispatcherServiceServicer):
     """Serves `darkroom.dispatcher.v1.DispatcherService`."""
 
-    def __init__(self, store: DispatchStore, accounts: AccountStore, catalog: CatalogHolder, claims: Claims) -> None:
+    def __init__(
+        self,
+        store: DispatchStore,
+        accounts: AccountStore,
+        catalog: CatalogHolder,
+        claims: Claims,
+        *,
+        wake_batches: Callable[[], None],
+    ) -> None:
+        self._wake_batches = wake_batches
         self._store = store
         self._accounts = accounts
         self._catalog = catalog
@@ -32,6 +42,8 @@ class DispatcherHandlers(DispatcherServiceServicer):
     async def Dispatch(self, request: messages.DispatchRequest, context: Context) -> messages.DispatchResponse:
         """See the proto."""
         self._claims.wake()
+        if request.batch_ids:
+            self._wake_batches()
         return messages.DispatchResponse()
 
     async def CancelGeneration(

@@ -121,7 +121,7 @@ def unresolvable(claimed: ClaimedGeneration, cause: GenerationError) -> Dispatch
 
 def without_inputs(job: Job, error: GenerationError) -> DispatchOutcome:
     """The input images could not be had, and nothing was sent: try again while that may help, and not for ever."""
-    age_seconds = (datetime.now(UTC) - job.claimed.created_at).total_seconds()
+    age_seconds = (datetime.now(UTC) - job.claimed.released_at).total_seconds()
     if error.is_retryable and age_seconds < PATIENCE_SECONDS:
         return deferred(job.claimed, error)
     return refused(job.claimed, error)

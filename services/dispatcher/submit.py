@@ -119,7 +119,8 @@ class Submitter:
         claimed = job.claimed
         assert job.submission_id is not None
         try:
-            request = replace(request, input_images=await self._inputs.resolve(request.input_images, job.adapter))
+            images = await self._inputs.resolve(request.input_images, claimed.made_images or (), job.adapter)
+            request = replace(request, input_images=images)
         except GenerationError as error:
             await self._end(claimed, outcomes.without_inputs(job, error))
             return
@@ -285,4 +286,4 @@ async def _asked(job: Job, request: SubmitRequest) -> tuple[Submitted | Complete
 
 
 def _age_seconds(claimed: ClaimedGeneration) -> float:
-    return (datetime.now(UTC) - claimed.created_at).total_seconds()
+    return (datetime.now(UTC) - claimed.released_at).total_seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiohttp import web
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
@@ -11,10 +12,14 @@ from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.api_keys import key_secret
 from libs.common.database.stores.api_keys import ApiKeyStore
+from libs.common.database.stores.batches import BatchStore
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.database.stores.cancelling import CancelStore
+from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.intake import IntakeStore
+from libs.common.database.stores.resuming import ResumeStore
+from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.service import Frame, run
@@ -22,6 +27,11 @@ from libs.common.settings import listed
 from libs.common.storage.objects import ObjectStore
 from services.gateway.api_keys import AdminHandlers
 from services.gateway.authentication import Authentication, KeysOnly
+from services.gateway.batches.estimates import Estimates
+from services.gateway.batches.export import Export
+from services.gateway.batches.handlers import Batches
+from services.gateway.batches.intake import BatchIntake
+from services.gateway.batches.routes import BatchRoutes
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
 from services.gateway.first_key import FirstKey
@@ -30,7 +40,7 @@ from services.gateway.http import Http
 from services.gateway.intake import Intake
 from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
-from services.gateway.quota import admit
+from services.gateway.quota import admit, admit_batch
 from services.gateway.rest.routes import rest_routes
 from services.gateway.upkeep import Upkeep
 from services.gateway.watching import Watchers
@@ -81,6 +91,7 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
     cancels = Cancels(CancelStore(frame.database), stores.generations, dispatcher, poller)
     watchers = Watchers(stores.generations, interval_seconds=settings.watch_interval_seconds)
     callback_hosts = listed(settings.callback_allowed_hosts)
+    batches = _batches(frame, stores, intake)
     frame.serve(
         GenerationHandlers(
             frame.catalog,
@@ -89,6 +100,7 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
             intake=intake,
             cancels=cancels,
             watchers=watchers,
+            batches=batches,
             callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
             url_of=stores.objects.url,
             callback_hosts=callback_hosts,
@@ -101,11 +113,35 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
         add_AdminServiceServicer_to_server,
         "darkroom.gateway.v1.AdminService",
     )
-    frame.loop("watch", watchers.look, interval_seconds=settings.watch_interval_seconds)
-    frame.on_drain(watchers.close)
+    for name, hub in (("watch", watchers), ("watch_batches", batches.watchers)):
+        frame.loop(name, hub.look, interval_seconds=settings.watch_interval_seconds)
+        frame.on_drain(hub.close)
     frame.on_close(to_dispatcher.close)
     frame.on_close(intake.close)
     frame.on_close(cancels.close)
+
+
+def _batches(frame: Frame, stores: _Stores, intake: Intake) -> Batches:
+    settings, database = frame.settings, frame.database
+    batch_store = BatchStore(database, admit_batch)
+    estimates = Estimates(StatisticsStore(database), DispatchStore(database, owner=frame.owner))
+    return Batches(
+        catalog=frame.catalog,
+        store=batch_store,
+        resuming=ResumeStore(database, admit_batch),
+        generations=stores.generations,
+        intake=BatchIntake(
+            batch_store, frame.catalog, estimates, intake, callback_hosts=listed(settings.callback_allowed_hosts)
+        ),
+        nudges=intake,
+        watchers=Watchers(batch_store, interval_seconds=settings.watch_interval_seconds),
+        url_of=stores.objects.url,
+    )
+
+
+def _batch_routes(frame: Frame, stores: _Stores, own: OwnServer, authentication: Authentication) -> list[web.RouteDef]:
+    store = BatchStore(frame.database, admit_batch)
+    return BatchRoutes(own, authentication, store, Export(stores.generations, stores.objects), frame.settings).routes()
 
 
 def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
@@ -116,6 +152,7 @@ def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, p
         frame.settings,
         [
             *Webhooks(frame.catalog, WebhookKeys(), poller).routes(),
+            *_batch_routes(frame, stores, own, authentication),
             *rest_routes(own, to_monitor, authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],

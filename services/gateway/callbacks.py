@@ -35,10 +35,16 @@ class Callbacks:
         state = _STATES.get(request.state)
         if request.state and state is None:
             raise InvalidRequest([FieldViolation("state", "one_of", "must be one of the states")])
-        if "\x00" in request.generation_id:
-            raise InvalidRequest([FieldViolation("generation_id", "text", "must not contain NUL characters")])
+        for name in ("generation_id", "batch_id"):
+            if "\x00" in getattr(request, name):
+                raise InvalidRequest([FieldViolation(name, "text", "must not contain NUL characters")])
         found = await self._store.list_page(
-            size + 1, owner=caller.sees, generation_id=request.generation_id or None, state=state, before=before
+            size + 1,
+            owner=caller.sees,
+            generation_id=request.generation_id or None,
+            batch_id=request.batch_id or None,
+            state=state,
+            before=before,
         )
         records, next_token = page(found, size)
         return gateway_pb2.ListCallbacksResponse(

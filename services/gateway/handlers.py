@@ -11,7 +11,7 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceServicer
 
 from libs.common.catalog import CatalogHolder
 from libs.common.database.records import GenerationRecord
-from libs.common.database.stores.generations import GenerationStore
+from libs.common.database.stores.generations import Change, GenerationStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.ids import new_id
@@ -21,6 +21,7 @@ from libs.common.rpc.messages import UrlOf
 from libs.common.rpc.pages import page, page_size, page_start
 from libs.common.rpc.requests import known
 from services.gateway.access import current_caller
+from services.gateway.batches.handlers import Batches, BatchHandlers
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
 from services.gateway.intake import Intake
@@ -36,7 +37,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _MEDIA_TYPES = ("image", "video")
 
 
-class GenerationHandlers(GenerationServiceServicer):
+class GenerationHandlers(BatchHandlers, GenerationServiceServicer):
     """Serves `darkroom.gateway.v1.GenerationService`."""
 
     def __init__(
@@ -47,11 +48,13 @@ class GenerationHandlers(GenerationServiceServicer):
         submissions: SubmissionStore,
         intake: Intake,
         cancels: Cancels,
-        watchers: Watchers,
+        watchers: Watchers[Change],
+        batches: Batches,
         callbacks: Callbacks,
         url_of: UrlOf,
         callback_hosts: Sequence[str] = (),
     ) -> None:
+        super().__init__(batches)
         self._catalog = catalog
         self._generations = generations
         self._submissions = submissions
@@ -176,35 +179,6 @@ class GenerationHandlers(GenerationServiceServicer):
     ) -> messages.RateGenerationResponse:
         """See the proto."""
         raise not_served("RateGeneration")
-
-    async def CreateBatch(self, request: messages.CreateBatchRequest, context: Context) -> messages.CreateBatchResponse:
-        """See the proto."""
-        raise not_served("CreateBatch")
-
-    async def GetBatch(self, request: messages.GetBatchRequest, context: Context) -> messages.GetBatchResponse:
-        """See the proto."""
-        raise not_served("GetBatch")
-
-    async def WatchBatch(
-        self, request: messages.WatchBatchRequest, context: Context
-    ) -> AsyncIterator[messages.WatchBatchResponse]:
-        """See the proto."""
-        raise not_served("WatchBatch")
-        yield
-
-    async def CancelBatch(self, request: messages.CancelBatchRequest, context: Context) -> messages.CancelBatchResponse:
-        """See the proto."""
-        raise not_served("CancelBatch")
-
-    async def ResumeBatch(self, request: messages.ResumeBatchRequest, context: Context) -> messages.ResumeBatchResponse:
-        """See the proto."""
-        raise not_served("ResumeBatch")
-
-    async def EstimateCost(
-        self, request: messages.EstimateCostRequest, context: Context
-    ) -> messages.EstimateCostResponse:
-        """See the proto."""
-        raise not_served("EstimateCost")
 
     async def _own(self, generation_id: str) -> GenerationRecord:
         """The caller's generation of that id. NotFound also for one that is another owner's."""

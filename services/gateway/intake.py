@@ -37,6 +37,7 @@ class Intake:
             "intake", self._commit, concurrency=2, busy_linger_seconds=_COMPANY_SECONDS
         )
         self._to_tell: list[str] = []
+        self._batches_to_tell: list[str] = []
         self._telling: asyncio.Task[None] | None = None
 
     async def accept(self, request: NewRequest) -> Accepted:
@@ -86,14 +87,24 @@ class Intake:
     def nudge(self, generation_ids: list[str]) -> None:
         """Tell the dispatcher that these are committed. One call at a time; the next covers what came meanwhile."""
         self._to_tell += generation_ids
-        if self._to_tell and (self._telling is None or self._telling.done()):
+        self._begin_to_tell()
+
+    def nudge_batch(self, batch_id: str) -> None:
+        """Tell the dispatcher that a change of this batch is committed."""
+        self._batches_to_tell.append(batch_id)
+        self._begin_to_tell()
+
+    def _begin_to_tell(self) -> None:
+        is_telling = self._telling is not None and not self._telling.done()
+        if (self._to_tell or self._batches_to_tell) and not is_telling:
             self._telling = asyncio.create_task(self._tell())
 
     async def _tell(self) -> None:
-        while self._to_tell:
+        while self._to_tell or self._batches_to_tell:
             told, self._to_tell = self._to_tell[:_NUDGE_LIMIT], []
+            batches, self._batches_to_tell = self._batches_to_tell[:_NUDGE_LIMIT], []
             try:
-                request = dispatcher_pb2.DispatchRequest(generation_ids=told)
+                request = dispatcher_pb2.DispatchRequest(generation_ids=told, batch_ids=batches)
                 await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
             except grpc.aio.AioRpcError as error:
                 # The rows are committed and the dispatcher's sweep finds them: this costs latency and nothing else.

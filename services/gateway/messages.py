@@ -81,6 +81,8 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         callback_url=record.callback_url or "",
         api_key_id=record.api_key_id,
         batch_id=record.batch_id or "",
+        batch_index=record.batch_index,
+        ref=record.batch_ref or "",
         experiment_id=record.experiment_id or "",
         variant_id=record.variant_id or "",
     )
@@ -122,7 +124,8 @@ def callback_message(record: CallbackRecord) -> gateway_pb2.Callback:
     waits = record.state is CallbackState.PENDING
     return gateway_pb2.Callback(
         id=record.id,
-        generation_id=record.generation_id,
+        generation_id=record.generation_id or "",
+        batch_id=record.batch_id or "",
         event=record.event,
         url=record.url,
         state=gateway_pb2.CallbackState.Value(f"CALLBACK_STATE_{record.state.value}"),

@@ -5,15 +5,8 @@ from __future__ import annotations
 from libs.common.errors import Unimplemented
 
 _SERVICE = "/darkroom.gateway.v1.GenerationService"
-_BATCHES = "Batches are not served by this version; create generations one by one."
 NOT_SERVED = {
     f"{_SERVICE}/RateGeneration": "Rating generations is not served by this version.",
-    f"{_SERVICE}/EstimateCost": "Estimates are not served by this version; ListModels gives the prices.",
-    f"{_SERVICE}/CreateBatch": _BATCHES,
-    f"{_SERVICE}/GetBatch": _BATCHES,
-    f"{_SERVICE}/WatchBatch": _BATCHES,
-    f"{_SERVICE}/CancelBatch": _BATCHES,
-    f"{_SERVICE}/ResumeBatch": _BATCHES,
 }
 
 

@@ -45,6 +45,27 @@ def admit(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
     return Admission(refusals, tokens)
 
 
+def admit_batch(usage: KeyUsage, places: int, reserved_usd: float) -> Admission:
+    """Let in a batch of which `places` may be under way at once, or not. It counts as one request."""
+    quota = usage.quota
+    tokens = _tokens(usage)
+    live = usage.live_generations
+    refusal = None
+    if tokens is not None and quota.requests_per_minute is not None and tokens < 1:
+        refusal = _too_many_requests(quota.requests_per_minute, tokens)
+    elif quota.live_generations is not None and live + places > quota.live_generations:
+        refusal = _too_many_live(quota.live_generations, live, places)
+    elif (
+        quota.monthly_budget_usd is not None
+        and usage.used_usd + reserved_usd > quota.monthly_budget_usd + _BILLIONTH_USD
+    ):
+        refusal = _budget_spent(usage, usage.used_usd, reserved_usd)
+    if refusal is not None:
+        metrics.ADMISSIONS_REFUSED.labels(str(refusal.details["quota"])).inc()
+        return Admission([refusal], tokens)
+    return Admission([None], None if tokens is None else tokens - 1)
+
+
 def _tokens(usage: KeyUsage) -> float | None:
     limit = usage.quota.requests_per_minute
     if limit is None:
@@ -63,10 +84,11 @@ def _too_many_requests(limit: int, tokens: float) -> GenerationError:
     )
 
 
-def _too_many_live(limit: int, live: int) -> GenerationError:
+def _too_many_live(limit: int, live: int, places: int = 1) -> GenerationError:
+    wanted = "" if places == 1 else f"; this batch may have {places} (max_concurrency)"
     return GenerationError(
         ErrorCode.RATE_LIMITED,
-        f"This API key may have {limit} generations under way, and has {live}.",
+        f"This API key may have {limit} generations under way, and has {live}{wanted}.",
         {"quota": "live_generations", "limit": limit, "used": live},
         retry_after_seconds=_LIVE_RETRY_SECONDS,
     )
@@ -77,7 +99,7 @@ def _budget_spent(usage: KeyUsage, used_usd: float, wanted_usd: float) -> Genera
     return GenerationError(
         ErrorCode.QUOTA_EXCEEDED,
         f"This API key may spend {budget:g} US dollars a month; {used_usd:.4g} are spent or reserved, and this "
-        f"generation may cost {wanted_usd:.4g}.",
+        f"may cost {wanted_usd:.4g}.",
         {
             "quota": "monthly_budget_usd",
             "limit_usd": budget,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from libs.common import tracing
 from libs.common.catalog import Catalog, Model
-from libs.common.database.records import Fallback, NewGeneration, UncertainPolicy
+from libs.common.database.records import Fallback, ImageFrom, NewGeneration, UncertainPolicy
 from libs.common.database.records_edge import NewRequest
 from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
 from libs.common.ids import new_id
@@ -20,6 +20,7 @@ from services.gateway.access import Caller
 from services.gateway.sameness import callback_faults, field_digests, request_hash
 
 _FALLBACKS_LIMIT = 10
+_OF_BATCHES = ("ref", "depends_on", "images_from", "on_failure")
 _POLICIES: dict[int, UncertainPolicy] = {
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_FAIL: "fail",
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT: "resubmit",
@@ -33,6 +34,7 @@ def validate(
     caller: Caller,
     request_id: str,
     callback_hosts: Sequence[str] = (),
+    in_batch: bool = False,
 ) -> NewRequest:
     """What `message` asks for, with the promises that go with it.
 
@@ -42,12 +44,14 @@ def validate(
         caller: whose it will be.
         request_id: what all log lines about it will carry.
         callback_hosts: hosts that callbacks may go to though their addresses are not public.
+        in_batch: whether it is one of a batch, which has a name and a callback of its own.
 
     Raises NotFound for an unknown model, and InvalidRequest with every violation at once.
     """
     model = catalog.model(message.model_identifier)
     found: list[FieldViolation] = []
     given = _input(message, model, found)
+    found += _out_of_place(message, in_batch=in_batch)
     found += _data_url_faults(message, model, catalog)
     if given is not None and given.callback_url is not None:
         found += callback_faults(given.callback_url, callback_hosts)
@@ -63,10 +67,13 @@ def validate(
         trace_parent=tracing.here(),
         api_key_id=caller.key_id,
         owner=caller.owner,
-        callback_url=given.callback_url or caller.callback_url,
+        batch_ref=message.ref or None,
+        images_from=tuple(ImageFrom(getattr(image, "from"), image.output) for image in message.images_from),
+        callback_url=given.callback_url or (None if in_batch else caller.callback_url),
     )
     return NewRequest(
-        generation=replace(generation, request_hash=request_hash(generation)),
+        # What it starts from is not there yet: nobody knows what it is the same as.
+        generation=generation if generation.images_from else replace(generation, request_hash=request_hash(generation)),
         idempotency_key=given.idempotency_key,
         fields=field_digests(message) if given.idempotency_key else {},
         reuse_within_seconds=given.reuse_within_seconds,
@@ -101,6 +108,15 @@ def _generation(
     )
 
 
+def _out_of_place(message: gateway_pb2.CreateGenerationRequest, *, in_batch: bool) -> list[FieldViolation]:
+    """What belongs to a batch alone, or to none."""
+    if in_batch:
+        fault = "must not be set in a batch, which has one of its own"
+        return [FieldViolation("idempotency_key", "batch", fault)] if message.idempotency_key else []
+    given = {field.name for field, _ in message.ListFields()}
+    return [FieldViolation(name, "batch", "must be set in a batch only") for name in _OF_BATCHES if name in given]
+
+
 def _data_url_faults(
     message: gateway_pb2.CreateGenerationRequest, model: Model, catalog: Catalog
 ) -> list[FieldViolation]:
@@ -111,6 +127,10 @@ def _data_url_faults(
         for index, url in enumerate(message.input_images)
         if url.startswith("data:")
     ]
+
+
+def _images(message: gateway_pb2.CreateGenerationRequest) -> int:
+    return len(message.input_images) + len(message.images_from)
 
 
 def _input(
@@ -127,7 +147,7 @@ def _input(
     for name in ("number_of_outputs", "priority", "reuse_within_seconds"):
         if message.HasField(name):
             given[name] = getattr(message, name)
-    if len(message.input_images) > model.max_input_images:
+    if _images(message) > model.max_input_images:
         found.append(
             FieldViolation(
                 "input_images", "max_input_images", f"{model.identifier} takes at most {model.max_input_images}"
@@ -171,17 +191,14 @@ def _fallback(
     faults = {
         f"{name} makes another kind of media": other.media_type != model.media_type,
         f"{name} makes at most {other.max_outputs} outputs": outputs > other.max_outputs,
-        f"{name} takes at most {other.max_input_images} input images": (
-            len(message.input_images) > other.max_input_images
-        ),
+        f"{name} takes at most {other.max_input_images} input images": (_images(message) > other.max_input_images),
         f"{name} takes http(s) URLs only": data_urls and not catalog.adapter_of(other).takes_data_urls,
         f"{name} is the model itself": other.identifier == model.identifier,
     }
     fault = next((fault for fault, holds in faults.items() if holds), None)
     if fault is not None:
         return fault, None
-    names = {alias for key, field in catalog.adapter_of(other).parameters.model_fields.items()
-             for alias in (key, field.alias) if alias}  # fmt: skip
+    names = catalog.parameter_names(other)
     given = {key: value for key, value in from_struct(message.parameters).items() if key in names}
     try:
         parameters = catalog.parameters(other, given).model_dump(mode="json", exclude_none=True)

@@ -8,21 +8,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
 
 from libs.common import metrics
-from libs.common.database.states import TERMINAL
-from libs.common.database.stores.generations import Change, GenerationStore
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
 
 log = structlog.get_logger()
 _NOTHING_SEEN = ""
 _STAMP_LIMIT = 100
+
+
+class Change(Protocol):
+    """Something as it stands."""
+
+    @property
+    def id(self) -> str:
+        """What it is about."""
+
+    @property
+    def stamp(self) -> str:
+        """Differs once it has changed again."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether streams end with it."""
+
+
+Changed = TypeVar("Changed", bound=Change)
+Told_co = TypeVar("Told_co", bound=Change, covariant=True)
+
+
+class Source(Protocol[Told_co]):
+    """Where changes are read."""
+
+    async def changes(self, stamps: Mapping[str, str]) -> Sequence[Told_co]:
+        """Of what is named by id, that whose stamp is another now."""
 
 
 def stamp_of(resume_token: str) -> str:
@@ -32,24 +57,24 @@ def stamp_of(resume_token: str) -> str:
     return resume_token
 
 
-class Watcher:
+class Watcher(Generic[Changed]):
     """One stream. `stamp`: what it has seen last."""
 
-    def __init__(self, hub: Watchers, generation_id: str, stamp: str) -> None:
-        self.generation_id = generation_id
+    def __init__(self, hub: Watchers[Changed], subject: str, stamp: str) -> None:
+        self.subject = subject
         self.stamp = stamp
         self._hub = hub
-        self._latest: Change | None = None
+        self._latest: Changed | None = None
         self._is_over = False
         self._error: GenerationError | None = None
         self._arrived = asyncio.Event()
 
-    def offer(self, change: Change) -> None:
+    def offer(self, change: Changed) -> None:
         """Hand it the state; what it has not taken yet is older and forgotten."""
         if change.stamp != self.stamp:
             self._latest = change
             self._arrived.set()
-        elif change.record.state in TERMINAL:
+        elif change.is_final:
             # It went on from the end, which it had seen before its stream broke.
             self._is_over = True
             self._arrived.set()
@@ -68,7 +93,7 @@ class Watcher:
     ) -> None:
         self._hub.remove(self)
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncIterator[Changed]:
         """Each change that was not seen, the last of which is the end. SERVICE_UNAVAILABLE where this replica stops."""
         while not self._is_over:
             await self._arrived.wait()
@@ -80,45 +105,45 @@ class Watcher:
                 continue
             self.stamp = change.stamp
             yield change
-            if change.record.state in TERMINAL:
+            if change.is_final:
                 return
 
 
-class Watchers:
+class Watchers(Generic[Changed]):
     """All streams of this process.
 
     Args:
-        generations: is asked once a tick, and not at all while nobody watches.
+        source: is asked once a tick, and not at all while nobody watches.
         interval_seconds: between two looks.
     """
 
-    def __init__(self, generations: GenerationStore, *, interval_seconds: float) -> None:
-        self._generations = generations
+    def __init__(self, source: Source[Changed], *, interval_seconds: float) -> None:
+        self._source = source
         self._interval_seconds = interval_seconds
-        self._watchers: defaultdict[str, set[Watcher]] = defaultdict(set)
+        self._watchers: defaultdict[str, set[Watcher[Changed]]] = defaultdict(set)
         self._known: dict[str, str] = {}
         self._somebody = asyncio.Event()
         self._last_look = float("-inf")
 
-    def watch(self, generation_id: str, *, stamp: str = _NOTHING_SEEN) -> Watcher:
+    def watch(self, subject: str, *, stamp: str = _NOTHING_SEEN) -> Watcher[Changed]:
         """A stream of what changes after `stamp`; without one it begins with the present state. To be entered."""
-        return Watcher(self, generation_id, stamp)
+        return Watcher(self, subject, stamp)
 
-    def add(self, watcher: Watcher) -> None:
+    def add(self, watcher: Watcher[Changed]) -> None:
         """Begin to look for it."""
-        self._watchers[watcher.generation_id].add(watcher)
+        self._watchers[watcher.subject].add(watcher)
         # Others that watch the same have seen what this one may not have.
-        self._known[watcher.generation_id] = _NOTHING_SEEN
+        self._known[watcher.subject] = _NOTHING_SEEN
         metrics.WATCHERS.inc()
         self._somebody.set()
 
-    def remove(self, watcher: Watcher) -> None:
+    def remove(self, watcher: Watcher[Changed]) -> None:
         """Look for it no more."""
-        others = self._watchers[watcher.generation_id]
+        others = self._watchers[watcher.subject]
         others.discard(watcher)
         if not others:
-            del self._watchers[watcher.generation_id]
-            self._known.pop(watcher.generation_id, None)
+            del self._watchers[watcher.subject]
+            self._known.pop(watcher.subject, None)
         metrics.WATCHERS.dec()
 
     async def close(self) -> None:
@@ -146,18 +171,18 @@ class Watchers:
         if not asked:
             return True
         try:
-            found = await self._generations.changes(asked)
+            found = await self._source.changes(asked)
         except GenerationError as error:
             log.warning("watchers wait for the database", error=error)
             return False
         for change in found:
-            self._hand_out(change, asked[change.record.id])
+            self._hand_out(change, asked[change.id])
         return True
 
-    def _hand_out(self, change: Change, asked: str) -> None:
-        generation_id = change.record.id
-        for watcher in self._watchers.get(generation_id, ()):
+    def _hand_out(self, change: Changed, asked: str) -> None:
+        subject = change.id
+        for watcher in self._watchers.get(subject, ()):
             watcher.offer(change)
         # Somebody who came while the question was under way is to be served by the next one.
-        if self._known.get(generation_id) == asked and generation_id in self._watchers:
-            self._known[generation_id] = change.stamp
+        if self._known.get(subject) == asked and subject in self._watchers:
+            self._known[subject] = change.stamp

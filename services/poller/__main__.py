@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from darkroom.poller.v1.poller_pb2_grpc import add_PollingServiceServicer_to_server
 
 from libs.common.adapters.accounts import Accounts
@@ -9,12 +10,14 @@ from libs.common.api_keys import key_secret
 from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
+from libs.common.rpc.channel import open_channel
 from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
 from services.poller.asking import Asking
 from services.poller.callbacks import Callbacks
+from services.poller.ends import batch_nudges
 from services.poller.handlers import PollerHandlers
 from services.poller.polling import Polling
 from services.poller.storing import Storing
@@ -38,8 +41,10 @@ async def wire(frame: Frame) -> None:
     )
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
-    polling = Polling(poll_store, frame.catalog, Asking(accounts), settings)
-    storing = Storing(result_store, frame.catalog, accounts, results, settings)
+    to_dispatcher = open_channel(settings.dispatcher_address, settings)
+    batches = batch_nudges(DispatcherServiceStub(to_dispatcher))
+    polling = Polling(poll_store, frame.catalog, Asking(accounts), settings, batches=batches)
+    storing = Storing(result_store, frame.catalog, accounts, results, settings, batches=batches)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("forgotten", polling.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)
@@ -65,6 +70,8 @@ async def wire(frame: Frame) -> None:
     frame.on_drain(polling.drain)
     frame.on_drain(storing.drain)
     frame.on_drain(callbacks.drain)
+    frame.on_drain(batches.close)
+    frame.on_close(to_dispatcher.close)
     frame.on_close(objects.close)
     frame.on_close(callbacks.close)
     frame.on_close(downloader.close)

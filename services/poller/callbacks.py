@@ -22,6 +22,7 @@ from libs.common.adapters.signatures import standard_headers
 from libs.common.api_keys import callback_secret_bytes
 from libs.common.catalog import Retry
 from libs.common.coalesce import GroupWriter
+from libs.common.database.records import Json
 from libs.common.database.records_edge import CallbackOutcome, ClaimedCallback
 from libs.common.database.states import CallbackState
 from libs.common.database.stores.callbacks import CallbackQueue
@@ -107,9 +108,10 @@ class Callbacks:
         return True
 
     async def _deliver(self, callback: ClaimedCallback) -> None:
-        follow(callback.request_id, callback.generation_id)
+        subject = callback.generation_id or callback.batch_id or ""
+        follow(callback.request_id, subject)
         try:
-            with tracing.resumed("deliver callback", callback.trace_parent, callback.generation_id):
+            with tracing.resumed("deliver callback", callback.trace_parent, subject):
                 outcome = await self._try(callback)
                 state = await self._writer.write(outcome)
         except Exception:
@@ -165,6 +167,10 @@ class Callbacks:
         return self._session
 
     def _payload(self, callback: ClaimedCallback) -> dict[str, Any]:
+        data = self._of_generation(callback) if callback.content is None else of_batch(callback, callback.content)
+        return {"type": callback.event, "timestamp": callback.created_at.isoformat(), "data": data}
+
+    def _of_generation(self, callback: ClaimedCallback) -> dict[str, Any]:
         status = callback.event.removeprefix("generation.").upper()
         data: dict[str, Any] = {
             "id": callback.generation_id,
@@ -180,7 +186,7 @@ class Callbacks:
             data["costUsd"] = callback.cost_usd or 0.0
         elif status in {"FAILED", "CANCELLED"} and callback.error:
             data["error"] = to_json(error_message(callback.error))
-        return {"type": callback.event, "timestamp": callback.created_at.isoformat(), "data": data}
+        return data
 
     def _failed(
         self,
@@ -200,6 +206,23 @@ class Callbacks:
             delay_seconds=wait_seconds(RETRY, callback.attempts, at_least_seconds=at_least_seconds),
             is_hopeless=is_hopeless,
         )
+
+
+def of_batch(callback: ClaimedCallback, content: Json) -> dict[str, Any]:
+    """A batch's counters as they were when the callback was written, by the names that REST has for them."""
+    ended = sum(content[f"{name}_tasks"] for name in ("completed", "failed", "cancelled", "skipped"))
+    return {
+        "batchId": callback.batch_id,
+        "status": content["status"],
+        "totalTasks": content["total_tasks"],
+        "completedTasks": content["completed_tasks"],
+        "failedTasks": content["failed_tasks"],
+        "cancelledTasks": content["cancelled_tasks"],
+        "skippedTasks": content["skipped_tasks"],
+        "progress": 100 * ended // content["total_tasks"],
+        "costUsd": content["cost_usd"],
+        "requestId": callback.request_id,
+    }
 
 
 def signed_headers(callback: ClaimedCallback, body: bytes, *, secret: str, now: float) -> dict[str, str]:

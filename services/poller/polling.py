@@ -20,6 +20,7 @@ from libs.common.logging import described, level_of_end
 from libs.common.loops import Loop
 from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
+from libs.common.rpc.nudges import Nudges
 from libs.common.settings import Settings
 from services.poller.asking import Asking, as_asked
 from services.poller.decisions import after_check, after_failed_check, cancelled, timed_out, unwritable
@@ -34,11 +35,14 @@ _FORGOTTEN_PLACES = 10
 class Polling(Holding[PollOutcome, State | None]):
     """The tasks that this process holds."""
 
-    def __init__(self, store: PollStore, catalog: CatalogHolder, asking: Asking, settings: Settings) -> None:
+    def __init__(
+        self, store: PollStore, catalog: CatalogHolder, asking: Asking, settings: Settings, *, batches: Nudges
+    ) -> None:
         super().__init__("poll_outcomes", store, store.end, drain_seconds=settings.drain_seconds)
         self._store = store
         self._catalog = catalog
         self._asking = asking
+        self._batches = batches
         self.storing_loop: Loop | None = None
 
     async def claim(self) -> bool:
@@ -167,6 +171,8 @@ class Polling(Holding[PollOutcome, State | None]):
             code = ErrorCode.TASK_CANCELLED.value
         if state in TERMINAL:
             metrics.count_end(task.model_identifier, task.provider_id, state, code, task.generation_age_seconds)
+            if task.batch_id is not None:
+                self._batches.note(task.batch_id)
             if state is State.SUCCESS:
                 metrics.Spend.count(task.model_identifier, task.provider_id, task.labels, outcome.cost_usd or 0.0)
         elif self.storing_loop is not None:

@@ -20,6 +20,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.logging import described, level_of_end
 from libs.common.retry import until_database_answers, wait_seconds
 from libs.common.rpc.context import follow
+from libs.common.rpc.nudges import Nudges
 from libs.common.settings import Settings
 from libs.common.storage.download import no_headers
 from libs.common.storage.results import Place, Results
@@ -50,7 +51,14 @@ class Storing(Holding[StoreOutcome, bool]):
     """The results that this process holds."""
 
     def __init__(
-        self, store: ResultStore, catalog: CatalogHolder, accounts: Accounts, results: Results, settings: Settings
+        self,
+        store: ResultStore,
+        catalog: CatalogHolder,
+        accounts: Accounts,
+        results: Results,
+        settings: Settings,
+        *,
+        batches: Nudges,
     ) -> None:
         super().__init__("store_outcomes", store, store.end, drain_seconds=settings.drain_seconds)
         self._store = store
@@ -58,6 +66,7 @@ class Storing(Holding[StoreOutcome, bool]):
         self._catalog = catalog
         self._results = results
         self._settings = settings
+        self._batches = batches
 
     async def claim(self) -> bool:
         """Claim as many results as there is room for."""
@@ -130,8 +139,10 @@ class Storing(Holding[StoreOutcome, bool]):
     def _tell(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
         if outcome.state is State.STORING:
             return
+        if result.batch_id is not None:
+            self._batches.note(result.batch_id)
         code = outcome.error["code"] if outcome.error else ""
-        seconds = (datetime.now(UTC) - result.created_at).total_seconds()
+        seconds = (datetime.now(UTC) - result.released_at).total_seconds()
         metrics.count_end(result.model_identifier, result.provider_id, outcome.state, code, seconds)
         if outcome.state is State.SUCCESS:
             metrics.Spend.count(result.model_identifier, result.provider_id, result.labels, result.cost_usd or 0.0)

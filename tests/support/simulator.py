@@ -35,6 +35,11 @@ class Simulator:
         """How often tasks were checked."""
         return int((await self._call("GET", "ledger"))["checks"])
 
+    async def peaks(self) -> dict[str, int]:
+        """By vendor, and for `all` of them, how many tasks have run at once at the most."""
+        found: dict[str, int] = (await self._call("GET", "ledger"))["peaks"]
+        return found
+
     async def cancelled(self, prompt: str) -> list[bool]:
         """Whether the task for that prompt was cancelled; empty where there is none."""
         found = (await self._call("GET", "ledger"))["cancelled"]

@@ -25,6 +25,7 @@ RESULT = ClaimedResult(
     cost_usd=0.04,
     lease_token=1,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    released_at=datetime(2026, 1, 1, tzinfo=UTC),
     waiting_seconds=10,
 )
 AWAY = GenerationError(ErrorCode.S3_UPLOAD_FAILED, "away")

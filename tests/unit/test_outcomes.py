@@ -40,6 +40,7 @@ CLAIMED = ClaimedGeneration(
     attempts=0,
     lease_token=3,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    released_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
 # Decisions ask an adapter's class attributes alone, so none is connected.
 JOB = Job(CLAIMED, MODEL, PROVIDER, cast("Adapter", Flux), attempt=1, submission_id="sub_1", latency_ms=12)

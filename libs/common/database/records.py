@@ -25,6 +25,14 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFrom:
+    """An input image that another generation of the same batch makes: whose, and which of its outputs."""
+
+    batch_ref: str
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewGeneration:
     """A validated request, about to become a row."""
 
@@ -49,6 +57,10 @@ class NewGeneration:
     callback_url: str | None = None
     request_hash: str | None = None
     trace_parent: str | None = None
+    batch_id: str | None = None
+    batch_index: int | None = None
+    batch_ref: str | None = None
+    images_from: tuple[ImageFrom, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,8 @@ class GenerationRecord:
     api_key_id: str
     owner: str
     batch_id: str | None
+    batch_index: int | None
+    batch_ref: str | None
     experiment_id: str | None
     variant_id: str | None
     reused_from_id: str | None
@@ -98,7 +112,8 @@ class ClaimedGeneration:
 
     `open_submission_id` is set where an earlier holder died between recording an attempt and recording its outcome.
     `may_run_elsewhere` says that an earlier attempt's outcome was never known. `attempts_elsewhere` of the `attempts`
-    went to models that were left since.
+    went to models that were left since. `made_images` are outputs of others of its batch, which follow its
+    `input_images`: as rows keep outputs, None for one that is not there. `released_at`: since when it waits.
     """
 
     id: str
@@ -115,6 +130,7 @@ class ClaimedGeneration:
     attempts: int
     lease_token: int
     created_at: datetime
+    released_at: datetime
     open_submission_id: str | None = None
     attempts_elsewhere: int = 0
     expected_cost_usd: float = 0.0
@@ -123,6 +139,8 @@ class ClaimedGeneration:
     is_cancel_requested: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     trace_parent: str | None = None
+    batch_id: str | None = None
+    made_images: list[Json | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +224,7 @@ class ClaimedTask:
     is_cancel_requested: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     trace_parent: str | None = None
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +264,11 @@ class ClaimedResult:
     cost_usd: float | None
     lease_token: int
     created_at: datetime
+    released_at: datetime
     waiting_seconds: float
     labels: dict[str, str] = field(default_factory=dict)
     trace_parent: str | None = None
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ class CallbackRecord:
     """A callback as its row tells it."""
 
     id: str
-    generation_id: str
+    generation_id: str | None
+    batch_id: str | None
     event: str
     url: str
     state: CallbackState
@@ -143,10 +144,10 @@ class CallbackRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedCallback:
-    """A callback that this process is to deliver. `body`: what its receiver is told of the generation."""
+    """A callback that this process is to deliver: about a generation, or about a batch with its counters `content`."""
 
     id: str
-    generation_id: str
+    generation_id: str | None
     api_key_id: str
     event: str
     url: str
@@ -161,6 +162,8 @@ class ClaimedCallback:
     error: Json | None
     cost_usd: float | None
     trace_parent: str | None = None
+    batch_id: str | None = None
+    content: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class State(StrEnum):
 TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.HELD: frozenset({State.PENDING, State.CANCELLED, State.FAILED}),
-        State.PENDING: frozenset({State.DISPATCHING, State.CANCELLED, State.FAILED}),
+        State.PENDING: frozenset({State.DISPATCHING, State.HELD, State.CANCELLED, State.FAILED}),
         State.DISPATCHING: frozenset(
             {State.PENDING, State.PROCESSING, State.STORING, State.SUCCESS, State.FAILED, State.CANCELLED}
         ),
@@ -90,6 +90,32 @@ class SubmissionState(StrEnum):
     """It failed, and the provider provably took nothing."""
     UNCERTAIN = "UNCERTAIN"
     """It left, and nobody knows what became of it."""
+
+
+class BatchStatus(StrEnum):
+    """Where a batch stands: what follows from its counters, and from whether it was cancelled."""
+
+    PROCESSING = "PROCESSING"
+    """Some of its generations have not ended."""
+    COMPLETED = "COMPLETED"
+    """All of them succeeded."""
+    PARTIAL_FAILED = "PARTIAL_FAILED"
+    """Some succeeded and some did not."""
+    FAILED = "FAILED"
+    """None succeeded."""
+    CANCELLED = "CANCELLED"
+    """It was cancelled before all had succeeded."""
+
+    @classmethod
+    def of(cls, *, total_tasks: int, completed_tasks: int, ended_tasks: int, is_cancel_requested: bool) -> BatchStatus:
+        """The status of a batch with these counters."""
+        if ended_tasks < total_tasks:
+            return cls.PROCESSING
+        if completed_tasks == total_tasks:
+            return cls.COMPLETED
+        if is_cancel_requested:
+            return cls.CANCELLED
+        return cls.PARTIAL_FAILED if completed_tasks else cls.FAILED
 
 
 class BreakerState(StrEnum):

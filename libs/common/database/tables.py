@@ -57,7 +57,7 @@ generation_requests = Table(
     ),
     time(
         "turn_at",
-        "The order of those that wait: created_at less a minute for each step of priority.",
+        "The order of those that wait: released_at less a minute for each step of priority.",
         required=True,
         now=True,
     ),
@@ -123,6 +123,22 @@ generation_requests = Table(
     ),
     Column("owner", Text, nullable=False, server_default="", comment="The owner of that key: who may see it."),
     Column("batch_id", Text, comment="The batch it belongs to."),
+    Column("batch_index", Integer, comment="Its place in the batch, 0 for the first; what continues it has the same."),
+    Column("batch_ref", Text, comment="Its own name in the batch, by which others of it depend on it."),
+    Column(
+        "waits_for",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="While HELD: how many others of the batch must end before it may be released.",
+    ),
+    Column(
+        "images_from",
+        JSONB,
+        nullable=False,
+        server_default="[]",
+        comment="Input images that others of the batch make, after its own: from (their batch_ref), output.",
+    ),
     Column("experiment_id", Text, comment="The experiment it takes part in."),
     Column("variant_id", Text, comment="The variant of the experiment."),
     Column(
@@ -142,6 +158,12 @@ generation_requests = Table(
     time("deleted_at", "When its owner deleted it; nobody is shown it since."),
     time("cancel_requested_at", "When somebody asked for it to be cancelled."),
     time("created_at", "When it was accepted.", required=True, now=True),
+    time(
+        "released_at",
+        "Since when it waits for its provider: when it was accepted, or released from its batch.",
+        required=True,
+        now=True,
+    ),
     time("updated_at", "When it last changed its state.", required=True, now=True),
     time("submitted_at", "When a submit was first recorded."),
     time("ended_at", "When it reached a terminal state."),
@@ -154,6 +176,9 @@ generation_requests = Table(
     CheckConstraint("state <> 'FAILED' OR error IS NOT NULL", name="failed_with_reason"),
     CheckConstraint("state <> 'SUCCESS' OR outputs IS NOT NULL", name="success_with_outputs"),
     CheckConstraint("state <> 'PROCESSING' OR provider_task_id IS NOT NULL", name="processing_with_task"),
+    CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="place_in_batch"),
+    CheckConstraint("state <> 'HELD' OR batch_id IS NOT NULL", name="held_by_batch"),
+    CheckConstraint("waits_for = 0 OR state IN ('HELD', 'CANCELLED')", name="waits_while_held"),
     comment="One row for each generation that was accepted: the truth about it.",
 )
 # What a dispatcher claims: key by key, and within a key in the order of turns.
@@ -163,7 +188,7 @@ Index(
     generation_requests.c.api_key_id,
     generation_requests.c.turn_at,
     postgresql_where=text("state = 'PENDING'"),
-    postgresql_include=["created_at"],
+    postgresql_include=["released_at"],
 )
 # What takes a place at the provider, and what a dead dispatcher left behind.
 Index(
@@ -208,6 +233,42 @@ Index(
     generation_requests.c.batch_id,
     generation_requests.c.id,
     postgresql_where=text("batch_id IS NOT NULL"),
+)
+# A batch's generations by their places: for its pages, and for what depends on them.
+Index(
+    "ix_generation_requests_batch_index",
+    generation_requests.c.batch_id,
+    generation_requests.c.batch_index,
+    postgresql_where=text("batch_id IS NOT NULL"),
+)
+# Who makes a picture that another of the batch starts from.
+Index(
+    "ix_generation_requests_batch_ref",
+    generation_requests.c.batch_id,
+    generation_requests.c.batch_ref,
+    postgresql_where=text("batch_ref IS NOT NULL"),
+)
+# What of a batch may be released next: in order, and for a provider account.
+Index(
+    "ix_generation_requests_held",
+    generation_requests.c.batch_id,
+    generation_requests.c.waits_for,
+    generation_requests.c.batch_index,
+    postgresql_where=text("state = 'HELD'"),
+)
+Index(
+    "ix_generation_requests_held_for",
+    generation_requests.c.batch_id,
+    generation_requests.c.provider_id,
+    generation_requests.c.batch_index,
+    postgresql_where=text("state = 'HELD' AND waits_for = 0"),
+)
+# What of a batch is under way: never more than its max_concurrency.
+Index(
+    "ix_generation_requests_released",
+    generation_requests.c.batch_id,
+    generation_requests.c.state,
+    postgresql_where=text("batch_id IS NOT NULL AND state IN ('PENDING', 'DISPATCHING', 'PROCESSING', 'STORING')"),
 )
 Index(
     "ix_generation_requests_experiment",

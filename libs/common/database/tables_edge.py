@@ -128,12 +128,14 @@ Index("ix_idempotency_keys_created_at", idempotency_keys.c.created_at)
 callbacks = Table(
     "callbacks",
     metadata,
-    Column("id", Text, primary_key=True, comment="cb_, the generation's ULID and the sequence; sent as webhook-id."),
-    Column("generation_id", Text, ForeignKey(generation_requests.c.id), nullable=False, comment="What it is about."),
-    Column("sequence", SmallInteger, nullable=False, comment="Its place among those of the generation: 1 before 2."),
+    Column("id", Text, primary_key=True, comment="cb_, its subject's ULID and the sequence; sent as webhook-id."),
+    Column("generation_id", Text, ForeignKey(generation_requests.c.id), comment="The generation that it is about."),
+    Column("batch_id", Text, ForeignKey("generation_batches.id"), comment="The batch that it is about."),
+    Column("sequence", Integer, nullable=False, comment="Its place among those of its subject: 1 before 2."),
+    Column("content", JSONB, comment="About a batch: its counters at that moment."),
     Column("owner", Text, nullable=False, comment="Who may see it."),
     Column("api_key_id", Text, nullable=False, comment="The key whose secret signs it."),
-    Column("event", Text, nullable=False, comment="generation.processing, .success, .failed or .cancelled."),
+    Column("event", Text, nullable=False, comment="generation.processing, .success, …; batch.progress, .completed, …"),
     Column("url", Text, nullable=False, comment="Where it goes to."),
     Column("state", Text, nullable=False, server_default="PENDING", comment="What became of it."),
     Column("attempts", Integer, nullable=False, server_default="0", comment="How often it was tried."),
@@ -149,9 +151,12 @@ callbacks = Table(
     time("created_at", "When it happened.", required=True, now=True),
     time("ended_at", "When it was delivered or given up."),
     UniqueConstraint("generation_id", "sequence"),
+    UniqueConstraint("batch_id", "sequence"),
+    CheckConstraint("num_nonnulls(generation_id, batch_id) = 1", name="one_subject"),
+    CheckConstraint("(batch_id IS NULL) = (content IS NULL)", name="content_of_batch"),
     CheckConstraint(one_of("state", CallbackState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'PENDING')", name="ended"),
-    comment="Changes of a generation's status that its owner is told at a URL of theirs.",
+    comment="Changes of a generation's or a batch's status that its owner is told at a URL of theirs.",
 )
 Index("ix_callbacks_due", callbacks.c.next_attempt_at, postgresql_where=text("state = 'PENDING'"))
 Index("ix_callbacks_owner", callbacks.c.owner, callbacks.c.id)

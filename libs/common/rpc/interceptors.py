@@ -33,11 +33,15 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An RPC being answered. `method` is `/package.Service/Method`."""
+    """An RPC being answered. `method` is `/package.Service/Method`.
+
+    `is_stream`: it answers with a stream; `takes_stream`: it is asked with one.
+    """
 
     method: str
     context: Context
     is_stream: bool
+    takes_stream: bool = False
 
 
 class Wrapper(grpc.aio.ServerInterceptor):
@@ -74,7 +78,8 @@ class Around(Wrapper):
         """See the base."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with self.around(Call(method, context, is_stream=False)):
+            call = Call(method, context, is_stream=False, takes_stream=hasattr(request, "__aiter__"))
+            async with self.around(call):
                 return await behaviour(request, context)
 
         return wrapped
@@ -214,7 +219,10 @@ class MapErrors(Around):
 
 
 class Deadline(Around):
-    """Bounds each unary call by the caller's deadline and by `seconds`, whichever ends first."""
+    """Bounds each unary call by the caller's deadline and by `seconds`, whichever ends first.
+
+    What takes a stream takes as long as that does; its handler bounds the wait for each message.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -222,7 +230,7 @@ class Deadline(Around):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """See the class."""
-        if call.is_stream:
+        if call.is_stream or call.takes_stream:
             yield
             return
         # None for a caller without a deadline, whatever the stubs say.

@@ -28,8 +28,9 @@ def short(value: EnumValueDescriptor) -> str:
 
 
 def number_of(enum: EnumDescriptor, given: Any) -> int | None:
-    """The number of a word, short or whole; None for one that the enum does not have."""
+    """The number of a word, short or whole, in any case; None for one that the enum does not have."""
     if not isinstance(given, str):
         return None
-    found = enum.values_by_name.get(given) or enum.values_by_name.get(_prefix(enum) + given)
+    word = given.upper()
+    found = enum.values_by_name.get(word) or enum.values_by_name.get(_prefix(enum) + word)
     return found.number if found is not None else None

@@ -52,7 +52,7 @@ class Reader:
         else:
             if body:
                 self._fault("body", "unknown", "this route takes no body")
-            self._read_query(message, query)
+            self.read_query(message, query)
         for name, value in path.items():
             if self._is_text(value, name):
                 setattr(message, name, value)
@@ -60,20 +60,17 @@ class Reader:
             raise InvalidRequest(self.found)
         return message
 
-    def _fault(self, path: str, rule: str, description: str) -> None:
-        self.found.append(FieldViolation(path[:200], rule, description))
-
-    def _read_body(self, message: Message, body: bytes) -> None:
-        if not body.strip():
-            return
+    def read_json(self, message: Message, text: bytes, path: str) -> None:
+        """Fill a message with a JSON text, or note every fault below `path`."""
         try:
-            value = json.loads(body, parse_constant=_refuse_constant)
+            value = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            self._fault("body", "json", f"must be JSON: {str(error)[:200]}")
+            self._fault(path or "body", "json", f"must be JSON: {str(error)[:200]}")
             return
-        self._read_message(message, value, "", 0)
+        self._read_message(message, value, path, 0)
 
-    def _read_query(self, message: Message, query: Iterable[tuple[str, str]]) -> None:
+    def read_query(self, message: Message, query: Iterable[tuple[str, str]]) -> None:
+        """Fill a message with the fields of a query, or note every fault."""
         for name, text in query:
             indexed = _INDEXED.fullmatch(name)
             field = self._field(descriptor_of(message), indexed[1] if indexed else name, name)
@@ -90,6 +87,13 @@ class Reader:
                 self._append(message, field, [_from_text(field, text)], name, 0)
             else:
                 self._set(message, field, _from_text(field, text), name, 0)
+
+    def _fault(self, path: str, rule: str, description: str) -> None:
+        self.found.append(FieldViolation(path[:200], rule, description))
+
+    def _read_body(self, message: Message, body: bytes) -> None:
+        if body.strip():
+            self.read_json(message, body, "")
 
     def _field(self, descriptor: Descriptor, name: str, path: str) -> FieldDescriptor | None:
         field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)

@@ -18,15 +18,19 @@ WITH due AS (
     WHERE c.state = 'PENDING' AND c.next_attempt_at <= now() AND (c.lease_until IS NULL OR c.lease_until < now())
         AND NOT EXISTS (SELECT FROM callbacks earlier WHERE earlier.generation_id = c.generation_id
             AND earlier.sequence < c.sequence AND earlier.state = 'PENDING')
+        AND NOT EXISTS (SELECT FROM callbacks earlier WHERE earlier.batch_id = c.batch_id
+            AND earlier.sequence < c.sequence AND earlier.state = 'PENDING')
     ORDER BY c.next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE callbacks c SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = c.lease_token + 1, attempts = c.attempts + 1
-FROM generation_requests g
-WHERE c.id = ANY(ARRAY(SELECT id FROM due)) AND g.id = c.generation_id
-RETURNING c.id, c.generation_id, c.api_key_id, c.event, c.url, c.attempts, c.lease_token, c.created_at, g.request_id,
-    g.trace_parent,
-    g.model_identifier, g.labels, g.user_id, g.outputs, g.error, g.cost_usd""")
+FROM callbacks told LEFT JOIN generation_requests g ON g.id = told.generation_id
+LEFT JOIN generation_batches b ON b.id = told.batch_id
+WHERE c.id = ANY(ARRAY(SELECT id FROM due)) AND told.id = c.id
+RETURNING c.id, c.generation_id, c.batch_id, c.content, c.api_key_id, c.event, c.url, c.attempts, c.lease_token,
+    c.created_at, COALESCE(g.request_id, b.request_id) AS request_id, g.trace_parent,
+    COALESCE(g.model_identifier, '') AS model_identifier, COALESCE(g.labels, '{}') AS labels, g.user_id, g.outputs,
+    g.error, g.cost_usd""")
 
 _END = statement("""
 WITH item AS (
@@ -53,13 +57,14 @@ UPDATE callbacks SET lease_owner = NULL, lease_until = NULL, attempts = GREATEST
 WHERE lease_owner = :owner AND state = 'PENDING' AND id = ANY(:ids)""")
 
 _COLUMNS = """
-SELECT id, generation_id, event, url, state, attempts, last_http_status, last_error, next_attempt_at, created_at,
-    ended_at
+SELECT id, generation_id, batch_id, event, url, state, attempts, last_http_status, last_error, next_attempt_at,
+    created_at, ended_at
 FROM callbacks"""
 
 _LIST = statement(f"""{_COLUMNS}
 WHERE (CAST(:owner AS text) IS NULL OR owner = :owner)
     AND (CAST(:generation_id AS text) IS NULL OR generation_id = :generation_id)
+    AND (CAST(:batch_id AS text) IS NULL OR batch_id = :batch_id)
     AND (CAST(:state AS text) IS NULL OR state = :state)
     AND (CAST(:before AS text) IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :limit""")
@@ -69,8 +74,8 @@ _REPLAY = statement("""
 UPDATE callbacks SET state = 'PENDING', ended_at = NULL, next_attempt_at = now(),
     give_up_at = now() + interval '24 hours', lease_owner = NULL, lease_until = NULL, lease_token = lease_token + 1
 WHERE id = :id AND (CAST(:owner AS text) IS NULL OR owner = :owner)
-RETURNING id, generation_id, event, url, state, attempts, last_http_status, last_error, next_attempt_at, created_at,
-    ended_at""")
+RETURNING id, generation_id, batch_id, event, url, state, attempts, last_http_status, last_error, next_attempt_at,
+    created_at, ended_at""")
 
 
 class CallbackStore:
@@ -85,6 +90,7 @@ class CallbackStore:
         *,
         owner: str | None,
         generation_id: str | None,
+        batch_id: str | None,
         state: CallbackState | None,
         before: str | None,
     ) -> list[CallbackRecord]:
@@ -93,6 +99,7 @@ class CallbackStore:
             "limit": limit,
             "owner": owner,
             "generation_id": generation_id,
+            "batch_id": batch_id,
             "state": state,
             "before": before,
         }
@@ -118,7 +125,7 @@ class CallbackQueue:
         self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
 
     async def claim(self, limit: int) -> list[ClaimedCallback]:
-        """Lease callbacks that are due, the longest due first, at most one of a generation."""
+        """Lease callbacks that are due, the longest due first, at most one of a generation or batch."""
         return await self._database.transaction(
             "claim_callbacks",
             lambda c: records(ClaimedCallback, c.execute(_CLAIM, {**self._lease, "limit": limit})),

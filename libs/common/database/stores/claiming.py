@@ -25,9 +25,15 @@ state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval
 _CLAIMED_COLUMNS = """
     g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
     g.parameters, g.when_uncertain, g.user_id, g.labels, g.request_id, g.trace_parent, g.attempts, g.lease_token,
-    g.created_at,
+    g.created_at, g.released_at, g.batch_id,
     g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
-    EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'UNCERTAIN') AS may_run_elsewhere"""
+    EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
+    CASE WHEN g.images_from <> '[]' THEN (
+        SELECT jsonb_agg(maker.outputs -> wanted.output ORDER BY wanted.number)
+        FROM ROWS FROM (jsonb_to_recordset(g.images_from) AS (batch_ref text, output int)) WITH ORDINALITY
+            AS wanted (batch_ref, output, number)
+        JOIN generation_requests maker ON maker.batch_id = g.batch_id AND maker.batch_ref = wanted.batch_ref
+            AND maker.state = 'SUCCESS') END AS made_images"""
 
 # The keys that wait are found by hops along the index, so that a key with thousands of rows costs no more than one.
 # Each deals as many as there are places; places go round the keys, the one served longest ago first. A billionth of a
@@ -94,7 +100,7 @@ _CLAIM_FORGOTTEN = statement(f"""
 WITH forgotten AS (
     SELECT id FROM generation_requests
     WHERE state = 'PENDING' AND provider_id <> ALL(:known)
-        AND created_at < now() - make_interval(secs => :patience_seconds)
+        AND released_at < now() - make_interval(secs => :patience_seconds)
     LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}, updated_at = now()

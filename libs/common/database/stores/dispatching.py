@@ -97,7 +97,7 @@ SELECT provider_id,
     count(*) FILTER (WHERE state = 'DISPATCHING') AS dispatching,
     count(*) FILTER (WHERE state = 'PROCESSING') AS processing,
     count(*) FILTER (WHERE state = 'STORING') AS storing,
-    min(created_at) FILTER (WHERE state = 'PENDING') AS oldest_pending_at
+    min(released_at) FILTER (WHERE state = 'PENDING') AS oldest_pending_at
 FROM generation_requests WHERE state IN ('PENDING', 'DISPATCHING', 'PROCESSING', 'STORING')
 GROUP BY provider_id""")
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records import GenerationRecord
-from libs.common.database.states import State
+from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.sets import records, statement
 from libs.common.database.tables import generation_requests, poll_tasks
 
@@ -46,12 +46,15 @@ _OWN_COLUMNS = (
     "api_key_id",
     "owner",
     "batch_id",
+    "batch_index",
+    "batch_ref",
     "experiment_id",
     "variant_id",
     "reused_from_id",
     "callback_url",
 )
 _continuation = generation_requests.alias()
+_IS_CONTINUED = sa.exists().where(_continuation.c.continues_id == generation_requests.c.id)
 _PROGRESS = sa.case(
     (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
 ).label("progress")
@@ -93,6 +96,11 @@ RETURNING outputs, reused_from_id IS NOT NULL OR EXISTS (
     SELECT FROM generation_requests other
     WHERE other.reused_from_id = generation_requests.id AND other.deleted_at IS NULL) AS is_shared""")
 
+_STATES_OF_BATCH = statement("""
+SELECT id, state FROM generation_requests g
+WHERE batch_id = :batch_id AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id)
+ORDER BY batch_index LIMIT :limit""")
+
 _SAME = statement("""
 SELECT id FROM generation_requests
 WHERE owner = :owner AND request_hash = decode(:request_hash, 'hex') AND deleted_at IS NULL
@@ -122,6 +130,16 @@ class Change:
     record: GenerationRecord
     stamp: str
 
+    @property
+    def id(self) -> str:
+        """What has changed."""
+        return self.record.id
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will never change again."""
+        return self.record.state in TERMINAL
+
 
 class GenerationStore:
     """Reads of the gateway. `owner`: whose generations alone there are; None: everybody's."""
@@ -143,6 +161,24 @@ class GenerationStore:
         if before is not None:
             query = query.where(generation_requests.c.id < before)
         return await self._read("list_generations", query)
+
+    async def list_of_batch(
+        self, batch_id: str, limit: int, *, after: int, states: Sequence[State] = ()
+    ) -> list[GenerationRecord]:
+        """At most `limit` generations of a batch, by their places after `after`: those that no other continues."""
+        columns = generation_requests.c
+        query = _READ.where(columns.batch_id == batch_id, columns.batch_index > after, ~_IS_CONTINUED)
+        if states:
+            query = query.where(columns.state.in_([state.value for state in states]))
+        return await self._read("list_batch_generations", query.order_by(columns.batch_index).limit(limit))
+
+    async def states_of_batch(self, batch_id: str, limit: int) -> list[tuple[str, State]]:
+        """The ids and states of at most `limit` generations of a batch, by their places."""
+        parameters = {"batch_id": batch_id, "limit": limit}
+        return await self._database.transaction(
+            "read_batch_states",
+            lambda c: [(row.id, State(row.state)) for row in c.execute(_STATES_OF_BATCH, parameters)],
+        )
 
     async def changes(self, stamps: Mapping[str, str]) -> list[Change]:
         """Of the generations named by id, those whose stamp is another now. One statement for any number."""

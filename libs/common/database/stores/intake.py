@@ -7,43 +7,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records import Json, NewGeneration
-from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest, Quota
+from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest
 from libs.common.database.states import State
+from libs.common.database.stores.inserting import COLUMNS, RECORD, REUSABLE, TURN_AT, row_of
 from libs.common.database.stores.sets import rows_as_json, statement
+from libs.common.database.stores.usage import count_tokens, hold_usage, unknown_usage
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError
 
 Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
 Answer = Accepted | GenerationError
 _IDEMPOTENCY_HOURS = 24
-# By name, for `asdict` copies all that it holds, pictures of megabytes among it.
-_FIELDS = tuple(field.name for field in fields(NewGeneration))
-
-# A minute of waiting is worth a step of priority, whatever else comes in: so the order never changes once it stands.
-_INSERT = statement("""
-INSERT INTO generation_requests (
-    id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, trace_parent, api_key_id, owner,
-    expected_cost_usd, reserved_usd, fallbacks, callback_url, request_hash, turn_at, reused_from_id,
-    outputs, cost_usd, ended_at)
-SELECT id, state, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs,
-    parameters, priority, when_uncertain, user_id, labels, request_id, trace_parent, api_key_id, owner,
-    expected_cost_usd, reserved_usd, fallbacks, callback_url, decode(request_hash, 'hex'),
-    now() - make_interval(mins => priority), reused_from_id, outputs,
+_INSERT = statement(f"""
+INSERT INTO generation_requests ({COLUMNS}, state, reserved_usd, request_hash, turn_at, reused_from_id, outputs,
+    cost_usd, ended_at)
+SELECT {COLUMNS}, state, reserved_usd, decode(request_hash, 'hex'), {TURN_AT}, reused_from_id, outputs,
     CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
     CASE WHEN reused_from_id IS NOT NULL THEN now() END
-FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
-    id text, state text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
-    number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text,
-    labels jsonb, request_id text, trace_parent text, api_key_id text, owner text,
-    expected_cost_usd float, reserved_usd numeric, fallbacks jsonb, callback_url text, request_hash text,
-    reused_from_id text, outputs jsonb)""")
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row({RECORD}, state text, reused_from_id text, outputs jsonb)""")
 
 # Waits for whoever uses the same name at this moment; takes over a name whose day is over.
 _CLAIM_NAMES = statement(f"""
@@ -63,42 +50,10 @@ JOIN idempotency_keys i USING (owner, key) JOIN generation_requests g ON g.id = 
 
 _FREE_NAMES = statement("DELETE FROM idempotency_keys WHERE generation_id = ANY(:generation_ids)")
 
-# Only results that are ours: a provider's URL may be gone by now.
-_REUSABLE = statement("""
+_REUSABLE = statement(f"""
 SELECT row.id, found.id AS source_id, found.outputs
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(id text, owner text, request_hash text, within_seconds int)
-CROSS JOIN LATERAL (
-    SELECT g.id, g.outputs FROM generation_requests g
-    WHERE g.owner = row.owner AND g.request_hash = decode(row.request_hash, 'hex')
-        AND g.state = 'SUCCESS' AND g.reused_from_id IS NULL AND g.deleted_at IS NULL
-        AND g.ended_at > now() - make_interval(secs => row.within_seconds)
-        AND NOT jsonb_path_exists(g.outputs, '$[*] ? (!exists(@.object_key))')
-    ORDER BY g.created_at DESC LIMIT 1) found""")
-
-_HOLD_USAGE = statement("""
-SELECT 1 FROM api_key_usage WHERE api_key_id = ANY(:ids) ORDER BY api_key_id FOR UPDATE""")
-
-# Read once the rows are held, so that it sees all that earlier holders committed.
-_USAGE = statement("""
-SELECT k.id AS api_key_id, k.requests_per_minute, k.live_generations AS live_limit, k.monthly_budget_usd,
-    CASE WHEN u.tokens_at IS NOT NULL THEN u.tokens END AS tokens,
-    COALESCE(CAST(EXTRACT(EPOCH FROM clock_timestamp() - u.tokens_at) AS float), 0) AS tokens_age_seconds,
-    u.live_generations + COALESCE(ledger.live, 0) AS live_generations,
-    CAST(COALESCE(s.reserved_usd + s.spent_usd, 0) + COALESCE(ledger.used_usd, 0) AS float) AS used_usd,
-    CAST(EXTRACT(EPOCH FROM (this.month + interval '1 month') AT TIME ZONE 'UTC' - now()) AS float)
-        AS month_seconds_left
-FROM api_keys k JOIN api_key_usage u ON u.api_key_id = k.id
-CROSS JOIN (SELECT CAST(date_trunc('month', now() AT TIME ZONE 'UTC') AS date) AS month) this
-LEFT JOIN api_key_spend s ON s.api_key_id = k.id AND s.month = this.month
-LEFT JOIN LATERAL (
-    SELECT sum(l.live) AS live, sum(l.reserved_usd + l.spent_usd) FILTER (WHERE l.month = this.month) AS used_usd
-    FROM api_key_ledger l WHERE l.api_key_id = k.id) ledger ON true
-WHERE k.id = ANY(:ids)""")
-
-_COUNT_TOKENS = statement("""
-UPDATE api_key_usage u SET tokens = row.tokens, tokens_at = clock_timestamp()
-FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(api_key_id text, tokens float)
-WHERE u.api_key_id = row.api_key_id""")
+CROSS JOIN LATERAL ({REUSABLE}) found""")
 
 _FORGET_NAMES = statement(f"""
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
@@ -239,25 +194,22 @@ class _Intake:
                 by_key[request.generation.api_key_id].append(place)
         if not by_key:
             return
-        ids = {"ids": sorted(by_key)}
-        self._connection.execute(_HOLD_USAGE, ids)
         # A key that nothing is known of lets nothing in.
-        unknown = GenerationError(ErrorCode.INTERNAL_ERROR, "The API key's usage is not there.")
-        self._answers |= dict.fromkeys((place for places in by_key.values() for place in places), unknown)
-        tokens, refused = [], []
-        for row in self._connection.execute(_USAGE, ids).mappings():
-            places = by_key[row["api_key_id"]]
-            admission = self._admit(_usage(row), [self._requests[place].generation for place in places])
+        self._answers |= dict.fromkeys((place for places in by_key.values() for place in places), unknown_usage())
+        tokens: dict[str, float] = {}
+        refused = []
+        for usage in hold_usage(self._connection, by_key):
+            places = by_key[usage.api_key_id]
+            admission = self._admit(usage, [self._requests[place].generation for place in places])
             if admission.tokens is not None:
-                tokens.append({"api_key_id": row["api_key_id"], "tokens": admission.tokens})
+                tokens[usage.api_key_id] = admission.tokens
             for place, refusal in zip(places, admission.refusals, strict=True):
                 if refusal is None:
                     del self._answers[place]
                 else:
                     self._answers[place] = refusal
                     refused.append(self._requests[place].generation.id)
-        if tokens:
-            self._connection.execute(_COUNT_TOKENS, {"rows": rows_as_json(tokens)})
+        count_tokens(self._connection, tokens)
         if refused:
             self._connection.execute(_FREE_NAMES, {"generation_ids": refused})
 
@@ -272,26 +224,11 @@ class _Intake:
 
 
 def _row(generation: NewGeneration, source: _Source | None) -> dict[str, Any]:
-    row = {name: getattr(generation, name) for name in _FIELDS}
-    row["fallbacks"] = [asdict(fallback) for fallback in generation.fallbacks]
+    row = row_of(generation)
     if source is None:
         return {**row, "state": State.PENDING.value, "reused_from_id": None}
     reused = {"reused_from_id": source.id, "outputs": source.outputs, "reserved_usd": 0.0}
     return {**row, **reused, "state": State.SUCCESS.value}
-
-
-def _usage(row: Any) -> KeyUsage:
-    budget = row["monthly_budget_usd"]
-    quota = Quota(row["requests_per_minute"], row["live_limit"], None if budget is None else float(budget))
-    return KeyUsage(
-        api_key_id=row["api_key_id"],
-        quota=quota,
-        tokens=row["tokens"],
-        tokens_age_seconds=max(0.0, row["tokens_age_seconds"]),
-        live_generations=int(row["live_generations"]),
-        used_usd=row["used_usd"],
-        month_seconds_left=row["month_seconds_left"],
-    )
 
 
 def _checked(ticket: Accepted, fields: dict[str, str], request: NewRequest) -> Answer:

@@ -23,10 +23,10 @@ SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_sec
 FROM generation_requests g
 WHERE t.generation_id = ANY(ARRAY(SELECT generation_id FROM due)) AND g.id = t.generation_id
 RETURNING t.provider_id, t.task_id, t.generation_id, g.model_identifier, g.request_id, g.trace_parent, g.labels,
-    t.adapter_name,
+    g.batch_id, t.adapter_name,
     t.check_url, t.strategy, t.poll_interval_ms, t.attempts, t.retry_count, g.parameters, g.media_type, t.lease_token,
     CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS age_seconds,
-    CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS generation_age_seconds,
+    CAST(EXTRACT(EPOCH FROM now() - g.released_at) AS float) AS generation_age_seconds,
     CAST(EXTRACT(EPOCH FROM now() - t.next_poll_at) AS float) AS lateness_seconds,
     CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS seconds_left,
     g.cancel_requested_at IS NOT NULL AS is_cancel_requested"""

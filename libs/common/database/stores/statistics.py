@@ -58,7 +58,7 @@ SELECT {_KEY}, count, seconds, cost_usd, last_at FROM statistics WHERE period = 
 
 QUEUES = statement("""
 SELECT provider_id, count(*) AS waiting,
-    GREATEST(0, extract(epoch FROM now() - min(created_at)))::float AS oldest_seconds
+    GREATEST(0, extract(epoch FROM now() - min(released_at)))::float AS oldest_seconds
 FROM generation_requests WHERE state = 'PENDING' GROUP BY provider_id""")
 
 _TASKS = statement("""

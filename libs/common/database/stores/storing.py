@@ -26,7 +26,7 @@ SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_sec
 FROM due WHERE g.id = due.id
 RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
     g.store_attempts,
-    g.cost_usd, g.lease_token, g.created_at,
+    g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
     CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds""")
 
 _RENEW = statement("""

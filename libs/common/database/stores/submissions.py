@@ -33,13 +33,17 @@ FROM submissions s JOIN generation_requests g ON g.id = s.generation_id WHERE s.
 _RESOLVE = statement("""
 UPDATE submissions SET resolution = :resolution, resolution_note = :note, resolved_at = now() WHERE id = :id""")
 
+# One of a batch takes its place there, and waits until that is free.
 _CONTINUE = statement("""
 INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, input_images,
     number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
-    expected_cost_usd, reserved_usd, callback_url, request_hash, continues_id, provider_task_id, submitted_at)
-SELECT :new_id, CAST(:state AS text), model_identifier, provider_id, media_type, prompt, input_images,
+    expected_cost_usd, reserved_usd, callback_url, request_hash, batch_id, batch_index, batch_ref, images_from,
+    continues_id, provider_task_id, submitted_at)
+SELECT :new_id, CASE WHEN CAST(:state AS text) = 'PENDING' AND batch_id IS NOT NULL THEN 'HELD' ELSE :state END,
+    model_identifier, provider_id, media_type, prompt, input_images,
     number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
-    expected_cost_usd, reserved_usd, callback_url, request_hash, id, CAST(:task_id AS text),
+    expected_cost_usd, reserved_usd, callback_url, request_hash, batch_id, batch_index, batch_ref, images_from,
+    id, CAST(:task_id AS text),
     CASE WHEN CAST(:task_id AS text) IS NOT NULL THEN submitted_at END
 FROM generation_requests WHERE id = :generation_id""")
 

@@ -1,0 +1,49 @@
+"""Nudges: calls that only save waiting. One at a time; the next covers what came meanwhile; a lost one is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+import structlog
+
+log = structlog.get_logger()
+_LIMIT = 500
+
+
+class Nudges:
+    """Tells a peer of changes that are committed.
+
+    Args:
+        send: calls the peer with the ids that have come together. An AioRpcError costs latency and nothing else: the
+            rows are the truth.
+        between_seconds: the least pause between two calls; a call costs more than a wait that nobody sees.
+    """
+
+    def __init__(self, send: Callable[[Sequence[str]], Awaitable[Any]], *, between_seconds: float) -> None:
+        self._send = send
+        self._between_seconds = between_seconds
+        self._to_tell: dict[str, None] = {}
+        self._telling: asyncio.Task[None] | None = None
+
+    def note(self, key: str) -> None:
+        """Tell of this, soon. One that waits to be told already is told once."""
+        self._to_tell[key] = None
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell())
+
+    async def close(self) -> None:
+        """Let the call under way end."""
+        if self._telling is not None:
+            await self._telling
+
+    async def _tell(self) -> None:
+        while self._to_tell:
+            told, self._to_tell = list(self._to_tell)[:_LIMIT], {}
+            try:
+                await self._send(told)
+            except grpc.aio.AioRpcError as error:
+                log.debug("nudge lost", status=error.code().name, told=len(told))
+            await asyncio.sleep(self._between_seconds)
