@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 _SERVICE = "darkroom.gateway.v1.GenerationService"
-_READS = ("GetGeneration", "ListGenerations", "ListModels", "ListCallbacks")
-# CreateGeneration is sent with an idempotency key, so that a repeat makes nothing twice.
-_REPEATABLE = (*_READS, "CreateGeneration", "CancelGeneration")
+_READS = ("GetGeneration", "ListGenerations", "ListModels", "ListCallbacks", "GetBatch", "ListBatches", "EstimateCost")
+# What creates is sent with an idempotency key, so that a repeat makes nothing twice.
+_REPEATABLE = (*_READS, "CreateGeneration", "CancelGeneration", "CreateBatch", "CancelBatch", "ResumeBatch")
 # Source: https://github.com/grpc/grpc/blob/master/doc/service_config.md
 _SERVICE_CONFIG = json.dumps(
     {
@@ -61,6 +61,16 @@ class _KeyOnStreams(grpc.aio.UnaryStreamClientInterceptor):
         return await continuation(_with_key(client_call_details, self._api_key), request)
 
 
+class _KeyOnUploads(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key
+
+    async def intercept_stream_unary(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(_with_key(client_call_details, self._api_key), request_iterator)
+
+
 def _with_key(details: grpc.aio.ClientCallDetails, api_key: str) -> grpc.aio.ClientCallDetails:
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     metadata.add("authorization", f"Bearer {api_key}")
@@ -80,7 +90,11 @@ def open_channel(
         tls: whether the gateway speaks TLS.
         root_certificates: who has signed its certificate, as PEM; None: whom the system trusts.
     """
-    interceptors: list[grpc.aio.ClientInterceptor] = [_KeyOnCalls(api_key), _KeyOnStreams(api_key)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [
+        _KeyOnCalls(api_key),
+        _KeyOnStreams(api_key),
+        _KeyOnUploads(api_key),
+    ]
     if tls:
         roots = root_certificates.read_bytes() if root_certificates else None
         return grpc.aio.secure_channel(

@@ -57,6 +57,9 @@ def _control(world: World) -> list[web.RouteDef]:
         found = {"bills": world.bills(), "checks": world.checks(), "cancelled": world.cancelled()}
         return web.json_response({**found, "peaks": world.peaks()})
 
+    async def pictures(request: web.Request) -> web.Response:
+        return web.json_response({"sha256": world.pictures(request.query.get("prompt", ""))})
+
     async def behave(request: web.Request) -> web.Response:
         world.behaviour = Behaviour.model_validate(await request.json())
         return web.json_response(world.behaviour.model_dump())
@@ -68,6 +71,7 @@ def _control(world: World) -> list[web.RouteDef]:
     return [
         web.get(f"{CONTROL}/health", health),
         web.get(f"{CONTROL}/ledger", ledger),
+        web.get(f"{CONTROL}/pictures", pictures),
         web.put(f"{CONTROL}/behaviour", behave),
         web.delete(f"{CONTROL}/world", forget),
     ]

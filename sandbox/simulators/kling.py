@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode
 from typing import Any, Literal
 
 import jwt
@@ -74,6 +75,9 @@ class Kling(Vendor):
             return self.error(400, f"Invalid request parameters: {error}"[:300])
         if (asked.image is None) == (request.match_info["kind"] == "image2video"):
             return self.error(400, "image is what image2video needs and text2video does not know")
+        images = [image for image in (asked.image, asked.image_tail) if image is not None]
+        # A URL is as good; what it leads to is not looked at.
+        self.world.note_pictures(asked.prompt, [b64decode(image) for image in images if ":" not in image])
         taken = await self.take(
             request,
             model=asked.model_name,

@@ -47,15 +47,18 @@ class OpenAIVideos(Vendor):
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         if not self._lets_in(request):
             return self.error(401, "Incorrect API key provided.")
+        pictures: list[bytes] = []
         try:
             if request.content_type == "application/json":
                 fields = await request.json()
             else:
                 form = await request.post()
                 fields = {name: value for name, value in form.items() if isinstance(value, str)}
+                pictures = [value.file.read() for value in form.values() if isinstance(value, web.FileField)]
             asked = _Request.model_validate(fields)
         except (ValidationError, ValueError) as error:
             return self.error(400, f"{error}"[:300])
+        self.world.note_pictures(asked.prompt, pictures)
         taken = await self.take(
             request,
             model=asked.model,

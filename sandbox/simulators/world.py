@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,15 @@ class World:
         self._of_prompts: dict[str, Behaviour] = {}
         self._chances: dict[str, random.Random] = {}
         self._peaks: dict[str, int] = {}
+        self._pictures: dict[str, list[str]] = {}
+
+    def note_pictures(self, prompt: str, pictures: Iterable[bytes]) -> None:
+        """Remember which pictures came with a request."""
+        self._pictures[prompt] = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+
+    def pictures(self, prompt: str) -> list[str]:
+        """The SHA-256 of the pictures that came with the last request of that prompt, in hexadecimal."""
+        return self._pictures.get(prompt, [])
 
     def behaviour_for(self, prompt: str) -> Behaviour:
         """What holds for a request with that prompt. A prompt with a directive has counts of faults of its own."""
@@ -175,6 +186,7 @@ class World:
         self._of_prompts.clear()
         self._chances.clear()
         self._peaks.clear()
+        self._pictures.clear()
         self._connection.executescript("DELETE FROM bills; DELETE FROM tasks;")
 
 

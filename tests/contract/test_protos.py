@@ -23,7 +23,8 @@ FILES = {
 }
 RPCS = {
     "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
-    "RateGeneration CreateBatch GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost ListModels ListSubmissions "
+    "RateGeneration CreateBatch UploadBatch ListBatches GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost "
+    "ListModels ListSubmissions "
     "ResolveSubmission ListCallbacks ReplayCallback GetCallbackSecret",
     "AdminService": "CreateApiKey ListApiKeys UpdateApiKey RevokeApiKey",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
@@ -41,6 +42,7 @@ ROUTES = {
     "get /api/external/generation/{id}/events",
     "post /api/external/generation/{id}/rate",
     "post /api/external/generation/batch",
+    "get /api/external/generation/batch",
     "get /api/external/generation/batch/{batch_id}",
     "delete /api/external/generation/batch/{batch_id}",
     "post /api/external/generation/batch/{batch_id}/resume",

@@ -56,6 +56,20 @@ class Batches(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
+        """Batches that have ended in every way there is, and one that has not."""
+        for ends in ((State.SUCCESS,), (State.FAILED,), (State.SUCCESS, State.FAILED), ()):
+            batch_id = self._do(open_batch(self.database, 2, max_concurrency=2))
+            self.batches[batch_id] = {"is_parallel": True, "max_concurrency": 2, "needs": {}}
+            self.claim(2)
+            self.only_the_table_is_followed()
+            for state in [*ends, *ends][:2]:
+                self._end(self.claimed.pop(), state)
+            if not ends:
+                self._do(BatchStore(self.database, admit_all).request_cancel(batch_id, owner=None))
+                for _ in range(2):
+                    self._end(self.claimed.pop(), State.CANCELLED)
+            self.counters_equal_the_rows()
+            self.only_the_table_is_followed()
         self.open(data)
         self.claim(2)
 

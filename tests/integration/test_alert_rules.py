@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Callable[[Database], Awaitable[None]], str]] = {
     "TASK_TIMEOUT": (tasks_time_out, _OLD),
     "RETRIES_EXCEEDED": (sent_again, "UPDATE submissions SET started_at = now() - interval '2 hours'"),
     "API_DOWN": (circuit_opens, "UPDATE provider_accounts SET breaker_state = 'CLOSED'"),
-    "QUEUE_STALLED": (waits, "UPDATE generation_requests SET created_at = now()"),
+    "QUEUE_STALLED": (waits, "UPDATE generation_requests SET released_at = now()"),
     "BUDGET_SPENT": (spends, "UPDATE provider_accounts SET spend_usd = 1"),
     "SUBMISSION_UNCERTAIN": (
         uncertain,

@@ -213,7 +213,7 @@ async def test_what_waits_for_a_provider_that_nobody_knows_is_taken_in_the_end(d
     store = _store(database)
     await insert(database, [new_generation(provider_id="gone"), new_generation()])
     assert await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600) == []
-    await execute(database, "UPDATE generation_requests SET created_at = now() - interval '11 min'")
+    await execute(database, "UPDATE generation_requests SET released_at = now() - interval '11 min'")
     (claimed,) = await store.claims.claim_forgotten(10, known=["bfl"], patience_seconds=600)
     assert claimed.provider_id == "gone"
 

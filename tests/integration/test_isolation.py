@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
+from services.gateway.batches.routes import ROUTES as BATCH_ROUTES
 from services.gateway.not_served import NOT_SERVED
 from services.gateway.openai.routes import ROUTES as OPENAI_ROUTES
 from services.gateway.rest.routes import all_bindings
@@ -36,6 +37,8 @@ class Row:
 
 
 _ID = {"id": "{id}"}
+_BATCH = {"batch_id": "{batch_id}"}
+_REQUESTS = {"requests": [{"model_identifier": "flux-pro", "prompt": "x"}]}
 TABLE = {
     "GenerationService/CreateGeneration": Row("any", {"model_identifier": "flux-pro", "prompt": "x"}),
     "GenerationService/GetGeneration": Row("own", _ID),
@@ -43,12 +46,14 @@ TABLE = {
     "GenerationService/CancelGeneration": Row("own", _ID),
     "GenerationService/WatchGeneration": Row("own", _ID),
     "GenerationService/RateGeneration": Row("own", _ID),
-    "GenerationService/CreateBatch": Row("any"),
-    "GenerationService/GetBatch": Row("own", {"batch_id": "batch_1"}),
-    "GenerationService/WatchBatch": Row("own", {"batch_id": "batch_1"}),
-    "GenerationService/CancelBatch": Row("own", {"batch_id": "batch_1"}),
-    "GenerationService/ResumeBatch": Row("own", {"batch_id": "batch_1"}),
-    "GenerationService/EstimateCost": Row("any"),
+    "GenerationService/CreateBatch": Row("any", _REQUESTS),
+    "GenerationService/UploadBatch": Row("any", _REQUESTS),
+    "GenerationService/ListBatches": Row("list"),
+    "GenerationService/GetBatch": Row("own", _BATCH),
+    "GenerationService/WatchBatch": Row("own", _BATCH),
+    "GenerationService/CancelBatch": Row("own", _BATCH),
+    "GenerationService/ResumeBatch": Row("own", _BATCH),
+    "GenerationService/EstimateCost": Row("any", _REQUESTS),
     "GenerationService/ListSubmissions": Row("admin", {"generation_id": "{id}"}),
     "GenerationService/ResolveSubmission": Row(
         "admin", {"submission_id": "sub_1", "resolution": "SUBMISSION_RESOLUTION_DISMISSED"}
@@ -86,6 +91,8 @@ ROUTES: dict[str, tuple[Audience, dict[str, Any] | None]] = {
     "DELETE /v1/videos/{id}": ("own", None),
     "GET /v1/models": ("any", None),
     "GET /v1/models/{id}": ("any", None),
+    "POST /api/external/generation/batch/upload": ("any", {"modelIdentifier": "flux-pro", "prompt": "x"}),
+    "GET /api/external/generation/batch/{batch_id}/export": ("own", None),
     "GET /api/metrics": ("admin", None),
     "GET /api/health/detailed": ("admin", None),
 }
@@ -110,7 +117,7 @@ def test_every_rpc_of_the_gateway_has_a_row() -> None:
 
 
 def test_every_route_that_is_no_rpc_has_a_row() -> None:
-    assert set(OPENAI_ROUTES) <= set(ROUTES)
+    assert {*OPENAI_ROUTES, *BATCH_ROUTES} <= set(ROUTES)
 
 
 @dataclass
@@ -136,13 +143,18 @@ async def _world(running: Running) -> World:
     generation_id = made.json["id"]
     await running.ended(generation_id)
     callback_id = generation_id.replace("gen_", "cb_") + "_2"
-    return World(running, {"{id}": generation_id, "{callback}": callback_id}, own.key, foreign.key, revoked.key)
+    path = "/api/external/generation/batch"
+    batch = await call(running.gateway_url(), path, method="POST", key=own.key, json_body={"requests": [body]})
+    names = {"{id}": generation_id, "{callback}": callback_id, "{batch_id}": batch.json["batchId"]}
+    return World(running, names, own.key, foreign.key, revoked.key)
 
 
 async def _status(running: Running, service: str, method: Any, fields: Mapping[str, Any], key: str) -> grpc.StatusCode:
     channel = running.channel_of(key) if service in GATEWAY else running.internal_channel(INTERNAL[service], key)
-    request = GetMessageClass(method.input_type)(**fields)
+    request: Any = GetMessageClass(method.input_type)(**fields)
     make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    if method.client_streaming:
+        make, request = channel.stream_unary, iter([request])
     rpc = make(
         f"/{method.containing_service.full_name}/{method.name}",
         request_serializer=lambda message: message.SerializeToString(),
@@ -212,7 +224,9 @@ def _routes(world: World) -> Iterator[Check]:
         body = fields if binding.takes_body else None
         routes[f"{binding.verb} {path}"] = (TABLE[name].audience, body, binding.rpc not in NOT_SERVED)
     for route, (audience, body, served) in routes.items():
-        verb, path = route.replace("{id}", world.names["{id}"]).split()
+        verb, path = route.split()
+        for name, value in world.names.items():
+            path = path.replace(name, value)
         good = {"own": 404, "admin": 403}.get(audience)
         if good is not None:
             yield _route(world, verb, path, body=body, key=world.foreign, expected=good if served else 501)
@@ -224,10 +238,12 @@ async def _lists(world: World) -> list[str]:
     """What another owner has does not show in lists; the same owner's other key sees it."""
     wrong = []
     second = (await world.running.new_key("acme")).key
-    for path, name in (("generation", "generations"), ("callbacks", "callbacks")):
+    lists = (("generation", "generations"), ("callbacks", "callbacks"), ("generation/batch", "batches"))
+    for path, name in lists:
         for key, sees in ((world.foreign, False), (second, True), (world.running.admin_key, True)):
             reply = await call(world.running.gateway_url(), f"/api/external/{path}", key=key)
-            shown = any(world.names["{id}"] in (item["id"], item.get("generationId")) for item in reply.json[name])
+            ids = {item.get(key) for item in reply.json[name] for key in ("id", "generationId", "batchId")}
+            shown = world.names["{batch_id}" if name == "batches" else "{id}"] in ids
             if shown is not sees:
                 wrong.append(f"{path} for {key[:8]}: shown={shown}")
     return wrong

@@ -143,7 +143,7 @@ async def test_other_types_routes_and_methods_are_told(running: Running) -> None
 
 
 async def test_what_is_not_served_says_so(running: Running) -> None:
-    reply = await _post(running, {"requests": []}, "/api/external/generation/batch")
+    reply = await _post(running, {"rating": 5}, "/api/external/generation/gen_1/rate")
     assert (reply.status, reply.json["code"]) == (501, "UNIMPLEMENTED")
 
 

@@ -44,6 +44,7 @@ SERVED = {
     "LogError", "ListErrors", "ResolveError", "ListErrorLogs", "GetErrorStats", "SendAlert", "GetAlert", "ListAlerts",
     "AcknowledgeAlert", "SilenceAlerts", "ListSilences", "EndSilence", "GetHealth", "GetStats", "ListInstances",
     "SetLogLevel",
+    "CreateBatch", "UploadBatch", "ListBatches", "GetBatch", "WatchBatch", "CancelBatch", "ResumeBatch", "EstimateCost",
 }  # fmt: skip
 
 

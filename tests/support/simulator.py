@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -38,6 +39,11 @@ class Simulator:
     async def peaks(self) -> dict[str, int]:
         """By vendor, and for `all` of them, how many tasks have run at once at the most."""
         found: dict[str, int] = (await self._call("GET", "ledger"))["peaks"]
+        return found
+
+    async def pictures(self, prompt: str) -> list[str]:
+        """The SHA-256 of the pictures that came with the last request of that prompt, in hexadecimal."""
+        found: list[str] = (await self._call("GET", f"pictures?{urlencode({'prompt': prompt})}"))["sha256"]
         return found
 
     async def cancelled(self, prompt: str) -> list[bool]:

@@ -72,7 +72,7 @@ async def waits(database: Database) -> None:
     ids = await _generations(database, 2)
     await execute(
         database,
-        "UPDATE generation_requests SET created_at = now() - interval '11 minutes' WHERE id = ANY(:ids)",
+        "UPDATE generation_requests SET released_at = now() - interval '11 minutes' WHERE id = ANY(:ids)",
         ids=ids,
     )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from libs.common.database.records import NewGeneration
 from libs.common.database.records_edge import KeyUsage, Quota
 from libs.common.errors import ErrorCode
-from services.gateway.quota import admit
+from services.gateway.quota import admit, admit_batch
 from tests.support.rows import new_generation
 
 USAGE = KeyUsage("key_1", Quota(), None, 0.0, 0, 0.0, 86_400.0)
@@ -87,3 +87,30 @@ def test_whatever_comes_no_bound_is_passed(budget: float, used: float, prices: l
     let_in = [price for price, is_in in zip(prices, _let_in(usage, *prices), strict=True) if is_in]
     assert not let_in or used + sum(let_in) / 100 <= budget + 1e-6
     assert live is None or len(let_in) <= live
+
+
+@pytest.mark.parametrize(
+    ("quota", "places", "reserved_usd", "refused_by"),
+    [
+        pytest.param(Quota(), 100, 1_000.0, None, id="no quota"),
+        pytest.param(Quota(requests_per_minute=1), 100, 0.0, None, id="a batch is one request"),
+        pytest.param(Quota(live_generations=10), 10, 0.0, None, id="as many places as there are"),
+        pytest.param(Quota(live_generations=10), 11, 0.0, "live_generations", id="a place too many"),
+        pytest.param(Quota(monthly_budget_usd=5.0), 1, 5.0, None, id="all of the budget"),
+        pytest.param(Quota(monthly_budget_usd=5.0), 1, 5.01, "monthly_budget_usd", id="a cent too much"),
+    ],
+)
+def test_a_batch_comes_in_whole_or_not_at_all(
+    quota: Quota, places: int, reserved_usd: float, refused_by: str | None
+) -> None:
+    (refusal,) = admit_batch(replace(USAGE, quota=quota), places, reserved_usd).refusals
+    assert (refusal.details["quota"] if refusal else None) == refused_by
+
+
+def test_the_second_batch_of_a_minute_waits_for_its_request() -> None:
+    usage = replace(USAGE, quota=Quota(requests_per_minute=1))
+    admission = admit_batch(usage, 1, 0.0)
+    assert admission.tokens == 0.0
+    (refusal,) = admit_batch(replace(usage, tokens=admission.tokens), 1, 0.0).refusals
+    assert refusal is not None
+    assert refusal.retry_after_seconds == 60.0

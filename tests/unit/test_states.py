@@ -50,7 +50,12 @@ def test_every_state_can_be_reached_from_an_initial_one() -> None:
     assert reachable == set(State)
 
 
-def test_nothing_leads_back_to_held() -> None:
+def test_only_what_nobody_has_claimed_is_held_again() -> None:
+    assert states.sources(State.HELD) == [State.PENDING]
+
+
+def test_what_nothing_leads_to_is_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "TRANSITIONS", {State.HELD: frozenset({State.CANCELLED})})
     with pytest.raises(IllegalTransition, match="HELD"):
         states.sources(State.HELD)
 

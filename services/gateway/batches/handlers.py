@@ -181,7 +181,7 @@ def _asking(options: messages.BatchOptions, idempotency_key: str, context: Conte
 
 
 def _codes(numbers: Sequence[int]) -> list[str]:
-    codes = common_pb2.ErrorCode.DESCRIPTOR.values_by_number
+    codes = common_pb2.DESCRIPTOR.enum_types_by_name["ErrorCode"].values_by_number
     unknown = [index for index, number in enumerate(numbers) if number not in codes or not number]
     if unknown:
         raise InvalidRequest(

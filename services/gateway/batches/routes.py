@@ -24,7 +24,7 @@ from services.gateway.rest.callers import key_of, metadata_of_request
 from services.gateway.rest.problems import problem_response
 
 log = structlog.get_logger()
-ROUTES = ("POST /api/external/generation/batch/upload", "GET /api/external/generation/batch/{id}/export")
+ROUTES = ("POST /api/external/generation/batch/upload", "GET /api/external/generation/batch/{batch_id}/export")
 _FORMATS = {"jsonl": "application/x-ndjson", "zip": "application/zip"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -67,7 +67,7 @@ class BatchRoutes:
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
         caller = await self._authentication.caller(key_of(request), request.remote or "")
-        batch_id = known(request.match_info["id"])
+        batch_id = known(request.match_info["batch_id"])
         if await self._store.get(batch_id, owner=caller.sees) is None:
             raise no_batch(batch_id)
         wanted = request.query.get("format", "jsonl")

@@ -16,11 +16,12 @@ from libs.common.database import states
 from libs.common.database.states import State
 from libs.common.database.stores.inserting import TURN_AT
 from libs.common.database.stores.sets import statement
+from libs.common.errors import ErrorCode
 
 RELEASED_STATES = "('PENDING', 'DISPATCHING', 'PROCESSING', 'STORING')"
 
 # What is the case now: nobody's change is added up, so that it may be done twice, and by two at once.
-_SETTLE = statement("""
+_SETTLE = statement(f"""
 WITH touched AS (
     SELECT * FROM unnest(CAST(:batch_ids AS text[]), CAST(:batch_indexes AS int[])) AS t(batch_id, batch_index)
 ), child AS (
@@ -31,9 +32,10 @@ WITH touched AS (
     WHERE g.state = 'HELD' AND g.waits_for > 0 ORDER BY g.id FOR UPDATE OF g
 ), verdict AS (
     SELECT waiting.id, count(*) FILTER (WHERE maker.ended_at IS NULL) AS unmet,
-        (array_agg(CASE WHEN maker.error->>'code' = 'SKIPPED' THEN maker.error->'details' ELSE jsonb_build_object(
-                'generation_id', maker.id, 'batch_index', maker.batch_index, 'ref', maker.batch_ref,
-                'code', maker.error->>'code', 'message', maker.error->>'message') END ORDER BY maker.batch_index)
+        (array_agg(CASE WHEN maker.error->>'code' = '{ErrorCode.SKIPPED}' THEN maker.error->'details'
+                ELSE jsonb_build_object(
+                    'generation_id', maker.id, 'batch_index', maker.batch_index, 'ref', maker.batch_ref,
+                    'code', maker.error->>'code', 'message', maker.error->>'message') END ORDER BY maker.batch_index)
             FILTER (WHERE d.is_required AND maker.state IN ('FAILED', 'CANCELLED')))[1] AS cause
     FROM waiting JOIN batch_dependencies d USING (batch_id, batch_index)
     JOIN generation_requests maker ON maker.batch_id = d.batch_id AND maker.batch_index = d.needs_index
@@ -43,7 +45,7 @@ WITH touched AS (
     UPDATE generation_requests g
     SET waits_for = verdict.unmet,
         state = CASE WHEN cause IS NULL THEN g.state ELSE 'CANCELLED' END,
-        error = CASE WHEN cause IS NOT NULL THEN jsonb_build_object('code', 'SKIPPED', 'details', cause,
+        error = CASE WHEN cause IS NOT NULL THEN jsonb_build_object('code', '{ErrorCode.SKIPPED}', 'details', cause,
             'message', format('It was not run: %s, which it depends on, did not succeed: %s.',
                 COALESCE(cause->>'ref', 'request ' || (cause->>'batch_index')), cause->>'code'),
             'is_retryable', false) END,
@@ -52,7 +54,7 @@ WITH touched AS (
     RETURNING g.id, g.batch_id, g.model_identifier, g.provider_id, g.state,
         CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS seconds
 )
-SELECT id, batch_id, model_identifier, provider_id, 'SKIPPED' AS code, seconds FROM settled
+SELECT id, batch_id, model_identifier, provider_id, '{ErrorCode.SKIPPED}' AS code, seconds FROM settled
 WHERE state = 'CANCELLED'""")
 
 # As with claims, accounts are found by hops along an index, and each deals as many as there are places; places go round

@@ -1,0 +1,162 @@
+"""What the stores of batches do when many do it at once, and where accounts are full."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from libs.common.database.engine import Database
+from libs.common.database.records import ClaimedGeneration, DispatchOutcome, Grant
+from libs.common.database.states import BatchStatus, State
+from libs.common.database.stores.batch_progress import BatchProgressStore
+from libs.common.database.stores.batches import BatchStore
+from libs.common.database.stores.resuming import ResumeStore
+from libs.common.ids import new_id
+from tests.support.batches import PROVIDERS, admit_all, batch, counters, counters_of, look_after, open_batch, tasks
+from tests.support.dispatchers import Dispatcher
+from tests.support.rows import execute, rows
+
+BFL, OPENAI = PROVIDERS
+OUTPUTS = [{"type": "image", "url": "https://example.com/1.png"}]
+ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
+
+
+def _outcome(generation: ClaimedGeneration, *, fails: bool = False) -> DispatchOutcome:
+    state, facts = (State.FAILED, {"error": ERROR}) if fails else (State.SUCCESS, {"outputs": OUTPUTS})
+    return DispatchOutcome(generation.id, generation.lease_token, state, **facts)
+
+
+def _statements() -> float:
+    return REGISTRY.get_sample_value("darkroom_database_statements_total") or 0.0
+
+
+async def _claim(dispatcher: Dispatcher, places: int, providers: Sequence[str] = PROVIDERS) -> list[ClaimedGeneration]:
+    return await dispatcher.claims.claim(providers, lambda account: Grant(account, places))
+
+
+async def _stand(database: Database, provider_id: str) -> None:
+    """Let what waits for an account have waited for long."""
+    sql = "UPDATE generation_requests SET released_at = now() - interval '5 seconds' WHERE provider_id = :provider_id"
+    await execute(database, sql, provider_id=provider_id)
+
+
+async def _pending(database: Database) -> list[tuple[str, int]]:
+    found = await rows(
+        database, "SELECT provider_id, batch_index FROM generation_requests WHERE state = 'PENDING' ORDER BY 2"
+    )
+    return [(row["provider_id"], row["batch_index"]) for row in found]
+
+
+async def test_many_ends_at_once_give_each_place_to_one(database: Database) -> None:
+    batch_id = await open_batch(database, 300, max_concurrency=20, providers=PROVIDERS)
+    dispatcher, most = Dispatcher(database, lease_seconds=100), 0
+    keeper = BatchProgressStore(database)
+
+    async def one(generation: ClaimedGeneration) -> None:
+        await dispatcher.end([_outcome(generation, fails=generation.id.endswith("7"))])
+
+    while (await batch(database, batch_id)).status is BatchStatus.PROCESSING:
+        claimed = await _claim(dispatcher, 20)
+        looking = keeper.look_after(PROVIDERS, patience_seconds=1_000)
+        await asyncio.gather(looking, *(one(generation) for generation in claimed))
+        (row,) = await rows(
+            database, "SELECT count(*) AS released FROM generation_requests WHERE state IN ('PENDING', 'DISPATCHING')"
+        )
+        most = max(most, row["released"])
+    assert most == 20
+    record, found = await batch(database, batch_id), await tasks(database, batch_id)
+    assert counters_of(record) == counters(found)
+    await look_after(database)
+    (row,) = await rows(database, "SELECT ended_at IS NOT NULL AS is_closed FROM generation_batches")
+    assert row["is_closed"]
+
+
+async def test_two_who_resume_at_once_continue_each_generation_once(database: Database) -> None:
+    batch_id = await open_batch(database, 20, max_concurrency=20)
+    dispatcher, store = Dispatcher(database), ResumeStore(database, admit_all)
+    await dispatcher.end([_outcome(generation, fails=True) for generation in await _claim(dispatcher, 20)])
+    resumed = await asyncio.gather(
+        *(store.resume(batch_id, [], owner=None, new_id=lambda: new_id("gen")) for _ in range(3))
+    )
+    assert sorted(resumed, key=str) == [0, 0, 20]
+    assert counters_of(await batch(database, batch_id)) == counters(await tasks(database, batch_id))
+
+
+async def test_what_may_have_been_paid_for_is_not_run_again(database: Database) -> None:
+    batch_id = await open_batch(database, 2, max_concurrency=2)
+    dispatcher, store = Dispatcher(database), ResumeStore(database, admit_all)
+    uncertain, failed = await _claim(dispatcher, 2)
+    await dispatcher.end([_outcome(uncertain, fails=True), _outcome(failed, fails=True)])
+    sql = """INSERT INTO submissions (id, generation_id, attempt, provider_id, state, ended_at)
+        VALUES ('sub_1', :id, 1, 'bfl', 'UNCERTAIN', now())"""
+    await execute(database, sql, id=uncertain.id)
+    assert await store.resume(batch_id, [], owner=None, new_id=lambda: new_id("gen")) == 1
+    assert [row["continues_id"] for row in await tasks(database, batch_id)] == [None, failed.id]
+    await execute(database, "UPDATE submissions SET resolution = 'DISMISSED', resolved_at = now()")
+    assert await store.resume(batch_id, [], owner=None, new_id=lambda: new_id("gen")) == 1
+
+
+async def test_a_full_account_does_not_bar_the_others(database: Database) -> None:
+    """All of the first half is for an account that takes nothing: its places go to the other half, but for one."""
+    await open_batch(database, 8, max_concurrency=3, providers=(BFL, OPENAI))
+    assert [provider for provider, _ in await _pending(database)].count(BFL) == 2
+    dispatcher = Dispatcher(database)
+    await dispatcher.end([_outcome(generation) for generation in await _claim(dispatcher, 5, [OPENAI])])
+    await _stand(database, BFL)
+    turn = await look_after(database, patience_seconds=1.0)
+    assert turn.made_way == 1
+    assert [provider for provider, _ in await _pending(database)].count(OPENAI) == 2
+    (held,) = await rows(database, "SELECT count(*) AS held FROM generation_requests WHERE state = 'HELD'")
+    assert held["held"] == 8 - 1 - 3
+
+
+async def test_where_all_places_stand_at_a_full_account_one_of_them_moves_all_the_same(database: Database) -> None:
+    await open_batch(database, 4, max_concurrency=1, providers=(BFL, OPENAI))
+    assert await _pending(database) == [(BFL, 0)]
+    await _stand(database, BFL)
+    await look_after(database, patience_seconds=1.0)
+    assert await _pending(database) == [(OPENAI, 1)]
+
+
+async def test_where_order_is_strict_nothing_makes_way(database: Database) -> None:
+    await open_batch(database, 4, max_concurrency=1, is_parallel=False, providers=(BFL, OPENAI))
+    await _stand(database, BFL)
+    await look_after(database, patience_seconds=1.0)
+    assert await _pending(database) == [(BFL, 0)]
+
+
+async def test_places_go_round_the_accounts(database: Database) -> None:
+    await open_batch(database, 9, max_concurrency=4, providers=(BFL, BFL, OPENAI))
+    assert sorted(await _pending(database)) == [(BFL, 0), (BFL, 1), (OPENAI, 2), (OPENAI, 5)]
+
+
+async def test_priority_holds_across_batches_and_begins_with_the_release(database: Database) -> None:
+    await open_batch(database, 2, max_concurrency=1, fields={"priority": 0})
+    await open_batch(database, 2, max_concurrency=1, fields={"priority": 9})
+    (first,) = await _claim(Dispatcher(database), 1, [BFL])
+    found = await rows(database, "SELECT priority FROM generation_requests WHERE id = :id", id=first.id)
+    assert found == [{"priority": 9}]
+
+
+async def test_a_look_costs_as_few_statements_for_a_thousand_ends_as_for_one(database: Database) -> None:
+    dispatcher, sent = Dispatcher(database, lease_seconds=100), []
+    for count in (1, 1_000):
+        await open_batch(database, count, max_concurrency=1_000)
+        await dispatcher.end([_outcome(generation) for generation in await _claim(dispatcher, 1_000)])
+        before = _statements()
+        turn = await BatchProgressStore(database).look_after(PROVIDERS, patience_seconds=1_000)
+        assert turn.folded == count
+        sent.append(_statements() - before)
+    assert sent[0] == sent[1] <= 12
+
+
+async def test_nothing_is_left_of_a_batch_that_was_not_opened(database: Database) -> None:
+    store = BatchStore(database, admit_all)
+    await store.put("batch_x", 0, [])
+    await execute(database, "UPDATE batch_uploads SET created_at = now() - interval '3 hours'")
+    await store.put("batch_y", 0, [])
+    await BatchProgressStore(database).forget()
+    assert [row["batch_id"] for row in await rows(database, "SELECT batch_id FROM batch_uploads")] == ["batch_y"]
