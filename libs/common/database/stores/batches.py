@@ -88,7 +88,7 @@ ORDER BY b.id DESC LIMIT :limit""")
 
 # What a watcher is told of. Equal stamps: nothing changed.
 _CHANGED = statement(f"""
-SELECT * FROM (
+SELECT stamped.* FROM (
     SELECT found.*, concat_ws('.', completed_tasks, failed_tasks, cancelled_tasks, skipped_tasks,
         (stopped_at IS NOT NULL)::int, (cancel_requested_at IS NOT NULL)::int) AS stamp
     FROM ({_READ} WHERE b.id = ANY(:ids)) found) stamped
