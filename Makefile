@@ -50,7 +50,7 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
 bench: $(VENV)/.bench $(VENV)/litellm/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway monitor); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+	@for bench in $(or $(BENCH),poller gateway monitor batches); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana

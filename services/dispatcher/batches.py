@@ -16,7 +16,7 @@ from libs.common.database.stores.batch_progress import BatchProgressStore
 
 log = structlog.get_logger()
 # What is woken by every end of a generation must not turn for each of them.
-_LEAST_SECONDS = 0.1
+_LEAST_SECONDS = 0.25
 # So long something that may go has stood there before its account counts as full.
 _PATIENCE_SECONDS = 1.0
 

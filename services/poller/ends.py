@@ -10,7 +10,7 @@ from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from libs.common.rpc.nudges import Nudges
 
 _TIMEOUT_SECONDS = 2.0
-_BETWEEN_SECONDS = 0.05
+_BETWEEN_SECONDS = 0.1
 
 
 def batch_nudges(dispatcher: DispatcherServiceStub) -> Nudges:
