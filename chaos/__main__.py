@@ -31,6 +31,10 @@ def show(outcome: Outcome, console: Console) -> None:
         ("submitted", report.submitted),
         ("  tickets in clients' hands", len(outcome.load.tickets)),
         ("  answers that were lost", outcome.load.unanswered),
+        (
+            "batches; generations of them that were resumed, skipped",
+            f"{report.batches}; {report.resumed}, {report.skipped}",
+        ),
         ("succeeded", report.succeeded),
         ("cancelled", report.cancelled),
         ("failed", failed),
@@ -47,6 +51,8 @@ def show(outcome: Outcome, console: Console) -> None:
         ("[bold]succeeded without a bill", len(report.success_without_bill)),
         ("[bold]results missing in storage", len(report.result_missing)),
         ("[bold]usage that does not add up", len(report.misaccounted)),
+        ("[bold]batches that stay open", len(report.open_batches)),
+        ("[bold]batches whose counters are not their rows", len(report.miscounted)),
         ("orphaned objects in storage", report.orphaned_objects),
         (
             f"rows taken over from the dead ({len(recovery.seconds)}), p50 and p99",

@@ -26,6 +26,8 @@ BROKEN = (
     "success_without_bill",
     "result_missing",
     "misaccounted",
+    "open_batches",
+    "miscounted",
 )
 """What is empty where every law was kept."""
 _USAGE = """
@@ -96,6 +98,11 @@ class Report:
     result_missing: list[str] = field(default_factory=list)
     own_faults: list[str] = field(default_factory=list)
     orphaned_objects: int = 0
+    batches: int = 0
+    resumed: int = 0
+    skipped: int = 0
+    open_batches: list[str] = field(default_factory=list)
+    miscounted: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
@@ -104,13 +111,20 @@ class Report:
 
 
 async def audit(
-    database: Database, *, tickets: set[str], bills: list[dict[str, Any]], bucket: Path, terminal: Terminal
+    database: Database,
+    *,
+    tickets: set[str],
+    batches: set[str],
+    bills: list[dict[str, Any]],
+    bucket: Path,
+    terminal: Terminal,
 ) -> Report:
     """Hold what was promised against what there is.
 
     Args:
         database: the stack's.
-        tickets: the ids that clients were given.
+        tickets: the ids of single generations that clients were given.
+        batches: those of batches.
         bills: the providers' ledger; the prompt of each is one request's alone.
         bucket: the folder of the object store.
         terminal: what it saw during the run.
@@ -120,9 +134,13 @@ async def audit(
     by_prompt = Counter(bill["prompt"] for bill in bills)
     present = {row["id"] for row in found}
     report.lost = sorted(tickets - present)
-    report.made_twice = sorted(prompt for prompt, count in Counter(row["prompt"] for row in found).items() if count > 1)
+    # What continues another was asked for by whoever resumed its batch, and may be paid once more.
+    first = Counter(row["prompt"] for row in found if row["continues_id"] is None)
+    rows_of_prompt = Counter(row["prompt"] for row in found)
+    report.made_twice = sorted(prompt for prompt, count in first.items() if count > 1)
+    await _hold_batches(database, report, found, batches)
     report.misaccounted = await _misaccounted(database, found)
-    report.billed_twice = sorted(prompt for prompt, count in by_prompt.items() if count > 1)
+    report.billed_twice = sorted(prompt for prompt, count in by_prompt.items() if count > rows_of_prompt[prompt])
     report.changed = await terminal.changed()
     stored: set[str] = set()
     for row in found:
@@ -137,6 +155,29 @@ async def audit(
             report.result_missing.append(row["id"])
     report.orphaned_objects = len(await asyncio.to_thread(_objects, bucket) - stored)
     return report
+
+
+async def _hold_batches(database: Database, report: Report, found: list[dict[str, Any]], tickets: set[str]) -> None:
+    """Every batch has ended, with counters that its generations come to; nothing that succeeded was run again."""
+    states = {row["id"]: row["state"] for row in found}
+    continued = {row["continues_id"] for row in found}
+    report.resumed = len(continued - {None})
+    report.made_twice += sorted(key for key in continued if states.get(key) == "SUCCESS")
+    batches = await rows(database, "SELECT * FROM generation_batches")
+    report.batches = len(batches)
+    report.lost += sorted(tickets - {batch["id"] for batch in batches})
+    for batch in batches:
+        current = [row for row in found if row["batch_id"] == batch["id"] and row["id"] not in continued]
+        skipped = [row for row in current if row["error"] and row["error"]["code"] == ErrorCode.SKIPPED]
+        report.skipped += len(skipped)
+        ended = Counter(row["state"] for row in current)
+        truth = (len(current), ended["SUCCESS"], ended["FAILED"], ended["CANCELLED"] - len(skipped), len(skipped))
+        names = ("total", "completed", "failed", "cancelled", "skipped")
+        counted = tuple(batch[f"{name}_tasks"] for name in names)
+        if counted != truth:
+            report.miscounted.append(f"{batch['id']}: {counted}, and its rows are {truth}")
+        if batch["ended_at"] is None:
+            report.open_batches.append(f"{batch['id']}: {dict(ended)}")
 
 
 async def _misaccounted(database: Database, found: list[dict[str, Any]]) -> list[str]:

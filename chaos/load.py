@@ -21,11 +21,16 @@ _WITH_FALLBACK_SHARE = 0.1
 
 @dataclass(slots=True)
 class Load:
-    """What was sent. `tickets` are the ids that were answered; `unanswered` counts requests whose answer was lost."""
+    """What was sent.
+
+    `tickets` and `batches` are the ids that were answered; `unanswered` counts requests whose answer was lost.
+    """
 
     tickets: set[str] = field(default_factory=set)
+    batches: set[str] = field(default_factory=set)
     unanswered: int = 0
     cancels: int = 0
+    resumes: int = 0
 
 
 async def send(

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from chaos.audit import TERMINAL, Report, Terminal, audit, rows
+from chaos.batches import send_batches
 from chaos.load import Load, send
 from chaos.recovery import Recovery
 from chaos.schedule import POSTGRES, SIMULATORS, Blow, Schedule, schedule
@@ -42,6 +43,8 @@ _SETTLE_SECONDS = 90.0
 # Nobody is killed again so soon after it was started.
 _LIVES_SECONDS = 2.0
 _TELL_SECONDS = 5.0
+# Beside the single ones, so many of which come for each batch.
+_GENERATIONS_OF_A_BATCH, _FEWEST_BATCHES = 60, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,13 @@ class Run:
         models = sorted(load_catalog(Path(self._stack.environment["DARKROOM_CATALOG"])).models)
         address = f"127.0.0.1:{self._stack.plan.ports.grpc['gateway']}"
         async with open_channel(address, self._stack.admin_key) as channel:
+            batches = send_batches(
+                channel,
+                self._load,
+                seed=self._plan.seed,
+                count=max(_FEWEST_BATCHES, self._generations // _GENERATIONS_OF_A_BATCH),
+                seconds=self._plan.seconds * 0.7,
+            )
             sending = send(
                 channel,
                 self._load,
@@ -152,6 +162,7 @@ class Run:
             try:
                 async with asyncio.timeout(self._plan.seconds + _SETTLE_SECONDS), asyncio.TaskGroup() as group:
                     group.create_task(sending)
+                    group.create_task(batches)
                     await self._break(recovery, group)
             except TimeoutError as error:
                 raise StackFailed("the clients did not get all tickets in time") from error
@@ -212,7 +223,9 @@ class Run:
             await asyncio.sleep(0.5)
 
     async def _under_way(self, database: Database) -> int:
-        (row,) = await rows(database, f"SELECT count(*) AS left FROM generation_requests WHERE state NOT IN {TERMINAL}")
+        query = f"""SELECT (SELECT count(*) FROM generation_requests WHERE state NOT IN {TERMINAL})
+            + (SELECT count(*) FROM generation_batches WHERE ended_at IS NULL) AS left"""
+        (row,) = await rows(database, query)
         return int(row["left"])
 
     async def _tell_progress(self, database: Database) -> None:
@@ -232,4 +245,7 @@ class Run:
         async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as reply:
             bills = (await reply.json())["bills"]
         bucket = self._stack.plan.folder / "objects/buckets" / Settings.model_fields["s3_bucket"].default
-        return await audit(database, tickets=self._load.tickets, bills=bills, bucket=bucket, terminal=terminal)
+        load = self._load
+        return await audit(
+            database, tickets=load.tickets, batches=load.batches, bills=bills, bucket=bucket, terminal=terminal
+        )

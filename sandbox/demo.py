@@ -24,8 +24,10 @@ from rich.table import Table
 
 from libs.client.channel import open_channel
 from libs.client.client import ENDED
+from libs.client.errors import DarkroomError
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import Catalog, load
+from sandbox.demo_batch import BatchFailed, DemoBatches
 from sandbox.launcher import Stack, StackFailed
 from sandbox.plan import FOLDER, Plan, Ports
 from sandbox.simulators import CONTROL
@@ -40,6 +42,16 @@ _PROMPTS = (
 )
 _END_SECONDS = 50.0
 _LOOK_SECONDS = 0.25
+_FAILURES = (
+    StackFailed,
+    BatchFailed,
+    DarkroomError,
+    TimeoutError,
+    grpc.RpcError,
+    aiohttp.ClientError,
+    av.FFmpegError,
+    OSError,
+)
 
 
 class Media(NamedTuple):
@@ -67,7 +79,7 @@ class DemoFailed(RuntimeError):
 
 @dataclass(slots=True)
 class Shown:
-    """A request of the demo and how far it is."""
+    """A request of the demo and how far it is. `name`: what its files are called; empty: as its model."""
 
     model: str
     adapter: str
@@ -76,6 +88,7 @@ class Shown:
     ended: float | None = None
     generation: gateway_pb2.Generation = field(default_factory=gateway_pb2.Generation)
     files: list[Path] = field(default_factory=list)
+    name: str = ""
 
     @property
     def seconds(self) -> float:
@@ -158,7 +171,7 @@ async def _save(shown: Shown, folder: Path, session: aiohttp.ClientSession) -> N
             content = await reply.read()
         if hashlib.sha256(content).hexdigest() != output.sha256:
             raise DemoFailed(f"{shown.model}: the stored file is not the one whose checksum was kept")
-        path = folder / f"{shown.model}-{number}.{looked_into(content, output.type).kind.lower()}"
+        path = folder / f"{shown.name or shown.model}-{number}.{looked_into(content, output.type).kind.lower()}"
         path.write_bytes(content)
         shown.files.append(path)
 
@@ -182,6 +195,13 @@ def _show_files(requests: list[Shown], console: Console) -> None:
             )
 
 
+async def _batches(batches: DemoBatches) -> tuple[list[Shown], int]:
+    """What the batches made, and how many of their requests failed at the provider."""
+    tasks = await batches.chain()
+    await batches.broken_chain()
+    return [Shown(task.model_identifier, "", task.prompt, generation=task, name=task.ref) for task in tasks], 1
+
+
 async def _run(stack: Stack, console: Console) -> None:
     catalog = load(Path(stack.environment["DARKROOM_CATALOG"]))
     requests = chosen(catalog)
@@ -199,14 +219,19 @@ async def _run(stack: Stack, console: Console) -> None:
             console.print(f"  {shown.model:<16} {answer.id} after {took_ms:.0f} ms", highlight=False)
         console.print()
         await _watch(gateway, requests, console)
+        bills = len(requests)
+        if stack.plan.catalog is None:
+            found, failed = await _batches(DemoBatches(gateway, catalog, console))
+            requests += found
+            bills = len(requests) + failed
     async with aiohttp.ClientSession() as session:
         for shown in requests:
             await _save(shown, results, session)
         _show_files(requests, console)
         if stack.plan.catalog is None:
-            bills = await _bills(stack, session)
-            console.print(f"\nThe simulated providers have billed {bills} submits for {len(requests)} requests.")
-            if bills != len(requests):
+            billed = await _bills(stack, session)
+            console.print(f"\nThe simulated providers have billed {billed} submits for {bills} that left.")
+            if billed != bills:
                 raise DemoFailed("something was billed twice, or not at all")
 
 
@@ -221,7 +246,7 @@ def demo() -> int:
         with Stack(plan, tell=lambda step: console.print(f"  {step}", highlight=False)) as stack:
             asyncio.run(_run(stack, console))
             console.print("\nStopping.")
-    except (StackFailed, DemoFailed, grpc.RpcError, aiohttp.ClientError, av.FFmpegError, OSError) as error:
+    except (DemoFailed, *_FAILURES) as error:
         console.print(f"\nThe demo failed: {error}", style="red", markup=False)
         console.print(f"Logs are in {_DEMO / 'logs'}.", highlight=False)
         return 1

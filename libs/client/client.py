@@ -24,6 +24,7 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
+from libs.client.batches import Batches
 from libs.client.channel import open_channel
 from libs.client.errors import DarkroomError, answer_of, from_rpc_error
 
@@ -89,6 +90,7 @@ class Client:
             root_certificates=root_certificates,
         )
         self.gateway = GenerationServiceStub(self._channel)
+        self.batches = Batches(self.gateway, call_seconds=call_seconds)
         self._call_seconds = call_seconds
         self._http: aiohttp.ClientSession | None = None
 

@@ -20,6 +20,7 @@ async def test_under_chaos_nothing_is_lost_billed_twice_or_stuck(tmp_path: Path)
     assert outcome.kills >= 6, told
     assert len(outcome.load.tickets) == 300
     assert report.succeeded > 200, report
+    assert report.batches == 6, report
     assert outcome.recovery.seconds or outcome.recovery.ready_seconds, "nobody held anything when it died"
 
 

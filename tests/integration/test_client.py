@@ -14,6 +14,7 @@ import pytest
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.client import Client, DarkroomError
+from libs.client.batches import picture_from
 from sandbox.demo import looked_into
 from tests.conftest import StartStack
 from tests.support.running import Running
@@ -139,13 +140,41 @@ async def test_a_batch_of_a_file_is_made_once_however_often_it_is_run(
     running: Running, tmp_path: Path, simulator: Simulator
 ) -> None:
     prompts = [simulated(f"row {number}", task_seconds=0.1) for number in range(4)]
-    lines = [{"modelIdentifier": "flux-pro", "prompt": prompt} for prompt in prompts]
+    fails = simulated("row that fails", task_seconds=0.1, faults=FAILS)
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, [*lines, {"modelIdentifier": "no-such", "prompt": "x"}])))
+    lines = [json.dumps({"modelIdentifier": "flux-pro", "prompt": text}) for text in [*prompts, fails]]
+    path.write_text("\n".join(lines))
+    assert "5" in (await _run(running, "batch", "estimate", str(path))).out
+    ran = await _run(running, "batch", "submit", str(path))
+    assert ran.code == 0
     for _ in range(2):
-        ran = await _run(running, "batch", str(path), "--save", str(tmp_path / "out"))
-        assert ran.code == 1
+        ran = await _run(running, "batch", "submit", str(path), "--save", str(tmp_path / "out"))
+        assert (ran.code, ran.err) == (1, "")
         assert "4 of 5 succeeded" in ran.out
-        assert "line 5: NOT_FOUND" in ran.out
+        assert "TASK_FAILED: The provider reports: Error." in ran.out
     assert [len(await simulator.bills(prompt)) for prompt in prompts] == [1] * 4
     assert len(list((tmp_path / "out").iterdir())) == 4
+
+    batch_id = ran.out.split()[0]
+    assert json.loads((await _run(running, "batch", "get", batch_id, "--json")).out)["failedTasks"] == 1
+    assert batch_id in (await _run(running, "batch", "list")).out
+    again = await _run(running, "batch", "resume", batch_id, "--code", "TASK_FAILED")
+    assert "PROCESSING" in again.out
+    assert "4 of 5 succeeded" in (await _run(running, "batch", "watch", batch_id)).out
+    assert "PARTIAL_FAILED" in (await _run(running, "batch", "cancel", batch_id)).out
+
+
+async def test_a_large_batch_travels_as_a_stream_and_pages_come_by_themselves(running: Running) -> None:
+    async with Client(_address(running), running.admin_key) as client:
+        requests = [gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt=f"of many {n}", ref=f"r{n}")
+                    for n in range(1_001)]  # fmt: skip
+        requests[1].images_from.append(picture_from("r0", 1))
+        with pytest.raises(DarkroomError) as raised:
+            await client.batches.submit(requests)
+        assert raised.value.code == "INVALID_REQUEST"
+        requests[1].images_from.pop()
+        batch_id = await client.batches.submit(requests)
+        await client.batches.cancel(batch_id)
+        assert (await client.batches.wait(batch_id)).total_tasks == 1_001
+        prompts = [task.prompt async for task in client.batches.tasks(batch_id)]
+        assert prompts == [request.prompt for request in requests]

@@ -8,6 +8,7 @@ from typing import Any
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
+from libs.client.batches import picture_from
 from tests.support.waiting import eventually
 
 PROCESSING = gateway_pb2.BATCH_STATUS_PROCESSING
@@ -18,7 +19,7 @@ CANCELLED = gateway_pb2.BATCH_STATUS_CANCELLED
 
 def asked(prompt: str, *, model: str = "flux-pro", **fields: Any) -> gateway_pb2.CreateGenerationRequest:
     """A request of a batch. `pictures`: the refs whose first outputs it starts from."""
-    pictures = [gateway_pb2.OutputReference(**{"from": ref}) for ref in fields.pop("pictures", ())]
+    pictures = [picture_from(ref) for ref in fields.pop("pictures", ())]
     request = gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=prompt, images_from=pictures, **fields)
     if model == "flux-pro":
         request.parameters.update({"size_or_ratio": "256x256"})

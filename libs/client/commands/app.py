@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from darkroom.gateway.v1 import gateway_pb2
-from rich.progress import Progress
 
 from libs.client.client import Client
 from libs.client.commands import shown
+from libs.client.commands.batches import batches
 from libs.client.commands.connection import connection
 from libs.client.commands.keys import keys
-from libs.client.commands.rows import requests
-from libs.client.errors import DarkroomError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Darkroom.")
 app.add_typer(keys, name="keys")
+app.add_typer(batches, name="batch")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Save = Annotated[Path | None, typer.Option(help="Wait for the end, and save the files into this folder.")]
@@ -121,53 +118,12 @@ def models(media_type: Annotated[str, typer.Option(help="image or video")] = "",
         shown.models(found)
 
 
-@app.command()
-def batch(
-    file: Annotated[Path, typer.Argument(help="JSONL or CSV: a request a line.", exists=True, dir_okay=False)],
-    concurrency: Annotated[int, typer.Option(min=1, max=200, help="How many to hand in and follow at once.")] = 20,
-    save: Save = None,
-) -> None:
-    """Hand in many requests and follow them to the end. Run again after a break, it makes nothing twice for a day."""
-    asked = requests(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    for number, request in enumerate(asked):
-        request.idempotency_key = request.idempotency_key or f"{file.name}-{digest}-{number}"
-    failures = connection.run(lambda client: _batch(client, asked, concurrency, save))
-    for place, why in sorted(failures.items()):
-        shown.console.print(f"  line {place + 1}: {why}", style="red", markup=False, soft_wrap=True)
-    shown.console.print(f"{len(asked) - len(failures)} of {len(asked)} succeeded.")
-    if failures:
-        raise typer.Exit(1)
-
-
 async def _watch(client: Client, generation_id: str, save: Path | None) -> None:
     with shown.Bar() as bar:
         generation = await client.wait(generation_id, on_progress=bar.show)
     shown.one(generation)
     if save is not None:
         shown.saved(await client.files(generation), save)
-
-
-async def _batch(
-    client: Client, asked: list[gateway_pb2.CreateGenerationRequest], concurrency: int, save: Path | None
-) -> dict[int, str]:
-    places, failures = asyncio.Semaphore(concurrency), {}
-    with Progress(console=shown.console) as progress:
-        bar = progress.add_task(f"{len(asked)} requests", total=len(asked))
-
-        async def one(place: int, request: gateway_pb2.CreateGenerationRequest) -> None:
-            async with places:
-                try:
-                    generation_id = await client.send(request)
-                    generation = await client.wait(generation_id)
-                    if save is not None:
-                        shown.saved(await client.files(generation), save)
-                except DarkroomError as error:
-                    failures[place] = str(error)
-                progress.advance(bar)
-
-        await asyncio.gather(*(one(place, request) for place, request in enumerate(asked)))
-    return failures
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from libs.client.errors import DarkroomError
 
 _NUMBERS = {"number_of_outputs", "priority", "reuse_within_seconds"}
-_LISTS = {"input_images", "fallback_models"}
+_LISTS = {"input_images", "fallback_models", "depends_on"}
 
 
 def requests(path: Path) -> list[gateway_pb2.CreateGenerationRequest]:

@@ -18,6 +18,7 @@ from libs.client.client import File, created_at
 
 console = Console(highlight=False)
 _COLOURS = {"SUCCESS": "green", "FAILED": "red", "CANCELLED": "red", "PROCESSING": "yellow"}
+_BATCH_COLOURS = {"COMPLETED": "green", "PROCESSING": "yellow"}
 _PROMPT_LENGTH = 40
 
 
@@ -56,6 +57,42 @@ def one(generation: gateway_pb2.Generation) -> None:
         )
     if generation.HasField("error"):
         console.print(f"  {generation.error.message}", style="red", markup=False)
+
+
+def batches(found: Iterable[gateway_pb2.Batch]) -> None:
+    """A table of batches."""
+    table = _table("id", "status", "done", "succeeded", "failed", "cancelled", "skipped", "cost USD", "expected USD")
+    for batch in found:
+        word = gateway_pb2.BatchStatus.Name(batch.status).removeprefix("BATCH_STATUS_")
+        table.add_row(
+            batch.batch_id,
+            f"[{_BATCH_COLOURS.get(word, 'red')}]{word}[/]",
+            f"{batch.progress} %",
+            f"{batch.completed_tasks} of {batch.total_tasks}",
+            *(str(count or "") for count in (batch.failed_tasks, batch.cancelled_tasks, batch.skipped_tasks)),
+            f"{batch.cost_usd:.3f}",
+            f"{batch.estimate.expected_usd:.3f}",
+        )
+    console.print(table)
+
+
+def price(found: gateway_pb2.EstimateCostResponse) -> None:
+    """What something would cost and take."""
+    table = _table("model", "requests", "low USD", "expected USD", "high USD", "seconds each", "known from")
+    for model in found.models:
+        prices = (model.low_usd, model.expected_usd, model.high_usd)
+        known = f"{model.observed_tasks} of the last week" if model.observed_tasks else "a guess"
+        table.add_row(
+            model.model_identifier,
+            str(model.total_tasks),
+            *(f"{usd:.3f}" for usd in prices),
+            f"{model.seconds_each:.0f}",
+            known,
+        )
+    console.print(table)
+    prices = (found.low_usd, found.expected_usd, found.high_usd)
+    told = " to ".join(f"{usd:.3f}" for usd in (prices[0], prices[2]))
+    console.print(f"{told} {found.currency}, {prices[1]:.3f} expected, within {found.expected_seconds:.0f} s.")
 
 
 def models(found: Iterable[gateway_pb2.Model]) -> None:
@@ -107,7 +144,7 @@ def saved(files: Iterable[File], folder: Path) -> None:
 
 
 class Bar:
-    """A progress bar for one generation."""
+    """A progress bar for one generation, or for one batch."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -129,10 +166,16 @@ class Bar:
 
     def show(self, generation: gateway_pb2.Generation) -> None:
         """The generation has changed."""
-        told = f"{generation.id} {status_of(generation)}"
+        self._show(f"{generation.id} {status_of(generation)}", generation.progress)
+
+    def show_batch(self, batch: gateway_pb2.Batch) -> None:
+        """The batch has changed."""
+        self._show(f"{batch.batch_id} {batch.completed_tasks} of {batch.total_tasks}", batch.progress)
+
+    def _show(self, told: str, percent: int) -> None:
         if self._task is None:
             self._task = self._progress.add_task(told, total=100)
-        self._progress.update(self._task, completed=generation.progress, description=told)
+        self._progress.update(self._task, completed=percent, description=told)
 
 
 def _of(limit: float, is_set: bool) -> str:
