@@ -54,9 +54,7 @@ class DemoBatches:
             requests += [_asked(self._picture, prompt, ref), film]
         films = [f"{ref}-film" for ref in _FILMS]
         requests.append(_asked(self._picture, "a poster for both films", "poster", depends_on=films))
-        batch, tasks = await self._run(
-            "A batch: two pictures, a video from each, a poster at the end", requests
-        )
+        batch, tasks = await self._run("A batch: two pictures, a video from each, a poster at the end", requests)
         if batch.status != gateway_pb2.BATCH_STATUS_COMPLETED:
             raise BatchFailed(f"the batch ended with {batch.completed_tasks} of {batch.total_tasks}")
         self._console.print(

@@ -137,6 +137,16 @@ POLLER = Board(
             ],
         ),
         (
+            "Batches",
+            [
+                Panel("Batches that have not ended", "short", [Query("max(darkroom_batches_open)", "open")]),
+                Panel("Batches ended", "ops", [Query(_rate("darkroom_batches_ended_total", "status"), "{{status}}")]),
+                Panel("From acceptance to the end of a batch", "s", _quantiles("darkroom_batch_seconds", "status")),
+                Panel("Places given", "ops", [Query(_rate("darkroom_batch_places_total", "reason"), "{{reason}}")],
+                      "Free ones, and those of generations that made way at a full account."),
+            ],
+        ),
+        (
             "Database",
             [
                 Panel("Transactions", "s", [Query(_quantile(0.95, "darkroom_database_transaction_seconds", "name"), "{{name}} p95")],

@@ -15,7 +15,7 @@ from tests.support.running import Running
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(block, id=f"{page} {number}")
-    for page in ("docs/api.md", "docs/client.md", "docs/alerts.md", "docs/operating.md", "README.md")
+    for page in ("docs/api.md", "docs/batches.md", "docs/client.md", "docs/alerts.md", "docs/operating.md", "README.md")
     for number, block in enumerate(_BLOCK.findall((ROOT / page).read_text()))
 ]
 

@@ -12,6 +12,7 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.panels import to_json
 from sandbox.plan import SERVICES
 from tests.conftest import StartStack
+from tests.support.asked import asked, create, ended
 from tests.support.http import call
 from tests.support.prometheus import DEPLOY, Prometheus, needed, panel_queries, prometheus, promtool, rule_queries
 from tests.support.receiver import receiver
@@ -49,6 +50,7 @@ async def _use(running: Running, callback_url: str) -> None:
     ids.append(await running.create("flux-pro", simulated("again", task_seconds=0.1, faults=fault)))
     for generation_id in ids:
         await running.ended(generation_id)
+    await ended(running.gateway, await create(running.gateway, [asked("of a batch"), asked("another")]))
     await call(running.gateway_url(), "/api/external/models", key=running.admin_key)
     await call(running.gateway_url(), "/api/webhooks/bfl", method="POST", json_body={})
 
