@@ -147,6 +147,6 @@ async def test_a_template_is_priced_beforehand_and_runs_as_it_was_shown(running:
     made = await call(url, PATH, method="POST", key=key, json_body=body)
     batch = await ended(running.gateway, made.json["batchId"])
     assert [task.prompt[-3:] for task in batch.tasks] == ["cat", "dog"]
-    assert batch.estimate.expected_usd == pytest.approx(price.json["expectedUsd"])
+    assert batch.estimate.high_usd == pytest.approx(price.json["highUsd"])
     both = await call(url, PATH, method="POST", key=key, json_body={**body, "requests": [{}]})
     assert both.json["violations"][0]["field"] == "requests"

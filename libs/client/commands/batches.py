@@ -33,7 +33,7 @@ def submit(
     follow: Annotated[bool, typer.Option(help="Wait for the end.")] = False,
     save: Save = None,
 ) -> None:
-    """Hand in a batch. Run again within a day, it finds the same batch and makes nothing twice."""
+    """Hand in a batch and print its id. Run again within a day, it finds the same one and makes nothing twice."""
     options: dict[str, Any] = {"parallel": not in_order, "stop_on_error": stop_on_error}
     options |= {} if in_order else {"max_concurrency": concurrency}
     options |= {} if priority is None else {"priority": priority}
@@ -41,15 +41,15 @@ def submit(
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     asked = requests(file)
 
-    async def work(client: Client) -> gateway_pb2.Batch:
+    async def work(client: Client) -> gateway_pb2.Batch | None:
         key = f"{file.name}-{digest}"
         batch_id = await client.batches.submit(asked, idempotency_key=key, **options)
         shown.console.print(batch_id)
-        if follow or save is not None:
-            return await _follow(client, batch_id, save)
-        return await client.batches.get(batch_id)
+        return await _follow(client, batch_id, save) if follow or save is not None else None
 
-    _tell(connection.run(work), fails=follow or save is not None)
+    batch = connection.run(work)
+    if batch is not None:
+        _tell(batch, fails=True)
 
 
 @batches.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -37,7 +38,7 @@ class BatchRoutes:
         authentication: knows callers.
         store: knows whose a batch is.
         export: reads what it has made.
-        settings: bounds.
+        settings: bounds. Who takes nothing of an export for as long as a watcher may is dropped.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BatchRoutes:
         self._authentication = authentication
         self._store = store
         self._export = export
+        self._write_seconds = settings.watch_write_timeout_seconds
         self._lines = Lines(GenerationServiceStub(own.channel), settings)
 
     def routes(self) -> list[web.RouteDef]:
@@ -82,11 +84,17 @@ class BatchRoutes:
             }
         )
         await response.prepare(request)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if chunk:
-                    await response.write(chunk)
-        await response.write_eof()
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if chunk:
+                        async with asyncio.timeout(self._write_seconds):
+                            await response.write(chunk)
+            await response.write_eof()
+        except TimeoutError:
+            # Never as if it had ended: half of a file is none.
+            if request.transport is not None:
+                request.transport.abort()
         return response
 
 

@@ -24,8 +24,11 @@ _CANCEL_LIMIT = 1_000
 _UPLOAD_HOURS = 2
 _IDEMPOTENCY_HOURS = 24
 
-# One at a time, whichever dispatcher: others would count the same places.
-_LOCK = statement("SELECT pg_try_advisory_xact_lock(hashtext('darkroom.batches'))")
+# One at a time, whichever dispatcher: others would count the same places. Where there is nothing to look after, this is
+# all that is asked.
+_LOCK = statement("""
+SELECT CASE WHEN EXISTS (SELECT FROM generation_batches WHERE ended_at IS NULL) OR EXISTS (SELECT FROM batch_ledger)
+    THEN pg_try_advisory_xact_lock(hashtext('darkroom.batches')) ELSE false END""")
 
 _FOLD = statement("""
 WITH taken AS (

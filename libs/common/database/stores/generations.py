@@ -15,7 +15,8 @@ from libs.common.database.engine import Database
 from libs.common.database.records import GenerationRecord
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.sets import records, statement
-from libs.common.database.tables import generation_requests, poll_tasks
+from libs.common.database.tables import generation_requests
+from libs.common.database.tables_tasks import poll_tasks
 
 _OWN_COLUMNS = (
     "id",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.database.stores.batch_steps import settle
+from libs.common.database.stores.batch_steps import RELEASED_STATES, settle
 from libs.common.database.stores.batches import AdmitBatch, check_quota
 from libs.common.database.stores.inserting import COLUMNS, TURN_AT
 from libs.common.database.stores.sets import rows_as_json, statement
@@ -15,8 +15,11 @@ from libs.common.database.stores.sets import rows_as_json, statement
 _CHUNK = 1_000
 
 # Held against whoever closes it or resumes it as well.
-_HOLD = statement("""
-SELECT b.api_key_id, b.max_concurrency, b.ended_at IS NOT NULL AS has_ended,
+_HOLD = statement(f"""
+SELECT b.api_key_id, b.max_concurrency, NOT EXISTS (
+        SELECT FROM generation_requests g WHERE g.batch_id = b.id AND g.state IN {RELEASED_STATES})
+    AND NOT EXISTS (
+        SELECT FROM generation_requests g WHERE g.batch_id = b.id AND g.state = 'HELD') AS has_ended,
     k.id IS NOT NULL AND num_nonnulls(k.requests_per_minute, k.live_generations, k.monthly_budget_usd) > 0 AS is_bounded
 FROM generation_batches b LEFT JOIN api_keys k ON k.id = b.api_key_id
 WHERE b.id = :id AND (CAST(:owner AS text) IS NULL OR b.owner = :owner) FOR UPDATE OF b""")
@@ -76,7 +79,8 @@ class ResumeStore:
                 places = held.max_concurrency if held.has_ended else 0
                 reserved_usd = sum(row.reserved_usd for row in found)
                 check_quota(connection, self._admit, held.api_key_id, places, reserved_usd)
-            connection.execute(_GO_ON, {"id": batch_id})
+            if found or not held.has_ended:
+                connection.execute(_GO_ON, {"id": batch_id})
             _insert(connection, [row.id for row in found], new_id)
             makers = connection.execute(_MAKERS, {"id": batch_id}).scalars()
             settle(connection, [(batch_id, index) for index in makers])
