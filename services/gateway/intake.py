@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-import grpc
 import structlog
 from darkroom.dispatcher.v1 import dispatcher_pb2
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
@@ -16,11 +14,10 @@ from libs.common.database.records_edge import Accepted, NewRequest
 from libs.common.database.states import State
 from libs.common.database.stores.intake import Answer, IntakeStore
 from libs.common.errors import GenerationError
+from libs.common.rpc.nudges import Nudges
 
 log = structlog.get_logger()
 _NUDGE_TIMEOUT_SECONDS = 2.0
-# A nudge wakes; a dispatcher looks at all rows anyway.
-_NUDGE_LIMIT = 500
 # A call costs as much as taking in two generations, and a wait of this length nobody sees.
 _BETWEEN_NUDGES_SECONDS = 0.02
 # What comes in while a group is on its way to the disk goes together.
@@ -36,9 +33,8 @@ class Intake:
         self._writer: GroupWriter[NewRequest, Answer] = GroupWriter(
             "intake", self._commit, concurrency=2, busy_linger_seconds=_COMPANY_SECONDS
         )
-        self._to_tell: list[str] = []
-        self._batches_to_tell: list[str] = []
-        self._telling: asyncio.Task[None] | None = None
+        self._generations_to_tell = Nudges(self._tell_generations, between_seconds=_BETWEEN_NUDGES_SECONDS)
+        self._batches_to_tell = Nudges(self._tell_batches, between_seconds=_BETWEEN_NUDGES_SECONDS)
 
     async def accept(self, request: NewRequest) -> Accepted:
         """Answer once the generation is committed. Its ticket is good from then on.
@@ -70,8 +66,8 @@ class Intake:
     async def close(self) -> None:
         """Commit what was handed in."""
         await self._writer.close()
-        if self._telling is not None:
-            await self._telling
+        await self._generations_to_tell.close()
+        await self._batches_to_tell.close()
 
     async def _commit(self, group: Sequence[NewRequest]) -> Sequence[Answer]:
         answers = await self._store.accept(group)
@@ -85,28 +81,18 @@ class Intake:
         return answers
 
     def nudge(self, generation_ids: list[str]) -> None:
-        """Tell the dispatcher that these are committed. One call at a time; the next covers what came meanwhile."""
-        self._to_tell += generation_ids
-        self._begin_to_tell()
+        """Tell the dispatcher that these are committed."""
+        for generation_id in generation_ids:
+            self._generations_to_tell.note(generation_id)
 
     def nudge_batch(self, batch_id: str) -> None:
         """Tell the dispatcher that a change of this batch is committed."""
-        self._batches_to_tell.append(batch_id)
-        self._begin_to_tell()
+        self._batches_to_tell.note(batch_id)
 
-    def _begin_to_tell(self) -> None:
-        is_telling = self._telling is not None and not self._telling.done()
-        if (self._to_tell or self._batches_to_tell) and not is_telling:
-            self._telling = asyncio.create_task(self._tell())
+    async def _tell_generations(self, told: Sequence[str]) -> None:
+        request = dispatcher_pb2.DispatchRequest(generation_ids=told)
+        await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
 
-    async def _tell(self) -> None:
-        while self._to_tell or self._batches_to_tell:
-            told, self._to_tell = self._to_tell[:_NUDGE_LIMIT], []
-            batches, self._batches_to_tell = self._batches_to_tell[:_NUDGE_LIMIT], []
-            try:
-                request = dispatcher_pb2.DispatchRequest(generation_ids=told, batch_ids=batches)
-                await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                # The rows are committed and the dispatcher's sweep finds them: this costs latency and nothing else.
-                log.debug("nudge lost", status=error.code().name, generations=len(told))
-            await asyncio.sleep(_BETWEEN_NUDGES_SECONDS)
+    async def _tell_batches(self, told: Sequence[str]) -> None:
+        request = dispatcher_pb2.DispatchRequest(batch_ids=told)
+        await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)

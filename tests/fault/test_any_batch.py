@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule
 
 from libs.common.database.engine import Database
 from libs.common.database.records import ClaimedGeneration, DispatchOutcome, Grant
@@ -21,9 +18,9 @@ from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.resuming import ResumeStore
 from tests.support.batches import PROVIDERS, admit_all, batch, counters, counters_of, look_after, open_batch, tasks
 from tests.support.dispatchers import Dispatcher
+from tests.support.machines import DatabaseMachine, run_machine
 from tests.support.rows import execute, rows
 
-T = TypeVar("T")
 ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
 OUTPUTS: list[dict[str, Any]] = [{"type": "image", "url": "https://example.com/1.png"}]
 RELEASED = {State.PENDING, State.DISPATCHING, State.PROCESSING, State.STORING}
@@ -35,12 +32,8 @@ class _PowerCut(RuntimeError):
     """Ends a transaction before its commit."""
 
 
-class Batches(RuleBasedStateMachine):
+class Batches(DatabaseMachine):
     """Batches of every kind; what is claimed ends in any way, and at any time."""
-
-    database: Database
-    loop: asyncio.AbstractEventLoop
-    reached: set[BatchStatus]
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,9 +43,6 @@ class Batches(RuleBasedStateMachine):
         self.batches: dict[str, dict[str, Any]] = {}
         self.claimed: list[ClaimedGeneration] = []
         self.dispatcher = Dispatcher(self.database, lease_seconds=1_000)
-
-    def _do(self, work: Awaitable[T]) -> T:
-        return self.loop.run_until_complete(work)
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -229,24 +219,4 @@ def _outcome(generation: ClaimedGeneration, state: State) -> DispatchOutcome:
 
 
 def test_whatever_happens_counters_equal_the_rows(database_url: str) -> None:
-    loop = asyncio.new_event_loop()
-    database = Database(database_url, size=2, statement_timeout_seconds=10, application_name="test")
-
-    class Machine(Batches):
-        pass
-
-    Machine.database, Machine.loop, Machine.reached = database, loop, set()
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=25,
-                stateful_step_count=25,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        loop.run_until_complete(database.close())
-        loop.close()
-    assert Machine.reached == set(BatchStatus)
+    assert run_machine(Batches, database_url, examples=25, steps=25) == set(BatchStatus)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule
 
-from libs.common.database.engine import Database
 from libs.common.database.records import (
     Attempt,
     ClaimedGeneration,
@@ -27,9 +23,9 @@ from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
 from tests.support.dispatchers import Dispatcher
+from tests.support.machines import DatabaseMachine, run_machine
 from tests.support.rows import execute, insert, new_generation, rows
 
-T = TypeVar("T")
 OWNERS = ("one", "two")
 WHO = st.sampled_from(OWNERS)
 ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
@@ -43,12 +39,8 @@ _FACTS: dict[State, dict[str, Any]] = {
 _numbers = itertools.count()
 
 
-class Interleaving(RuleBasedStateMachine):
+class Interleaving(DatabaseMachine):
     """Two processes of each kind that hold on to every claim they ever got, however old, and write with it at will."""
-
-    database: Database
-    loop: asyncio.AbstractEventLoop
-    reached: set[State]
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,9 +54,6 @@ class Interleaving(RuleBasedStateMachine):
         self.dispatchers = {owner: Dispatcher(self.database, owner=owner, **lease) for owner in OWNERS}
         self.pollers = {owner: PollStore(self.database, owner=owner, **lease) for owner in OWNERS}
         self.storers = {owner: ResultStore(self.database, owner=owner, **lease) for owner in OWNERS}
-
-    def _do(self, work: Awaitable[T]) -> T:
-        return self.loop.run_until_complete(work)
 
     @initialize(who=WHO)
     def begin_with_work_of_every_kind(self, who: str) -> None:
@@ -243,25 +232,5 @@ class Interleaving(RuleBasedStateMachine):
 
 
 def test_any_interleaving_keeps_to_the_table(database_url: str) -> None:
-    loop = asyncio.new_event_loop()
-    database = Database(database_url, size=2, statement_timeout_seconds=10, application_name="test")
-
-    class Machine(Interleaving):
-        pass
-
-    Machine.database, Machine.loop, Machine.reached = database, loop, set()
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=40,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        loop.run_until_complete(database.close())
-        loop.close()
     # Nothing here makes batches, which alone hold.
-    assert Machine.reached == set(State) - {State.HELD}
+    assert run_machine(Interleaving, database_url, examples=40, steps=40) == set(State) - {State.HELD}

@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 log = structlog.get_logger()
+# A nudge wakes; whoever is woken looks at all rows anyway.
 _LIMIT = 500
 
 
