@@ -122,3 +122,10 @@ def test_the_longest_chain_counts() -> None:
     graph.resolve(is_parallel=True)
     assert graph.longest_seconds(lambda index: [1.0, 10.0, 100.0, 5.0][index]) == 111.0
     assert Graph().longest_seconds(float) == 0.0
+
+
+def test_many_faults_and_many_dependencies_are_bounded() -> None:
+    unknown: list[dict[str, Any]] = [{"needs": [f"none{index}-{n}" for n in range(50)]} for index in range(100)]
+    assert 1_000 <= len(_faults([{"ref": "none"}, *unknown])) < 1_100
+    many: list[dict[str, Any]] = [{"ref": "a"}, *({"needs": ["a"] * 50} for _ in range(4_001))]
+    assert _faults(many) == ["4001 depends_on: the batch must have at most 200000 in all"]

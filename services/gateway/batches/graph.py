@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from darkroom.gateway.v1 import gateway_pb2
 
@@ -15,8 +16,10 @@ from libs.common.database.records_batches import Dependency
 from libs.common.errors import FieldViolation
 
 _REF = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NEEDS_LIMIT = 50
+_NEEDS_LIMIT, _ALL_NEEDS_LIMIT = 50, 200_000
 _SHOWN_LIMIT = 10
+# So many faults are looked for, and for so many of them what may have been meant: both take time.
+_FAULTS_LIMIT, _HINTS_LIMIT, _HINTED_REFS = 1_000, 20, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,16 @@ class _Named:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request that depends on others: by the path of the field that says so, their refs."""
+    """A request that depends on others, by their refs."""
 
-    needs: dict[str, str]
+    depends_on: tuple[str, ...]
     images: tuple[ImageFrom, ...]
     is_required: bool
+
+    def needs(self) -> Iterator[tuple[str, str]]:
+        """The path of each field that names another, and the ref that it names."""
+        yield from ((f"depends_on[{number}]", ref) for number, ref in enumerate(self.depends_on))
+        yield from ((f"images_from[{number}].from", image.batch_ref) for number, image in enumerate(self.images))
 
 
 class Graph:
@@ -45,6 +53,7 @@ class Graph:
         self._waiting: dict[int, _Waiting] = {}
         self._needs: dict[int, list[int]] = {}
         self._models: dict[int, str] = {}
+        self._count = 0
 
     def model_of(self, index: int) -> str:
         """The model of a request that has a ref or waits for one that has."""
@@ -64,20 +73,27 @@ class Graph:
                 yield FieldViolation("ref", "unique", f"{message.ref} is the ref of requests[{first}] already")
             else:
                 self._named[message.ref] = _Named(index, generation.media_type, generation.number_of_outputs)
-        needs = {f"depends_on[{number}]": ref for number, ref in enumerate(message.depends_on)}
         for number, image in enumerate(message.images_from):
             if image.output < 0:
                 yield FieldViolation(f"images_from[{number}].output", "range", "must be 0 or more")
-            needs[f"images_from[{number}].from"] = getattr(image, "from")
-        if len(needs) > _NEEDS_LIMIT:
+        count = len(message.depends_on) + len(message.images_from)
+        self._count += count
+        if count > _NEEDS_LIMIT:
             yield FieldViolation("depends_on", "length", f"must name at most {_NEEDS_LIMIT}, pictures included")
-        elif needs:
+        elif self._count > _ALL_NEEDS_LIMIT:
+            yield FieldViolation("depends_on", "length", f"the batch must have at most {_ALL_NEEDS_LIMIT} in all")
+        elif count:
             goes_on = message.on_failure == gateway_pb2.DEPENDENCY_FAILURE_POLICY_CONTINUE
-            self._waiting[index] = _Waiting(needs, generation.images_from, is_required=not goes_on)
+            self._waiting[index] = _Waiting(tuple(message.depends_on), generation.images_from, is_required=not goes_on)
 
     def resolve(self, *, is_parallel: bool) -> tuple[list[Dependency], list[tuple[int, FieldViolation]]]:
         """Which place waits for which, and what cannot be, by place. Without faults the first is the whole truth."""
-        faults = [(index, fault) for index in self._waiting for fault in self._faults(index, is_parallel=is_parallel)]
+        faults: list[tuple[int, FieldViolation]] = []
+        for index in self._waiting:
+            hints = len(faults) < _HINTS_LIMIT
+            faults += [(index, fault) for fault in self._faults(index, is_parallel=is_parallel, hints=hints)]
+            if len(faults) >= _FAULTS_LIMIT:
+                break
         if not faults:
             cycle = self._cycle()
             if cycle:
@@ -97,15 +113,13 @@ class Graph:
             done[index] = before + seconds_of(index)
         return max(done.values(), default=0.0)
 
-    def _faults(self, index: int, *, is_parallel: bool) -> Iterator[FieldViolation]:
+    def _faults(self, index: int, *, is_parallel: bool, hints: bool) -> Iterator[FieldViolation]:
         waiting = self._waiting[index]
         needs: dict[int, None] = {}
-        for path, ref in waiting.needs.items():
+        for path, ref in waiting.needs():
             named = self._named.get(ref)
             if named is None:
-                near = difflib.get_close_matches(ref, list(self._named)[:1_000], n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                yield FieldViolation(path, "exists", f"there is no request with the ref {ref[:64]!r}{hint}")
+                yield FieldViolation(path, "exists", self._unknown(ref, hints=hints))
             elif not is_parallel and named.index >= index:
                 yield FieldViolation(path, "order", f"{ref} must come before it, for the batch is not parallel")
             else:
@@ -118,6 +132,11 @@ class Graph:
             elif named is not None and image.output >= named.number_of_outputs:
                 makes = f"{image.batch_ref} makes {named.number_of_outputs}"
                 yield FieldViolation(f"images_from[{number}].output", "range", f"{makes}, counted from 0")
+
+    def _unknown(self, ref: str, *, hints: bool) -> str:
+        near = difflib.get_close_matches(ref[:64], list(islice(self._named, _HINTED_REFS)), n=1) if hints else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"there is no request with the ref {ref[:64]!r}{hint}"
 
     def _in_order(self) -> list[int]:
         """The places that wait, each after those that it waits for; what is part of a circle is left out."""

@@ -91,7 +91,8 @@ class BatchIntake:
             async for part in self._parts(reader, requests, limit):
                 await self._store.put(batch_id, parts, part)
                 parts += 1
-            read = reader.finish()
+            # A graph of a hundred thousand takes a moment, in which others want a turn.
+            read = await asyncio.to_thread(reader.finish)
             knowledge = await self._estimates.knowledge()
             priced = self._priced(reader, options, knowledge)
             _check_budget(options, priced)
