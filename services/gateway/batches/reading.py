@@ -95,6 +95,8 @@ class BatchReader:
                 in_batch=True,
             )
         except GenerationError as error:
+            if not error.violations:
+                raise
             self._faults += [_at(index, violation) for violation in error.violations]
             return None
         generation = replace(wanted.generation, batch_id=self._batch_id, batch_index=index)
