@@ -16,8 +16,8 @@ from rich.table import Table
 from bench.batches.stack import Running, picture, running, upload
 from bench.usage import Usage
 from libs.common.database.engine import Database
+from sandbox.plan import SERVICES
 
-_SERVICES = ("gateway", "dispatcher", "poller")
 _LOOK_SECONDS = 0.25
 _TELL_SECONDS = 10.0
 
@@ -67,7 +67,7 @@ async def _memory(usages: dict[str, Usage]) -> None:
 async def large(folder: Path, tasks: int, places: int, tell: Callable[[str], None]) -> Table:
     """A batch of `tasks`, of which `places` may be under way at once."""
     async with running(folder, places=None) as where:
-        usages = {name: Usage((where.stack.children[name].pid,)) for name in _SERVICES}
+        usages = {name: Usage((where.stack.children[name].pid,)) for name in SERVICES}
         for usage in usages.values():
             usage.look()
         before = {name: usage.peak_bytes for name, usage in usages.items()}
