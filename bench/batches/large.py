@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from bench.batches.stack import Running, picture, running, upload
 from bench.usage import Usage
 from libs.common.database.engine import Database
+from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
 
 _LOOK_SECONDS = 0.25
@@ -57,7 +58,7 @@ async def _rows(where: Running, batch_id: str) -> Counter[str]:
         await database.close()
 
 
-async def _memory(usages: dict[str, Usage]) -> None:
+async def _memory(usages: Mapping[ServiceName, Usage]) -> None:
     while True:
         for usage in usages.values():
             usage.look()
