@@ -16,6 +16,7 @@ from libs.common import VERSION
 from services.gateway.access import is_for_admins
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.comments import comments
+from services.gateway.rest.openapi_batches import EXPORT, UPLOAD, export, upload
 from services.gateway.rest.problems import CONTENT_TYPE
 from services.gateway.rest.schemas import Schema, Schemas, is_required
 
@@ -97,6 +98,8 @@ def document(bindings: Iterable[Binding], *, not_served: Collection[str]) -> dic
     for binding in bindings:
         if binding.rpc not in not_served:
             paths[binding.path][binding.verb.lower()] = _operation(binding, schemas)
+    paths[UPLOAD]["post"] = _refusing(upload(schemas), 402, 408, 409, 413, 415)
+    paths[EXPORT]["get"] = _refusing(export(), 404)
     paths["/api/health"]["get"] = _health()
     paths["/api/health/detailed"]["get"] = _detailed_health()
     return {
@@ -199,6 +202,12 @@ def _failures(binding: Binding) -> dict[str, Any]:
     if is_for_admins(binding.rpc) or "owner" in binding.method.input_type.fields_by_name:
         statuses |= {403}
     return {str(status): _failure(status) for status in sorted(statuses)}
+
+
+def _refusing(operation: dict[str, Any], *statuses: int) -> dict[str, Any]:
+    """The operation with the statuses that it may be refused with."""
+    refusals = {str(status): _failure(status) for status in sorted({*_ALWAYS, *statuses})}
+    return {**operation, "responses": {**operation["responses"], **refusals}}
 
 
 def _failure(status: int) -> dict[str, Any]:
