@@ -1,7 +1,7 @@
 """Input images as a vendor wants them: where it takes files, their bytes are fetched or decoded first.
 
 Those that others of the same batch have made lie in our own storage, which the vendor may not reach: it gets them in
-the request, and a URL only where it takes nothing else.
+the request, and a URL only where it takes nothing else or the file is too large for a request.
 """
 
 from __future__ import annotations
@@ -53,15 +53,12 @@ class InputImages:
             )
         if "object_key" not in output:
             return InputImage(output["url"])
-        if not adapter.takes_data_urls:
+        is_large = output["size_bytes"] > LIMIT_BYTES
+        if is_large and adapter.needs_image_bytes:
+            raise GenerationError(ErrorCode.INVALID_REQUEST, f"An input image: it has more than {LIMIT_BYTES} bytes.")
+        if is_large or not adapter.takes_data_urls:
             return InputImage(self._objects.url(output["object_key"]))
-        content = bytearray()
-        async for chunk in self._objects.stream(output["object_key"]):
-            content += chunk
-            if len(content) > LIMIT_BYTES:
-                raise GenerationError(
-                    ErrorCode.INVALID_REQUEST, f"An input image: it has more than {LIMIT_BYTES} bytes."
-                )
+        content = b"".join([chunk async for chunk in self._objects.stream(output["object_key"])])
         return InputImage(f"data:{output['content_type']};base64,{b64encode(content).decode()}")
 
     async def _with_bytes(self, image: InputImage) -> InputImage:

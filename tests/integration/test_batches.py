@@ -72,7 +72,7 @@ async def test_what_belongs_to_a_batch_is_refused_alone(running: Running) -> Non
         await running.create("flux-pro", "alone", depends_on=["a"])
 
 
-async def test_a_hundred_thousand_is_the_end_and_a_thousand_inline(running: Running) -> None:
+async def test_one_is_the_least_and_a_thousand_the_most_inline(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="must be at most 1000"):
         await create(running.gateway, [asked("x")] * 1_001)
     with pytest.raises(grpc.aio.AioRpcError, match="must be at least one"):
