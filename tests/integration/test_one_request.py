@@ -55,9 +55,9 @@ async def test_one_request_id_finds_all_there_is(start_stack: StartStack, capsys
         await eventually(reported, within=10, what="the error is in the log")
 
         async def traced() -> bool:
-            return {"gateway", "dispatcher", "poller"} <= {
-                span.service for span in traces.spans if span.request_id == _REQUEST_ID
-            }
+            # A span comes after those within it.
+            spans = [span for span in traces.spans if span.request_id == _REQUEST_ID]
+            return "gateway" in {span.service for span in spans} and {"submit", "poll"} <= {span.name for span in spans}
 
         await eventually(traced, within=10, what="the spans have come")
         await _check(running, traces, made.json["id"], capsys)
