@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import grpc
 from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
-from libs.client.errors import answer_of, from_rpc_error
+from libs.client.errors import answer_of
+from libs.client.watching import followed
 
 _ANY = gateway_pb2.GENERATION_STATUS_UNSPECIFIED
 _INLINE_LIMIT, _PART = 1_000, 500
 _UPLOAD_SECONDS = 900.0
-_RECONNECT_SECONDS = 1.0
 
 BatchProgress = Callable[[gateway_pb2.Batch], None]
 
@@ -110,24 +108,16 @@ class Batches:
             if not token:
                 return
 
-    async def watch(self, batch_id: str) -> AsyncIterator[gateway_pb2.Batch]:
+    def watch(self, batch_id: str) -> AsyncIterator[gateway_pb2.Batch]:
         """Its counters at each change, until it has ended. A stream that breaks is taken up where it broke."""
-        resume_token = ""
-        while True:
-            request = gateway_pb2.WatchBatchRequest(batch_id=batch_id, resume_token=resume_token)
-            try:
-                async for change in self._gateway.WatchBatch(request):
-                    resume_token = change.resume_token
-                    yield change.batch
-                    if change.batch.status != gateway_pb2.BATCH_STATUS_PROCESSING:
-                        return
-                # Ended without the end: it had been seen by a stream that broke right after it.
-                yield await self.get(batch_id)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise from_rpc_error(error) from error
-                await asyncio.sleep(_RECONNECT_SECONDS)
+        return followed(
+            lambda token: self._gateway.WatchBatch(
+                gateway_pb2.WatchBatchRequest(batch_id=batch_id, resume_token=token)
+            ),
+            subject_of=lambda change: change.batch,
+            has_ended=lambda batch: batch.status != gateway_pb2.BATCH_STATUS_PROCESSING,
+            get=lambda: self.get(batch_id),
+        )
 
     async def wait(self, batch_id: str, *, on_progress: BatchProgress | None = None) -> gateway_pb2.Batch:
         """The batch once it has ended, however that was."""

@@ -26,7 +26,8 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
 from libs.client.batches import Batches
 from libs.client.channel import open_channel
-from libs.client.errors import DarkroomError, answer_of, from_rpc_error
+from libs.client.errors import DarkroomError, answer_of
+from libs.client.watching import followed
 
 ENDED = {
     gateway_pb2.GENERATION_STATUS_SUCCESS,
@@ -34,7 +35,6 @@ ENDED = {
     gateway_pb2.GENERATION_STATUS_CANCELLED,
 }
 _CALL_SECONDS = 30.0
-_RECONNECT_SECONDS = 1.0
 _CHUNK_BYTES = 256 * 1024
 
 Progress = Callable[[gateway_pb2.Generation], None]
@@ -175,24 +175,16 @@ class Client:
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
         return (await answer_of(self.gateway.GetGeneration(request, timeout=self._call_seconds))).generation
 
-    async def watch(self, generation_id: str) -> AsyncIterator[gateway_pb2.Generation]:
+    def watch(self, generation_id: str) -> AsyncIterator[gateway_pb2.Generation]:
         """Each change, until the end. A stream that breaks is taken up where it broke."""
-        resume_token = ""
-        while True:
-            request = gateway_pb2.WatchGenerationRequest(id=generation_id, resume_token=resume_token)
-            try:
-                async for change in self.gateway.WatchGeneration(request):
-                    resume_token = change.resume_token
-                    yield change.generation
-                    if change.generation.status in ENDED:
-                        return
-                # Ended without the end: it had been seen by a stream that broke right after it.
-                yield await self.get(generation_id)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise from_rpc_error(error) from error
-                await asyncio.sleep(_RECONNECT_SECONDS)
+        return followed(
+            lambda token: self.gateway.WatchGeneration(
+                gateway_pb2.WatchGenerationRequest(id=generation_id, resume_token=token)
+            ),
+            subject_of=lambda change: change.generation,
+            has_ended=lambda generation: generation.status in ENDED,
+            get=lambda: self.get(generation_id),
+        )
 
     async def wait(self, generation_id: str, *, on_progress: Progress | None = None) -> gateway_pb2.Generation:
         """The generation once it has succeeded. DarkroomError with its reason where it does not."""

@@ -22,6 +22,7 @@ from libs.common.database.stores.resuming import ResumeStore
 from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.rpc.channel import open_channel
+from libs.common.rpc.nudges import Nudges, batch_nudges
 from libs.common.rpc.service import Frame, run
 from libs.common.settings import listed
 from libs.common.storage.objects import ObjectStore
@@ -37,7 +38,7 @@ from services.gateway.cancels import Cancels
 from services.gateway.first_key import FirstKey
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
-from services.gateway.intake import Intake
+from services.gateway.intake import BETWEEN_NUDGES_SECONDS, Intake
 from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
 from services.gateway.quota import admit, admit_batch
@@ -56,6 +57,7 @@ class _Stores:
     generations: GenerationStore
     intake: IntakeStore
     objects: ObjectStore
+    batches: BatchStore
 
 
 async def wire(frame: Frame) -> None:
@@ -63,7 +65,11 @@ async def wire(frame: Frame) -> None:
     settings = frame.settings
     database = frame.database
     stores = _Stores(
-        ApiKeyStore(database), GenerationStore(database), IntakeStore(database, admit), ObjectStore(settings)
+        ApiKeyStore(database),
+        GenerationStore(database),
+        IntakeStore(database, admit),
+        ObjectStore(settings),
+        BatchStore(database, admit_batch),
     )
     authentication = Authentication(
         stores.keys,
@@ -91,7 +97,8 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
     cancels = Cancels(CancelStore(frame.database), stores.generations, dispatcher, poller)
     watchers = Watchers(stores.generations, interval_seconds=settings.watch_interval_seconds)
     callback_hosts = listed(settings.callback_allowed_hosts)
-    batches = _batches(frame, stores, intake)
+    nudges = batch_nudges(dispatcher, between_seconds=BETWEEN_NUDGES_SECONDS)
+    batches = _batches(frame, stores, nudges)
     frame.serve(
         GenerationHandlers(
             frame.catalog,
@@ -118,30 +125,31 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
         frame.on_drain(hub.close)
     frame.on_close(to_dispatcher.close)
     frame.on_close(intake.close)
+    frame.on_close(nudges.close)
     frame.on_close(cancels.close)
 
 
-def _batches(frame: Frame, stores: _Stores, intake: Intake) -> Batches:
+def _batches(frame: Frame, stores: _Stores, nudges: Nudges) -> Batches:
     settings, database = frame.settings, frame.database
-    batch_store = BatchStore(database, admit_batch)
     estimates = Estimates(StatisticsStore(database), DispatchStore(database, owner=frame.owner))
     return Batches(
         catalog=frame.catalog,
-        store=batch_store,
+        store=stores.batches,
         resuming=ResumeStore(database, admit_batch),
         generations=stores.generations,
         intake=BatchIntake(
-            batch_store, frame.catalog, estimates, intake, callback_hosts=listed(settings.callback_allowed_hosts)
+            stores.batches, frame.catalog, estimates, nudges, callback_hosts=listed(settings.callback_allowed_hosts)
         ),
-        nudges=intake,
-        watchers=Watchers(batch_store, interval_seconds=settings.watch_interval_seconds),
+        nudges=nudges,
+        watchers=Watchers(stores.batches, interval_seconds=settings.watch_interval_seconds),
         url_of=stores.objects.url,
     )
 
 
 def _batch_routes(frame: Frame, stores: _Stores, own: OwnServer, authentication: Authentication) -> list[web.RouteDef]:
-    store = BatchStore(frame.database, admit_batch)
-    return BatchRoutes(own, authentication, store, Export(stores.generations, stores.objects), frame.settings).routes()
+    return BatchRoutes(
+        own, authentication, stores.batches, Export(stores.generations, stores.objects), frame.settings
+    ).routes()
 
 
 def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:

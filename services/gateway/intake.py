@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from darkroom.dispatcher.v1 import dispatcher_pb2
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 
 from libs.common import metrics
@@ -14,12 +13,11 @@ from libs.common.database.records_edge import Accepted, NewRequest
 from libs.common.database.states import State
 from libs.common.database.stores.intake import Answer, IntakeStore
 from libs.common.errors import GenerationError
-from libs.common.rpc.nudges import Nudges
+from libs.common.rpc.nudges import generation_nudges
 
 log = structlog.get_logger()
-_NUDGE_TIMEOUT_SECONDS = 2.0
 # A call costs as much as taking in two generations, and a wait of this length nobody sees.
-_BETWEEN_NUDGES_SECONDS = 0.02
+BETWEEN_NUDGES_SECONDS = 0.02
 # What comes in while a group is on its way to the disk goes together.
 _COMPANY_SECONDS = 0.003
 
@@ -29,12 +27,10 @@ class Intake:
 
     def __init__(self, store: IntakeStore, dispatcher: DispatcherServiceStub) -> None:
         self._store = store
-        self._dispatcher = dispatcher
         self._writer: GroupWriter[NewRequest, Answer] = GroupWriter(
             "intake", self._commit, concurrency=2, busy_linger_seconds=_COMPANY_SECONDS
         )
-        self._generations_to_tell = Nudges(self._tell_generations, between_seconds=_BETWEEN_NUDGES_SECONDS)
-        self._batches_to_tell = Nudges(self._tell_batches, between_seconds=_BETWEEN_NUDGES_SECONDS)
+        self._nudges = generation_nudges(dispatcher, between_seconds=BETWEEN_NUDGES_SECONDS)
 
     async def accept(self, request: NewRequest) -> Accepted:
         """Answer once the generation is committed. Its ticket is good from then on.
@@ -66,8 +62,7 @@ class Intake:
     async def close(self) -> None:
         """Commit what was handed in."""
         await self._writer.close()
-        await self._generations_to_tell.close()
-        await self._batches_to_tell.close()
+        await self._nudges.close()
 
     async def _commit(self, group: Sequence[NewRequest]) -> Sequence[Answer]:
         answers = await self._store.accept(group)
@@ -83,16 +78,4 @@ class Intake:
     def nudge(self, generation_ids: list[str]) -> None:
         """Tell the dispatcher that these are committed."""
         for generation_id in generation_ids:
-            self._generations_to_tell.note(generation_id)
-
-    def nudge_batch(self, batch_id: str) -> None:
-        """Tell the dispatcher that a change of this batch is committed."""
-        self._batches_to_tell.note(batch_id)
-
-    async def _tell_generations(self, told: Sequence[str]) -> None:
-        request = dispatcher_pb2.DispatchRequest(generation_ids=told)
-        await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
-
-    async def _tell_batches(self, told: Sequence[str]) -> None:
-        request = dispatcher_pb2.DispatchRequest(batch_ids=told)
-        await self._dispatcher.Dispatch(request, timeout=_NUDGE_TIMEOUT_SECONDS)
+            self._nudges.note(generation_id)

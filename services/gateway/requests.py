@@ -71,13 +71,19 @@ def validate(
         images_from=tuple(ImageFrom(getattr(image, "from"), image.output) for image in message.images_from),
         callback_url=given.callback_url or (None if in_batch else caller.callback_url),
     )
+    return _with_promises(message, given, generation, is_bounded=caller.quota.is_bounded)
+
+
+def _with_promises(
+    message: gateway_pb2.CreateGenerationRequest, given: GenerationInput, generation: NewGeneration, *, is_bounded: bool
+) -> NewRequest:
     return NewRequest(
         # What it starts from is not there yet: nobody knows what it is the same as.
         generation=generation if generation.images_from else replace(generation, request_hash=request_hash(generation)),
         idempotency_key=given.idempotency_key,
         fields=field_digests(message) if given.idempotency_key else {},
         reuse_within_seconds=given.reuse_within_seconds,
-        is_bounded=caller.quota.is_bounded,
+        is_bounded=is_bounded,
     )
 
 

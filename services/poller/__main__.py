@@ -11,13 +11,13 @@ from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
 from libs.common.rpc.channel import open_channel
+from libs.common.rpc.nudges import batch_nudges
 from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
 from libs.common.storage.objects import ObjectStore
 from libs.common.storage.results import Results
 from services.poller.asking import Asking
 from services.poller.callbacks import Callbacks
-from services.poller.ends import batch_nudges
 from services.poller.handlers import PollerHandlers
 from services.poller.polling import Polling
 from services.poller.storing import Storing
@@ -26,6 +26,8 @@ from services.poller.storing import Storing
 _TICK_SECONDS = 0.25
 _FORGOTTEN_SECONDS = 30.0
 _CALLBACKS_SECONDS = 1.0
+# What follows an end in its batch may wait so long for company.
+_BETWEEN_NUDGES_SECONDS = 0.1
 # A try may be redirected; each hop gets its whole time.
 _LEASE_OF_A_CALLBACK = 4
 
@@ -42,7 +44,7 @@ async def wire(frame: Frame) -> None:
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
     to_dispatcher = open_channel(settings.dispatcher_address, settings)
-    batches = batch_nudges(DispatcherServiceStub(to_dispatcher))
+    batches = batch_nudges(DispatcherServiceStub(to_dispatcher), between_seconds=_BETWEEN_NUDGES_SECONDS)
     polling = Polling(poll_store, frame.catalog, Asking(accounts), settings, batches=batches)
     storing = Storing(result_store, frame.catalog, accounts, results, settings, batches=batches)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)

@@ -8,10 +8,13 @@ from typing import Any
 
 import grpc
 import structlog
+from darkroom.dispatcher.v1 import dispatcher_pb2
+from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 
 log = structlog.get_logger()
 # A nudge wakes; whoever is woken looks at all rows anyway.
 _LIMIT = 500
+_TIMEOUT_SECONDS = 2.0
 
 
 class Nudges:
@@ -48,3 +51,21 @@ class Nudges:
             except grpc.aio.AioRpcError as error:
                 log.debug("nudge lost", status=error.code().name, told=len(told))
             await asyncio.sleep(self._between_seconds)
+
+
+def generation_nudges(dispatcher: DispatcherServiceStub, *, between_seconds: float) -> Nudges:
+    """Tell dispatchers of generations that were committed and wait."""
+
+    async def send(ids: Sequence[str]) -> None:
+        await dispatcher.Dispatch(dispatcher_pb2.DispatchRequest(generation_ids=ids), timeout=_TIMEOUT_SECONDS)
+
+    return Nudges(send, between_seconds=between_seconds)
+
+
+def batch_nudges(dispatcher: DispatcherServiceStub, *, between_seconds: float) -> Nudges:
+    """Tell dispatchers of batches that were made or changed, or of which something has ended."""
+
+    async def send(ids: Sequence[str]) -> None:
+        await dispatcher.Dispatch(dispatcher_pb2.DispatchRequest(batch_ids=ids), timeout=_TIMEOUT_SECONDS)
+
+    return Nudges(send, between_seconds=between_seconds)

@@ -21,6 +21,7 @@ from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.credentials import metadata_of_context
 from libs.common.rpc.messages import UrlOf
+from libs.common.rpc.nudges import Nudges
 from libs.common.rpc.pages import page, page_size, page_start
 from libs.common.rpc.requests import known
 from services.gateway.access import current_caller
@@ -29,7 +30,6 @@ from services.gateway.batches.messages import batch_message, estimate_of, priced
 from services.gateway.batches.pages import index_after, next_token, tasks_of
 from services.gateway.batches.templates import EXPANDED_LIMIT, template_of
 from services.gateway.batches.uploads import Upload
-from services.gateway.intake import Intake
 from services.gateway.messages import STATUS_OF_STATE, generation_message
 from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
 from services.gateway.watching import Watchers, stamp_of
@@ -53,7 +53,7 @@ class Batches:
     resuming: ResumeStore
     generations: GenerationStore
     intake: BatchIntake
-    nudges: Intake
+    nudges: Nudges
     watchers: Watchers[BatchChange]
     url_of: UrlOf
 
@@ -136,7 +136,7 @@ class BatchHandlers:
         """See the proto."""
         await self._batches.store.request_cancel(known(request.batch_id), owner=current_caller().sees)
         record = await self._batches.own(request.batch_id)
-        self._batches.nudges.nudge_batch(record.id)
+        self._batches.nudges.note(record.id)
         return messages.CancelBatchResponse(batch=batch_message(record))
 
     async def ResumeBatch(self, request: messages.ResumeBatchRequest, context: Context) -> messages.ResumeBatchResponse:
@@ -149,7 +149,7 @@ class BatchHandlers:
         )
         if resumed is None:
             raise no_batch(request.batch_id)
-        self._batches.nudges.nudge_batch(request.batch_id)
+        self._batches.nudges.note(request.batch_id)
         return messages.ResumeBatchResponse(batch=batch_message(await self._batches.own(request.batch_id)))
 
     async def EstimateCost(

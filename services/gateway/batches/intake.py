@@ -15,13 +15,13 @@ from libs.common.database.records_batches import BatchOptions, BatchRequest, Est
 from libs.common.database.stores.batches import BatchStore
 from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
 from libs.common.ids import new_id
+from libs.common.rpc.nudges import Nudges
 from libs.common.rpc.requests import text_faults
 from services.gateway.access import Caller
 from services.gateway.batches.estimates import Estimates
 from services.gateway.batches.options import options_of
 from services.gateway.batches.reading import BatchReader, Read
 from services.gateway.batches.tally import Knowledge, ModelEstimate, estimated, seconds_of
-from services.gateway.intake import Intake
 
 log = structlog.get_logger()
 INLINE_LIMIT, UPLOAD_LIMIT = 1_000, 100_000
@@ -58,7 +58,7 @@ class BatchIntake:
         store: keeps them.
         catalog: what there is to be asked for.
         estimates: what is known of how long and how well.
-        intake: tells the dispatcher.
+        nudges: tell the dispatchers.
         callback_hosts: hosts that callbacks may go to though their addresses are not public.
     """
 
@@ -67,14 +67,14 @@ class BatchIntake:
         store: BatchStore,
         catalog: CatalogHolder,
         estimates: Estimates,
-        intake: Intake,
+        nudges: Nudges,
         *,
         callback_hosts: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._estimates = estimates
-        self._intake = intake
+        self._nudges = nudges
         self._callback_hosts = callback_hosts
 
     async def accept(
@@ -86,7 +86,7 @@ class BatchIntake:
         """
         batch_id = new_id("batch")
         reader, options = self._reader(batch_id, asking)
-        parts = 0
+        parts, opened = 0, None
         try:
             async for part in self._parts(reader, requests, limit):
                 await self._store.put(batch_id, parts, part)
@@ -98,11 +98,10 @@ class BatchIntake:
             _check_budget(options, priced)
             new = _new_batch(batch_id, asking, options, read, priced)
             opened = await self._store.open(new, read.dependencies, parts=parts)
-        except BaseException:
+        finally:
             # Also where the caller has gone: what is left otherwise is removed hours later.
-            if parts:
+            if parts and opened is None:
                 await asyncio.shield(self._drop(batch_id))
-            raise
         self._tell(opened, read)
         return opened
 
@@ -183,7 +182,7 @@ class BatchIntake:
             for model, asked in read.tally.by_model.items():
                 metrics.GENERATIONS_CREATED.labels(model).inc(asked.tasks)
             metrics.BATCHES_CREATED.inc()
-            self._intake.nudge_batch(opened.batch.id)
+            self._nudges.note(opened.batch.id)
         log.info(
             "batch accepted",
             batch_id=opened.batch.id,

@@ -44,12 +44,14 @@ class Lines:
         if reader.found:
             raise InvalidRequest(reader.found)
         call: Any = self._gateway.UploadBatch(metadata=metadata, timeout=_CALL_SECONDS)
+        is_sent = False
         try:
             await self._send(call, gateway_pb2.UploadBatchRequest(options=options), self._messages(request))
-        except BaseException:
+            is_sent = True
+        finally:
             # Never as if it had ended: half of a batch is none.
-            call.cancel()
-            raise
+            if not is_sent:
+                call.cancel()
         answer: gateway_pb2.UploadBatchResponse = await answer_of(call)
         return answer
 

@@ -16,13 +16,13 @@ from libs.common.database.records_batches import BatchTurn, EndedInBatch
 from libs.common.database.states import BatchStatus, State
 from libs.common.database.stores.batch_steps import RELEASED_STATES, fill, release, settle
 from libs.common.database.stores.cancelling import cancel_all
+from libs.common.database.stores.inserting import IDEMPOTENCY_HOURS
 from libs.common.database.stores.sets import rows_as_json, statement
 from libs.common.errors import ErrorCode, GenerationError
 
 _FOLD_LIMIT = 2_000
 _CANCEL_LIMIT = 1_000
 _UPLOAD_HOURS = 2
-_IDEMPOTENCY_HOURS = 24
 
 # One at a time, whichever dispatcher: others would count the same places. Where there is nothing to look after, this is
 # all that is asked.
@@ -156,7 +156,7 @@ WITH left_behind AS (
     DELETE FROM batch_uploads WHERE created_at < now() - interval '{_UPLOAD_HOURS} hours'
 )
 UPDATE generation_batches SET idempotency_key = NULL, request_digest = NULL
-WHERE idempotency_key IS NOT NULL AND created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'""")
+WHERE idempotency_key IS NOT NULL AND created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'""")
 
 _OPEN = statement("SELECT count(*) FROM generation_batches WHERE ended_at IS NULL")
 

@@ -13,13 +13,12 @@ from libs.common.database.records_batches import BatchRecord, BatchRequest, Depe
 from libs.common.database.records_edge import Admission, KeyUsage
 from libs.common.database.states import BatchStatus
 from libs.common.database.stores.batch_steps import fill
-from libs.common.database.stores.inserting import COLUMNS, RECORD, REUSABLE, TURN_AT, row_of
+from libs.common.database.stores.inserting import COLUMNS, IDEMPOTENCY_HOURS, RECORD, REUSABLE, TURN_AT, row_of
 from libs.common.database.stores.sets import records, rows_as_json, statement
 from libs.common.database.stores.usage import count_tokens, hold_usage, unknown_usage
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError
 
 AdmitBatch = Callable[[KeyUsage, int, float], Admission]
-_IDEMPOTENCY_HOURS = 24
 
 _PUT = statement("""
 INSERT INTO batch_uploads (batch_id, part, requests) VALUES (:batch_id, :part, CAST(:requests AS jsonb))""")
@@ -29,7 +28,7 @@ _DROP = statement("DELETE FROM batch_uploads WHERE batch_id = :batch_id")
 _FREE_NAME = statement(f"""
 UPDATE generation_batches SET idempotency_key = NULL, request_digest = NULL
 WHERE owner = :owner AND idempotency_key = :idempotency_key
-    AND created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'""")
+    AND created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'""")
 _NAMED = statement("""
 SELECT id, request_digest FROM generation_batches WHERE owner = :owner AND idempotency_key = :idempotency_key""")
 
@@ -240,7 +239,7 @@ def _named(connection: Connection, batch: NewBatch) -> str | None:
     if bytes(found.request_digest) != batch.request_digest:
         raise GenerationError(
             ErrorCode.ALREADY_EXISTS,
-            f"This idempotency key was used within {_IDEMPOTENCY_HOURS} hours for {found.id}, another batch. Take "
+            f"This idempotency key was used within {IDEMPOTENCY_HOURS} hours for {found.id}, another batch. Take "
             "another key for another batch.",
             {"batch_id": found.id},
             violations=[FieldViolation("idempotency_key", "same", "was used with another body")],

@@ -35,6 +35,9 @@ REUSABLE = """
     ORDER BY g.created_at DESC LIMIT 1"""
 """The earlier generation whose result `row` may take: it has the owner, the request_hash and within_seconds."""
 
+IDEMPOTENCY_HOURS = 24
+"""For so long a caller's own name for a request, or for a batch, stands for that one alone."""
+
 
 def row_of(generation: NewGeneration) -> dict[str, Any]:
     """The generation as `RECORD` has it."""

@@ -16,14 +16,13 @@ from libs.common.database.engine import Database
 from libs.common.database.records import Json, NewGeneration
 from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest
 from libs.common.database.states import State
-from libs.common.database.stores.inserting import COLUMNS, RECORD, REUSABLE, TURN_AT, row_of
+from libs.common.database.stores.inserting import COLUMNS, IDEMPOTENCY_HOURS, RECORD, REUSABLE, TURN_AT, row_of
 from libs.common.database.stores.sets import rows_as_json, statement
 from libs.common.database.stores.usage import count_tokens, hold_usage, unknown_usage
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError
 
 Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
 Answer = Accepted | GenerationError
-_IDEMPOTENCY_HOURS = 24
 _INSERT = statement(f"""
 INSERT INTO generation_requests ({COLUMNS}, state, reserved_usd, request_hash, turn_at, reused_from_id, outputs,
     cost_usd, ended_at)
@@ -40,7 +39,7 @@ SELECT owner, key, generation_id, fields FROM jsonb_to_recordset(CAST(:rows AS j
 ORDER BY owner, key
 ON CONFLICT (owner, key) DO UPDATE
 SET generation_id = EXCLUDED.generation_id, fields = EXCLUDED.fields, created_at = now()
-WHERE idempotency_keys.created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'
+WHERE idempotency_keys.created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'
 RETURNING generation_id""")
 
 _NAMED = statement("""
@@ -57,7 +56,7 @@ CROSS JOIN LATERAL ({REUSABLE}) found""")
 
 _FORGET_NAMES = statement(f"""
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
-    SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '{_IDEMPOTENCY_HOURS} hours'
+    SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'
     LIMIT :limit FOR UPDATE SKIP LOCKED)""")
 
 
@@ -240,7 +239,7 @@ def _checked(ticket: Accepted, fields: dict[str, str], request: NewRequest) -> A
         return ticket
     return GenerationError(
         ErrorCode.ALREADY_EXISTS,
-        f"This idempotency key was used within {_IDEMPOTENCY_HOURS} hours for {ticket.generation_id}, a request that "
+        f"This idempotency key was used within {IDEMPOTENCY_HOURS} hours for {ticket.generation_id}, a request that "
         f"differs in {', '.join(differing)}. Take another key for another request.",
         {"fields": differing, "generation_id": ticket.generation_id},
         violations=[FieldViolation(name, "same", "differs from the request that used the key") for name in differing],
