@@ -18,6 +18,8 @@ from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
 COUNT = 1_000
+# A turn of a loop more or less in so long a time is less than a statement a second.
+_IDLE_SECONDS = 6
 POOL = Settings.model_fields["database_pool_size"].default
 # Readiness looks at the database over a connection of its own.
 CONNECTIONS = {"gateway": POOL + 1, "dispatcher": POOL + 1, "poller": POOL + 1}
@@ -42,10 +44,10 @@ async def _connections(database: Database) -> dict[str, int]:
 async def _idle_statements_per_second(running: Running) -> float:
     before, began = await running.metric("poller", "darkroom_database_statements_total"), monotonic()
 
-    async def two_seconds_have_gone() -> bool:
-        return monotonic() - began > 2
+    async def long_enough() -> bool:
+        return monotonic() - began > _IDLE_SECONDS
 
-    await eventually(two_seconds_have_gone, within=5, what="two seconds without work")
+    await eventually(long_enough, within=2 * _IDLE_SECONDS, what="some seconds without work")
     return (await running.metric("poller", "darkroom_database_statements_total") - before) / (monotonic() - began)
 
 
