@@ -126,6 +126,14 @@ STORAGE_SECONDS = Histogram(
     "darkroom_storage_seconds", "Time of an operation on object storage, in seconds.", ["operation"], buckets=_SECONDS
 )
 STORAGE_ERRORS = Counter("darkroom_storage_errors_total", "Failed downloads and uploads.", ["operation"])
+IMAGES = Counter("darkroom_images_total", "Input images prepared, or refused by the rule that they break.", ["outcome"])
+IMAGE_SECONDS = Histogram(
+    "darkroom_image_seconds", "From a free worker to the prepared image.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+)
+IMAGE_WORKER_DEATHS = Counter(
+    "darkroom_image_worker_deaths_total", "Workers that an image was too much for.", ["cause"]
+)
+IMAGES_REUSED = Counter("darkroom_images_reused_total", "Input images that were prepared already.", ["from"])
 ALERT_DELIVERIES = Counter("darkroom_alert_deliveries_total", "Tries to deliver notices.", ["channel", "outcome"])
 ALERTS_OPEN = Gauge("darkroom_alerts_open", "Alerts whose condition holds.", ["type", "severity"])
 ERRORS_REPORTED = Counter("darkroom_errors_reported_total", "Errors handed to the monitor.", ["level"])
