@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints, ValidationError
 from yarl import URL
@@ -19,6 +19,9 @@ from libs.common.adapters.registry import adapters
 from libs.common.database.records import MediaType, NewTask, Strategy, UncertainPolicy
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.hosts import is_listed
+from libs.common.imaging.config import PreprocessConfig
+from libs.common.imaging.needs import ImageNeeds
+from libs.common.imaging.presets import PRESETS
 from libs.common.validation.common import Parameters, violations
 from libs.common.watched import FileFault, Watched, text_of, yaml_of
 
@@ -115,6 +118,8 @@ class Provider(_Entry):
     breaker: BreakerPolicy = BreakerPolicy()
     webhooks: WebhookPolicy | None = None
     storage: StoragePolicy = StoragePolicy()
+    preprocess: dict[str, Any] | Literal[False] = {}
+    """What becomes of input images beside what the adapter says of its vendor; false: they go as they come."""
 
     def owns(self, url: str) -> bool:
         """Whether a URL is http(s) and on one of the provider's own hosts."""
@@ -228,6 +233,26 @@ class Catalog:
         fields = self.adapter_of(model).parameters.model_fields.items()
         return {name for key, field in fields for name in (key, field.alias) if name}
 
+    def image_needs(self, model: Model, parameters: Parameters) -> ImageNeeds | None:
+        """What input images must become for a request of a model; None: they go as they come."""
+        provider = self.provider_of(model)
+        return _needs(provider, self.adapter_of(model).image_needs(parameters))
+
+    def takes_data_urls(self, model: Model, parameters: Parameters) -> bool:
+        """Whether input images of a request may be data URLs: all may that are prepared."""
+        return self.image_needs(model, parameters) is not None or self.adapter_of(model).takes_data_urls
+
+    def presets(self) -> dict[str, PreprocessConfig]:
+        """What may be asked for by name: our own configs, those made for a vendor, and by its id each provider's."""
+        found: dict[str, PreprocessConfig] = {}
+        for provider in self.providers.values():
+            needs = _needs(provider, adapters()[provider.adapter].preprocess)
+            if needs is not None:
+                found[provider.id] = needs.held(needs.config)
+        for kind in adapters().values():
+            found |= kind.presets
+        return found | dict(PRESETS)
+
     def parameters(self, model: Model, given: Mapping[str, Any]) -> Parameters:
         """The model's parameters, defaults applied. pydantic's ValidationError where `given` breaks its schema."""
         return self.adapter_of(model).parameters.model_validate({**model.defaults, **given})
@@ -252,10 +277,36 @@ def _provider_faults(provider: Provider) -> list[str]:
         return [f"{path}.adapter: there is no adapter {provider.adapter!r}; there are {', '.join(sorted(adapters()))}"]
     wanted, named = set(found.credentials), set(provider.credentials)
     missing = [f"{path}.credentials.{name}: adapter {found.name} needs it" for name in sorted(wanted - named)]
-    missing += _webhook_faults(provider, found)
+    missing += [*_webhook_faults(provider, found), *_preprocess_faults(provider, found)]
     return missing + [
         f"{path}.credentials.{name}: adapter {found.name} knows none such" for name in sorted(named - wanted)
     ]
+
+
+def _needs(provider: Provider, needs: ImageNeeds | None) -> ImageNeeds | None:
+    if needs is None or provider.preprocess is False:
+        return None
+    return needs.changed(provider.preprocess)
+
+
+def _preprocess_faults(provider: Provider, kind: type[Adapter]) -> list[str]:
+    path, changes = f"providers.{provider.id}.preprocess", provider.preprocess
+    if not changes:
+        return []
+    if kind.preprocess is None:
+        return [f"{path}: adapter {kind.name} hands images over as they come"]
+    try:
+        needs = kind.preprocess.changed(changes)
+    except ValidationError as error:
+        found = violations(error, prefix=path, known=PreprocessConfig.model_fields)
+        return [f"{violation.field}: {violation.description}" for violation in found]
+    output = needs.config.output.kind
+    if output == "base64" and not kind.takes_data_urls:
+        return [f"{path}.output.kind: adapter {kind.name} takes http(s) URLs only"]
+    if (output == "buffer") != kind.needs_image_bytes:
+        return [f"{path}.output.kind: adapter {kind.name} takes {'files' if kind.needs_image_bytes else 'no files'}"]
+    bounded = {name: value for name, value in changes.items() if name != "output"}
+    return [f"{path}.{excess.field}: {excess.why}" for excess in needs.excesses(bounded)]
 
 
 def _webhook_faults(provider: Provider, kind: type[Adapter]) -> list[str]:

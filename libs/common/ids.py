@@ -6,7 +6,7 @@ from typing import Literal
 
 from ulid import ULID
 
-Prefix = Literal["gen", "batch", "exp", "var", "alert", "err", "log", "sil", "dlv", "ntf", "sub", "key", "req"]
+Prefix = Literal["gen", "batch", "exp", "var", "alert", "err", "log", "sil", "dlv", "ntf", "sub", "key", "req", "img"]
 
 
 def new_id(prefix: Prefix) -> str:

@@ -13,6 +13,7 @@ from pydantic import (
     AliasChoices,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -48,6 +49,23 @@ class Settings(BaseSettings):
     storage_threads: PositiveInt = 8
     download_limit_bytes: PositiveInt = Field(default=2 * 1024**3, description="The largest result taken.")
     download_timeout_seconds: PositiveFloat = 300.0
+
+    image_workers: NonNegativeInt = Field(
+        default=0, description="Processes of one service that decode input images. 0: as many as it has processors."
+    )
+    image_memory_bytes: PositiveInt = Field(default=1_500_000_000, description="Address space of one of them.")
+    image_cpu_seconds: PositiveInt = Field(default=20, description="Processor time that one image may take.")
+    image_limit_bytes: PositiveInt = Field(default=30_000_000, description="The largest input image taken.")
+    image_limit_pixels: PositiveInt = Field(default=64_000_000, description="And the most pixels that it may have.")
+    image_fetch_seconds: PositiveFloat = Field(default=30.0, description="What an input image's host gets for it.")
+    image_cache_bytes: PositiveInt = Field(
+        default=64 * 1024**2, description="Prepared images that a service keeps in memory, and as many fetched ones."
+    )
+    image_waiting: PositiveInt = Field(default=32, description="Calls of PreprocessImage that may wait for a worker.")
+    image_allowed_hosts: str = Field(
+        default="",
+        description="Hosts, by commas, that input images may come from though they are not public.",
+    )
 
     catalog: Path = Path("catalog.yaml")
     catalog_check_seconds: PositiveFloat = Field(default=2.0, description="How often the file is looked at.")

@@ -20,6 +20,7 @@ from sandbox.simulators.kling import Kling, KlingRelay
 from sandbox.simulators.openai_images import OpenAIImages
 from sandbox.simulators.openai_videos import OpenAIVideos
 from sandbox.simulators.pollo import Pollo
+from sandbox.simulators.received import facts
 from sandbox.simulators.replicate import Replicate
 from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.world import World
@@ -58,7 +59,8 @@ def _control(world: World) -> list[web.RouteDef]:
         return web.json_response({**found, "peaks": world.peaks()})
 
     async def pictures(request: web.Request) -> web.Response:
-        return web.json_response({"sha256": world.pictures(request.query.get("prompt", ""))})
+        found = world.pictures(request.query.get("prompt", ""))
+        return web.json_response({"pictures": [facts(picture) for picture in found]})
 
     async def behave(request: web.Request) -> web.Response:
         world.behaviour = Behaviour.model_validate(await request.json())

@@ -35,6 +35,8 @@ class _Request(BaseModel):
     prompt_upsampling: bool = False
     safety_tolerance: int = Field(default=2, ge=0, le=6)
     output_format: Literal["jpeg", "png"] = "jpeg"
+    image_prompt: str | None = None
+    input_image: str | None = None
     webhook_url: str | None = None
     webhook_secret: str | None = None
 
@@ -81,9 +83,10 @@ class Bfl(Vendor):
             request,
             model=model,
             prompt=asked.prompt,
-            body=asked.model_dump(),
+            body=asked.model_dump(exclude={"image_prompt", "input_image"}),
             price_usd=_PRICES_USD[model],
             webhook=asked.webhook_url,
+            images=[image for image in (asked.image_prompt, asked.input_image) if image is not None],
         )
         if not isinstance(taken, SimulatedTask):
             return taken

@@ -62,6 +62,7 @@ class Fal(Vendor):
             outputs=int(body.get("num_images", 1)),
             price_usd=0.025,
             webhook=request.query.get("fal_webhook"),
+            images=[body["image_url"]] if "image_url" in body else [],
         )
         if not isinstance(taken, SimulatedTask):
             return taken

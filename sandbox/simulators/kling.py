@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from base64 import b64decode
 from typing import Any, Literal
 
 import jwt
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sandbox.simulators.received import PictureRules
 from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
@@ -38,6 +38,7 @@ class Kling(Vendor):
     """The vendor itself."""
 
     name = "kling"
+    image_rules = PictureRules(("JPEG", "PNG"), shortest_side=300, widest=2.5)
 
     def routes(self) -> list[web.RouteDef]:
         """What the vendor serves."""
@@ -76,8 +77,6 @@ class Kling(Vendor):
         if (asked.image is None) == (request.match_info["kind"] == "image2video"):
             return self.error(400, "image is what image2video needs and text2video does not know")
         images = [image for image in (asked.image, asked.image_tail) if image is not None]
-        # A URL is as good; what it leads to is not looked at.
-        self.world.note_pictures(asked.prompt, [b64decode(image) for image in images if ":" not in image])
         taken = await self.take(
             request,
             model=asked.model_name,
@@ -86,6 +85,7 @@ class Kling(Vendor):
             price_usd=_PRICES_USD[asked.mode, asked.duration],
             client_id=asked.external_task_id,
             webhook=asked.callback_url,
+            images=images,
         )
         return self.answer(self.entry(request, taken)) if isinstance(taken, SimulatedTask) else taken
 

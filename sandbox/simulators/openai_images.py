@@ -6,10 +6,10 @@ import asyncio
 import base64
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from aiohttp import web
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.simulators import pictures
@@ -96,17 +96,15 @@ class OpenAIImages(Vendor):
         given = [file for group in files for file in group if isinstance(file, web.FileField)]
         if not given:
             return _error(400, "image is required", code="missing_required_parameter", param="image")
-        for file in given:
-            with Image.open(file.file) as image:
-                image.verify()
         fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
         try:
             asked = _Request.model_validate(fields | ({"n": int(fields["n"])} if "n" in fields else {}))
         except ValueError as error:
             return _error(400, f"{error}"[:300], code="invalid_value")
-        return _refusal(asked) or await self._answer(request, asked)
+        images = [file.file.read() for file in given]
+        return _refusal(asked) or await self._answer(request, asked, images)
 
-    async def _answer(self, request: web.Request, asked: _Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, asked: _Request, images: Sequence[bytes] = ()) -> web.StreamResponse:
         if any(fault.kind is FaultKind.MODERATED for fault in self.world.behaviour_for(asked.prompt).faults):
             return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
         taken = await self.take(
@@ -117,6 +115,7 @@ class OpenAIImages(Vendor):
             outputs=asked.n,
             price_usd=_PRICES_USD[asked.model] * asked.n,
             until_done=True,
+            images=images,
         )
         if not isinstance(taken, SimulatedTask):
             return taken

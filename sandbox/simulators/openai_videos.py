@@ -7,6 +7,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sandbox.simulators.received import PictureRules
 from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.world import SimulatedTask
 
@@ -58,13 +59,14 @@ class OpenAIVideos(Vendor):
             asked = _Request.model_validate(fields)
         except (ValidationError, ValueError) as error:
             return self.error(400, f"{error}"[:300])
-        self.world.note_pictures(asked.prompt, pictures)
         taken = await self.take(
             request,
             model=asked.model,
             prompt=asked.prompt,
             body=asked.model_dump(),
             price_usd=_PRICES_USD[asked.model] * int(asked.seconds),
+            images=pictures,
+            image_rules=PictureRules(size=_sides(asked.size)),
         )
         return web.json_response(self._entry(taken)) if isinstance(taken, SimulatedTask) else taken
 
@@ -110,3 +112,8 @@ class OpenAIVideos(Vendor):
             if failure and share == 1
             else None,
         }
+
+
+def _sides(size: str) -> tuple[int, int]:
+    width, height = size.split("x")
+    return int(width), int(height)

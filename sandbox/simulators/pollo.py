@@ -75,6 +75,7 @@ class Pollo(Vendor):
             body=asked.model_dump(),
             price_usd=0.05 * asked.length,
             webhook=webhook_url,
+            images=[url for url in (asked.image, asked.image_tail) if url is not None],
         )
         if not isinstance(taken, SimulatedTask):
             return taken

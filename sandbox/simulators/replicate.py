@@ -76,6 +76,7 @@ class Replicate(Vendor):
             outputs=int(asked.input.get("num_outputs", 1)),
             price_usd=0.003,
             webhook=asked.webhook,
+            images=[asked.input["image"]] if "image" in asked.input else [],
         )
         return web.json_response(self._entry(request, taken), status=201) if isinstance(taken, SimulatedTask) else taken
 

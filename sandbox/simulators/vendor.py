@@ -8,13 +8,14 @@ import hmac
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from aiohttp import web
 
-from sandbox.simulators import faults, pictures, videos, webhooks
+from sandbox.simulators import faults, pictures, received, videos, webhooks
 from sandbox.simulators.behaviour import FaultKind
+from sandbox.simulators.received import PictureRules, Source
 from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask, World
 
@@ -38,6 +39,8 @@ class Vendor(ABC):
     """Where an output lies."""
     file_seconds: ClassVar[float | None] = None
     """How long its URL lives. None: as the task's behaviour says."""
+    image_rules: ClassVar[PictureRules] = PictureRules()
+    """What pictures to start from have to be."""
 
     def __init__(self, world: World, credentials: Mapping[str, str], prefix: str) -> None:
         self.world = world
@@ -69,11 +72,17 @@ class Vendor(ABC):
         until_done: bool = False,
         client_id: str | None = None,
         webhook: str | None = None,
+        images: Sequence[Source] = (),
+        image_rules: PictureRules | None = None,
     ) -> SimulatedTask | web.StreamResponse:
         """Accept and bill a submit, or answer with the fault that its behaviour asks for.
 
-        `until_done`: the answer comes when the task has ended. `webhook`: where to report that.
+        `until_done`: the answer comes when the task has ended. `webhook`: where to report that. `images`: what it
+        starts from, of which `image_rules` hold; None: the vendor's own.
         """
+        refusal = await self._received(prompt, images, image_rules or self.image_rules)
+        if refusal is not None:
+            return refusal
         behaviour = self.world.behaviour_for(prompt)
         struck = await faults.strike(request, behaviour, self.world.chance(prompt), self.error)
         if struck is not None:
@@ -97,6 +106,18 @@ class Vendor(ABC):
             return struck
         task = self.world.task(self.name, task_id)
         return task if task is not None else self.error(500, "The task is gone.")
+
+    async def _received(self, prompt: str, images: Sequence[Source], rules: PictureRules) -> web.StreamResponse | None:
+        """Look at the pictures of a request. The vendor's refusal where it takes one of them not."""
+        try:
+            found = await received.contents(images)
+            for picture in found:
+                await received.check(picture, rules)
+        except ValueError as error:
+            return self.error(400, f"Invalid image: {error}")
+        if images:
+            self.world.note_pictures(prompt, found)
+        return None
 
     def webhook(self, request: web.Request, task: SimulatedTask) -> Webhook | None:
         """What the vendor sends when a task has ended. None: it sends nothing."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ CREATE INDEX IF NOT EXISTS tasks_by_creation ON tasks (vendor, created_at);
 CREATE INDEX IF NOT EXISTS tasks_by_client_id ON tasks (vendor, client_id) WHERE client_id IS NOT NULL;
 """
 _ALL = "all"
+_PROMPTS_WITH_PICTURES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,16 @@ class World:
         self._of_prompts: dict[str, Behaviour] = {}
         self._chances: dict[str, random.Random] = {}
         self._peaks: dict[str, int] = {}
-        self._pictures: dict[str, list[str]] = {}
+        self._pictures: OrderedDict[str, list[bytes]] = OrderedDict()
 
     def note_pictures(self, prompt: str, pictures: Iterable[bytes]) -> None:
         """Remember which pictures came with a request."""
-        self._pictures[prompt] = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+        self._pictures[prompt] = list(pictures)
+        while len(self._pictures) > _PROMPTS_WITH_PICTURES:
+            self._pictures.popitem(last=False)
 
-    def pictures(self, prompt: str) -> list[str]:
-        """The SHA-256 of the pictures that came with the last request of that prompt, in hexadecimal."""
+    def pictures(self, prompt: str) -> list[bytes]:
+        """The pictures that came with the last request of that prompt."""
         return self._pictures.get(prompt, [])
 
     def behaviour_for(self, prompt: str) -> Behaviour:

@@ -10,6 +10,10 @@ from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.batch_progress import BatchProgressStore
 from libs.common.database.stores.claiming import ClaimStore
 from libs.common.database.stores.dispatching import DispatchStore
+from libs.common.database.stores.prepared_images import PreparedImageStore
+from libs.common.preprocessing.fetching import Fetcher
+from libs.common.preprocessing.keeping import Keeper
+from libs.common.preprocessing.preparing import Preparer
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.service import Frame, run
 from libs.common.storage.download import Downloader
@@ -19,12 +23,13 @@ from services.dispatcher.batches import Batches
 from services.dispatcher.circuits import Circuits
 from services.dispatcher.claims import Claims
 from services.dispatcher.handlers import DispatcherHandlers
-from services.dispatcher.inputs import LIMIT_BYTES, InputImages
+from services.dispatcher.inputs import InputImages
 from services.dispatcher.preparing import Preparation
 from services.dispatcher.submit import Submitter
 from services.dispatcher.wakeups import Wakeups
 
 _FORGOTTEN_SECONDS = 30.0
+_EXPIRED_SECONDS = 300.0
 
 
 async def wire(frame: Frame) -> None:
@@ -41,11 +46,12 @@ async def wire(frame: Frame) -> None:
     )
     accounts = Accounts(frame.catalog)
     results = Results(downloader, objects, limit_bytes=settings.download_limit_bytes)
-    pictures = Downloader(limit_bytes=LIMIT_BYTES, timeout_seconds=settings.download_timeout_seconds)
+    fetcher, preparer = Fetcher.from_settings(settings), Preparer.from_settings(settings)
+    keeper = Keeper(PreparedImageStore(frame.database), objects)
     submitter = Submitter(
         store,
         Preparation(frame.catalog, accounts, public_url=settings.public_url),
-        inputs=InputImages(pictures, objects),
+        inputs=InputImages(fetcher, preparer, keeper, objects, settings),
         results=results,
         wakeups=wakeups,
         circuits=circuits,
@@ -60,6 +66,7 @@ async def wire(frame: Frame) -> None:
     batches = Batches(BatchProgressStore(frame.database), frame.catalog, wake_claims=claims.wake, cancel=claims.cancel)
     batch_loop = frame.loop("batches", batches.look_after, interval_seconds=settings.sweep_seconds)
     frame.loop("forget_batches", batches.forget, interval_seconds=_FORGOTTEN_SECONDS)
+    frame.loop("expired_images", keeper.remove_expired, interval_seconds=_EXPIRED_SECONDS)
     frame.serve(
         DispatcherHandlers(store, account_store, frame.catalog, claims, wake_batches=batch_loop.wake),
         add_DispatcherServiceServicer_to_server,
@@ -71,7 +78,8 @@ async def wire(frame: Frame) -> None:
     frame.on_close(channel.close)
     frame.on_close(objects.close)
     frame.on_close(downloader.close)
-    frame.on_close(pictures.close)
+    frame.on_close(fetcher.close)
+    frame.on_close(preparer.close)
     frame.on_close(accounts.close)
 
 

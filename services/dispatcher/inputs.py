@@ -1,83 +1,137 @@
-"""Input images as a vendor wants them: where it takes files, their bytes are fetched or decoded first.
+"""Input images as a vendor wants them: prepared as it needs them, and handed over as it takes them.
 
-Those that others of the same batch have made lie in our own storage, which the vendor may not reach: it gets them in
-the request, and a URL only where it takes nothing else or the file is too large for a request.
+Those that others of the same batch have made lie in our own storage, which the vendor may not reach: where they are
+not prepared, it gets them in the request, and a URL only where it takes nothing else or the file is too large for that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import binascii
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import replace
 
 from libs.common.adapters.base import Adapter, InputImage
 from libs.common.database.records import Json
-from libs.common.errors import ErrorCode, GenerationError
-from libs.common.storage.download import Downloader, Media, from_bytes
+from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
+from libs.common.imaging.faults import ImageFault
+from libs.common.preprocessing.fetching import Fetcher, refused
+from libs.common.preprocessing.keeping import Keeper
+from libs.common.preprocessing.plans import ImagePlan
+from libs.common.preprocessing.preparing import Preparer
+from libs.common.preprocessing.shared import Shared
+from libs.common.settings import Settings
+from libs.common.storage.download import from_bytes
 from libs.common.storage.objects import ObjectStore
+from services.dispatcher.outcomes import Job
 
-LIMIT_BYTES = 10_000_000
+IN_REQUEST_BYTES = 10_000_000
+"""The largest image that goes in a request as it came."""
+_AT_ONCE = 8
+_KEPT_SECONDS = 600.0
+Source = str | Json | None
+"""A URL; or one that another generation made, as rows keep outputs, None where it made fewer."""
 
 
 class InputImages:
     """Resolves them.
 
     Args:
-        downloader: fetches those that are URLs; its limit should be `LIMIT_BYTES`.
+        fetcher, preparer, keeper: fetch them, prepare them, and give those a URL that are to have one.
         objects: where those lie that we have made.
+        settings: how large they may be, and how much of them is kept.
     """
 
-    def __init__(self, downloader: Downloader, objects: ObjectStore) -> None:
-        self._downloader = downloader
+    def __init__(
+        self, fetcher: Fetcher, preparer: Preparer, keeper: Keeper, objects: ObjectStore, settings: Settings
+    ) -> None:
+        self._fetcher = fetcher
+        self._preparer = preparer
+        self._keeper = keeper
         self._objects = objects
+        self._limit_bytes = settings.image_limit_bytes
+        # What is in memory at once is bounded: thousands may be about to be submitted.
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._of_batches: Shared[tuple[str, str], bytes] = Shared(
+            "fetched", limit_bytes=settings.image_cache_bytes, size_of=len, seconds=_KEPT_SECONDS
+        )
 
-    async def resolve(
-        self, images: Sequence[InputImage], made: Sequence[Json | None], adapter: Adapter
-    ) -> tuple[InputImage, ...]:
-        """The images, and after them those `made` for it, with their bytes if the adapter needs them.
+    async def resolve(self, images: Sequence[InputImage], job: Job) -> tuple[InputImage, ...]:
+        """The images, and after them those made for it by others, as the job's provider takes them.
 
-        Raises GenerationError: INVALID_REQUEST for one that is no image, is too large, may not be fetched or is not
-        there; S3_UPLOAD_FAILED where storage does not answer; what `Downloader.fetch` raises for a host that does not.
+        Raises GenerationError: INVALID_REQUEST with the index of each that is no image, is too large, may not be
+        fetched, is not there or cannot be made what the provider needs; S3_UPLOAD_FAILED and SERVICE_UNAVAILABLE
+        where storage or workers are away; what `Downloader.read` raises for a host that does not answer.
         """
-        own = await asyncio.gather(*(self._made(output, adapter) for output in made))
-        if not adapter.needs_image_bytes:
-            return (*images, *own)
-        return tuple(await asyncio.gather(*(self._with_bytes(image) for image in (*images, *own))))
+        sources: list[Source] = [image.url for image in images]
+        sources += job.claimed.made_images or ()
+        found = await asyncio.gather(*(self._resolved(source, job) for source in sources), return_exceptions=True)
+        return _all_of(found)
 
-    async def _made(self, output: Json | None, adapter: Adapter) -> InputImage:
-        if output is None:
-            raise GenerationError(
-                ErrorCode.INVALID_REQUEST, "An input image: the request that it depends on has made fewer."
-            )
+    async def _resolved(self, source: Source, job: Job) -> InputImage:
+        if source is None:
+            raise refused("The request that it depends on has made fewer.")
+        async with self._places:
+            if job.images is not None:
+                return await self._prepared(source, job, job.images)
+            return await self._as_it_comes(source, job.adapter)
+
+    async def _prepared(self, source: str | Json, job: Job, plan: ImagePlan) -> InputImage:
+        image = await self._preparer.prepare(await self._content(source, job.claimed.batch_id), plan.config)
+        prepared, output = image.prepared, plan.config.output
+        plan.needs.check(prepared.size)
+        if output.is_uploaded:
+            return InputImage((await self._keeper.keep(image, seconds=output.expires_in_seconds)).url)
+        if output.kind == "buffer":
+            return InputImage("", prepared.content, prepared.content_type)
+        return InputImage(await _data_url(prepared.content, prepared.content_type))
+
+    async def _content(self, source: str | Json, batch_id: str | None) -> bytes:
+        if not isinstance(source, str):
+            return await self._made(source)
+        if batch_id is None or source.startswith("data:"):
+            return await self._fetcher.fetch(source)
+        # One that all of a batch start from is fetched for the first of them.
+        return await self._of_batches.get((batch_id, source), lambda: self._fetcher.fetch(source))
+
+    async def _made(self, output: Json) -> bytes:
         if "object_key" not in output:
-            return InputImage(output["url"])
-        is_large = output["size_bytes"] > LIMIT_BYTES
-        if is_large and adapter.needs_image_bytes:
-            raise GenerationError(ErrorCode.INVALID_REQUEST, f"An input image: it has more than {LIMIT_BYTES} bytes.")
-        if is_large or not adapter.takes_data_urls:
-            return InputImage(self._objects.url(output["object_key"]))
-        content = b"".join([chunk async for chunk in self._objects.stream(output["object_key"])])
-        return InputImage(f"data:{output['content_type']};base64,{b64encode(content).decode()}")
+            return await self._fetcher.fetch(output["url"])
+        if output["size_bytes"] > self._limit_bytes:
+            raise refused(f"The image is larger than {self._limit_bytes} bytes.")
+        return b"".join([chunk async for chunk in self._objects.stream(output["object_key"])])
 
-    async def _with_bytes(self, image: InputImage) -> InputImage:
-        try:
-            media = await self._media(image)
-        except GenerationError as error:
-            if error.is_retryable:
-                raise
-            raise GenerationError(
-                ErrorCode.INVALID_REQUEST, f"An input image: {error.message}", error.details
-            ) from error
-        with media:
-            return replace(image, content=media.file.read(), content_type=media.content_type)
+    async def _as_it_comes(self, source: str | Json, adapter: Adapter) -> InputImage:
+        if adapter.needs_image_bytes:
+            content = await self._content(source, None)
+            with from_bytes(content, "image", limit_bytes=self._limit_bytes) as media:
+                return InputImage("", content, media.content_type)
+        if isinstance(source, str):
+            return InputImage(source)
+        if "object_key" not in source:
+            return InputImage(source["url"])
+        if source["size_bytes"] > IN_REQUEST_BYTES or not adapter.takes_data_urls:
+            return InputImage(self._objects.url(source["object_key"]))
+        return InputImage(await _data_url(await self._made(source), source["content_type"]))
 
-    async def _media(self, image: InputImage) -> Media:
-        if not image.url.startswith("data:"):
-            return await self._downloader.fetch(image.url, "image", allowed_hosts=())
-        try:
-            content = b64decode(image.bare_base64, validate=True)
-        except binascii.Error as error:
-            raise GenerationError(ErrorCode.INVALID_REQUEST, "it is not base64") from error
-        return from_bytes(content, "image", limit_bytes=LIMIT_BYTES)
+
+async def _data_url(content: bytes, content_type: str) -> str:
+    encoded = await asyncio.to_thread(b64encode, content)
+    return f"data:{content_type};base64,{encoded.decode()}"
+
+
+def _all_of(found: Sequence[InputImage | BaseException]) -> tuple[InputImage, ...]:
+    """All images, or why they cannot be had: what may pass comes first, for then nothing is said about the others."""
+    faults = [outcome for outcome in found if isinstance(outcome, BaseException)]
+    for fault in faults:
+        if not isinstance(fault, ImageFault) and (not isinstance(fault, GenerationError) or fault.is_retryable):
+            raise fault
+    if faults:
+        raise InvalidRequest([_violation(index, outcome) for index, outcome in enumerate(found) if outcome in faults])
+    return tuple(outcome for outcome in found if isinstance(outcome, InputImage))
+
+
+def _violation(index: int, fault: InputImage | BaseException) -> FieldViolation:
+    field = f"input_images[{index}]"
+    if isinstance(fault, ImageFault):
+        return FieldViolation(field, fault.rule, str(fault))
+    return FieldViolation(field, "available", fault.message if isinstance(fault, GenerationError) else str(fault))

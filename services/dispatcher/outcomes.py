@@ -12,6 +12,7 @@ from libs.common.catalog import Model, Provider
 from libs.common.database.records import ClaimedGeneration, DispatchOutcome
 from libs.common.database.states import State, SubmissionState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.preprocessing.plans import ImagePlan
 from libs.common.retry import wait_seconds
 
 PATIENCE_SECONDS = 600.0
@@ -34,7 +35,10 @@ _FALLBACK_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed generation with what the catalog says about it, and the attempt under way if one was recorded."""
+    """A claimed generation with what the catalog says about it, and the attempt under way if one was recorded.
+
+    `images`: what becomes of its input images; None: they go as they come.
+    """
 
     claimed: ClaimedGeneration
     model: Model
@@ -45,6 +49,7 @@ class Job:
     latency_ms: int | None = None
     http_status: int | None = None
     provider_request_id: str | None = None
+    images: ImagePlan | None = None
 
     @property
     def attempts_here(self) -> int:

@@ -10,6 +10,7 @@ from libs.common.catalog import CatalogHolder, Provider
 from libs.common.database.records import ClaimedGeneration
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest
 from libs.common.ids import new_id
+from libs.common.preprocessing.plans import plan
 from libs.common.validation.common import violations
 from services.dispatcher.outcomes import Job
 
@@ -58,7 +59,9 @@ class Preparation:
             webhook_url=webhook_url,
             webhook_secret=webhook_secret,
         )
-        return Job(claimed, model, provider, adapter, claimed.attempts, submission_id), request
+        needs = catalog.image_needs(model, parameters)
+        images = None if needs is None else plan(needs, claimed.preprocess, catalog.presets())
+        return Job(claimed, model, provider, adapter, claimed.attempts, submission_id, images=images), request
 
     def _webhook(self, provider: Provider, adapter: Adapter) -> tuple[str | None, str | None]:
         """Where the vendor is to report the end, and what it signs that with. Without a URL it is not asked to."""

@@ -119,7 +119,7 @@ class Submitter:
         claimed = job.claimed
         assert job.submission_id is not None
         try:
-            images = await self._inputs.resolve(request.input_images, claimed.made_images or (), job.adapter)
+            images = await self._inputs.resolve(request.input_images, job)
             request = replace(request, input_images=images)
         except GenerationError as error:
             await self._end(claimed, outcomes.without_inputs(job, error))

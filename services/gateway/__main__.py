@@ -18,9 +18,13 @@ from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.intake import IntakeStore
+from libs.common.database.stores.prepared_images import PreparedImageStore
 from libs.common.database.stores.resuming import ResumeStore
 from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.database.stores.submissions import SubmissionStore
+from libs.common.preprocessing.fetching import Fetcher
+from libs.common.preprocessing.keeping import Keeper
+from libs.common.preprocessing.preparing import Preparer
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.nudges import Nudges, batch_nudges
 from libs.common.rpc.service import Frame, run
@@ -38,6 +42,7 @@ from services.gateway.cancels import Cancels
 from services.gateway.first_key import FirstKey
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
+from services.gateway.images.preprocess import Images
 from services.gateway.intake import BETWEEN_NUDGES_SECONDS, Intake
 from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
@@ -108,6 +113,7 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
             cancels=cancels,
             watchers=watchers,
             batches=batches,
+            images=_images(frame, stores),
             callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
             url_of=stores.objects.url,
             callback_hosts=callback_hosts,
@@ -143,6 +149,21 @@ def _batches(frame: Frame, stores: _Stores, nudges: Nudges) -> Batches:
         nudges=nudges,
         watchers=Watchers(stores.batches, interval_seconds=settings.watch_interval_seconds),
         url_of=stores.objects.url,
+    )
+
+
+def _images(frame: Frame, stores: _Stores) -> Images:
+    settings = frame.settings
+    preparer = Preparer.from_settings(settings, waiting=settings.image_waiting)
+    fetcher = Fetcher.from_settings(settings)
+    frame.on_close(fetcher.close)
+    frame.on_close(preparer.close)
+    return Images(
+        frame.catalog,
+        fetcher,
+        preparer,
+        Keeper(PreparedImageStore(frame.database), stores.objects),
+        at_once=max(1, settings.image_waiting // 2),
     )
 
 

@@ -24,6 +24,8 @@ from services.gateway.access import current_caller
 from services.gateway.batches.handlers import Batches, BatchHandlers
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
+from services.gateway.images.handlers import ImageHandlers
+from services.gateway.images.preprocess import Images
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
 from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
@@ -37,7 +39,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _MEDIA_TYPES = ("image", "video")
 
 
-class GenerationHandlers(BatchHandlers, GenerationServiceServicer):
+class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer):
     """Serves `darkroom.gateway.v1.GenerationService`."""
 
     def __init__(
@@ -50,11 +52,13 @@ class GenerationHandlers(BatchHandlers, GenerationServiceServicer):
         cancels: Cancels,
         watchers: Watchers[Change],
         batches: Batches,
+        images: Images,
         callbacks: Callbacks,
         url_of: UrlOf,
         callback_hosts: Sequence[str] = (),
     ) -> None:
-        super().__init__(batches)
+        BatchHandlers.__init__(self, batches)
+        ImageHandlers.__init__(self, images)
         self._catalog = catalog
         self._generations = generations
         self._submissions = submissions

@@ -14,9 +14,11 @@ from libs.common.database.records import Fallback, ImageFrom, NewGeneration, Unc
 from libs.common.database.records_edge import NewRequest
 from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
 from libs.common.ids import new_id
+from libs.common.preprocessing.plans import request_faults
 from libs.common.rpc.structs import from_struct
 from libs.common.validation.common import GenerationInput, Parameters, violations
 from services.gateway.access import Caller
+from services.gateway.images.wishes import wish_of
 from services.gateway.sameness import callback_faults, field_digests, request_hash
 
 _FALLBACKS_LIMIT = 10
@@ -52,11 +54,12 @@ def validate(
     found: list[FieldViolation] = []
     given = _input(message, model, found)
     found += _out_of_place(message, in_batch=in_batch)
-    found += _data_url_faults(message, model, catalog)
     if given is not None and given.callback_url is not None:
         found += callback_faults(given.callback_url, callback_hosts)
     fallbacks = tuple(_fallbacks(message, model, catalog, found))
     parameters = _parameters(message, model, catalog, found)
+    if parameters is not None:
+        found += _image_faults(message, model, parameters, catalog)
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)
         raise InvalidRequest(found, ErrorCode.INVALID_PARAMETERS if only_parameters else ErrorCode.INVALID_REQUEST)
@@ -70,6 +73,7 @@ def validate(
         batch_ref=message.ref or None,
         images_from=tuple(ImageFrom(getattr(image, "from"), image.output) for image in message.images_from),
         callback_url=given.callback_url or (None if in_batch else caller.callback_url),
+        preprocess=wish_of(message.preprocess) or None,
     )
     return _with_promises(message, given, generation, is_bounded=caller.quota.is_bounded)
 
@@ -123,12 +127,17 @@ def _out_of_place(message: gateway_pb2.CreateGenerationRequest, *, in_batch: boo
     return [FieldViolation(name, "batch", "must be set in a batch only") for name in _OF_BATCHES if name in given]
 
 
-def _data_url_faults(
-    message: gateway_pb2.CreateGenerationRequest, model: Model, catalog: Catalog
+def _image_faults(
+    message: gateway_pb2.CreateGenerationRequest, model: Model, parameters: Parameters, catalog: Catalog
 ) -> list[FieldViolation]:
-    if catalog.adapter_of(model).takes_data_urls:
-        return []
-    return [
+    """What is wrong with how images are handed in, and with what they are to become."""
+    needs = catalog.image_needs(model, parameters)
+    found: list[FieldViolation] = []
+    if message.HasField("preprocess"):
+        found += request_faults(wish_of(message.preprocess), needs, catalog.presets())
+    if catalog.takes_data_urls(model, parameters):
+        return found
+    return found + [
         FieldViolation(f"input_images[{index}]", "url", f"{model.identifier} takes http(s) URLs only")
         for index, url in enumerate(message.input_images)
         if url.startswith("data:")
@@ -193,12 +202,10 @@ def _fallback(
     if other is None:
         return f"there is no model {name[:100]!r}; ListModels names those there are", None
     outputs = message.number_of_outputs if message.HasField("number_of_outputs") else 1
-    data_urls = any(url.startswith("data:") for url in message.input_images)
     faults = {
         f"{name} makes another kind of media": other.media_type != model.media_type,
         f"{name} makes at most {other.max_outputs} outputs": outputs > other.max_outputs,
         f"{name} takes at most {other.max_input_images} input images": (_images(message) > other.max_input_images),
-        f"{name} takes http(s) URLs only": data_urls and not catalog.adapter_of(other).takes_data_urls,
         f"{name} is the model itself": other.identifier == model.identifier,
     }
     fault = next((fault for fault, holds in faults.items() if holds), None)
@@ -207,11 +214,15 @@ def _fallback(
     names = catalog.parameter_names(other)
     given = {key: value for key, value in from_struct(message.parameters).items() if key in names}
     try:
-        parameters = catalog.parameters(other, given).model_dump(mode="json", exclude_none=True)
+        parameters = catalog.parameters(other, given)
     except ValidationError as error:
         listed = "; ".join(f"{fault.field}: {fault.description}" for fault in violations(error, prefix="parameters"))
         return f"{name} does not take these: {listed}", None
-    return "", Fallback(other.identifier, other.provider, parameters, other.cost_usd(outputs, parameters))
+    data_urls = any(url.startswith("data:") for url in message.input_images)
+    if data_urls and not catalog.takes_data_urls(other, parameters):
+        return f"{name} takes http(s) URLs only", None
+    chosen = parameters.model_dump(mode="json", exclude_none=True)
+    return "", Fallback(other.identifier, other.provider, chosen, other.cost_usd(outputs, chosen))
 
 
 def _parameters(

@@ -30,6 +30,8 @@ def request_hash(generation: NewGeneration) -> str:
         "input_images": generation.input_images,
         "number_of_outputs": generation.number_of_outputs,
     }
+    if generation.preprocess:
+        asked["preprocess"] = generation.preprocess
     return _digest(asked)[: 2 * _HASH_BYTES]
 
 

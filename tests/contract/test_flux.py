@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from libs.common.adapters.flux import Flux, FluxParameters
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
 from tests.contract.conftest import adapter
+from tests.support.images import quarters, written
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
 
@@ -87,7 +89,7 @@ async def test_sizes_and_ratios_are_what_the_model_takes(flux: Flux, model: str,
 
 
 async def test_an_input_image_goes_along(flux: Flux) -> None:
-    image = "data:image/png;base64,aGVsbG8="
+    image = f"data:image/png;base64,{b64encode(written(quarters(), 'PNG')).decode()}"
     submitted = await flux.submit(
         _request(simulated("x", task_seconds=0), model="flux-kontext-pro", images=(InputImage(image),))
     )

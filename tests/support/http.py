@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,12 @@ async def call(
         session.request(method, url + path, headers=headers, allow_redirects=False, **options) as reply,
     ):
         return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, await reply.read())
+
+
+@asynccontextmanager
+async def serving(routes: Iterable[web.RouteDef]) -> AsyncIterator[str]:
+    """A server on this machine with these routes: its URL, without a slash at the end."""
+    app = web.Application()
+    app.add_routes(routes)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+from PIL import Image
 
 from sandbox.simulators import CONTROL
+from tests.support.images import opened
 
 FAILS = [{"operation": "result", "kind": "failed"}]
 """The provider reports that the task failed."""
@@ -43,8 +46,16 @@ class Simulator:
 
     async def pictures(self, prompt: str) -> list[str]:
         """The SHA-256 of the pictures that came with the last request of that prompt, in hexadecimal."""
-        found: list[str] = (await self._call("GET", f"pictures?{urlencode({'prompt': prompt})}"))["sha256"]
-        return found
+        return [picture["sha256"] for picture in await self._pictures(prompt)]
+
+    async def images(self, prompt: str) -> list[Image.Image]:
+        """The pictures themselves."""
+        return [opened(b64decode(picture["content"])) for picture in await self._pictures(prompt)]
+
+    async def _pictures(self, prompt: str) -> list[dict[str, str]]:
+        found = await self._call("GET", f"pictures?{urlencode({'prompt': prompt})}")
+        pictures: list[dict[str, str]] = found["pictures"]
+        return pictures
 
     async def cancelled(self, prompt: str) -> list[bool]:
         """Whether the task for that prompt was cancelled; empty where there is none."""

@@ -119,24 +119,15 @@ def test_no_metadata_goes_along(kind: str, wanted: str) -> None:
     prepared = run(content, format=wanted)
     image = opened(prepared.content)
     assert SECRET not in prepared.content
-    assert not set(image.info) - {
-        "jfif",
-        "jfif_version",
-        "jfif_unit",
-        "jfif_density",
-        "loop",
-        "background",
-        "timestamp",
-        "duration",
-    }
+    assert not {"exif", "xmp", "icc_profile", "comment"} & set(image.info)
     assert not dict(image.getexif())
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
-def test_a_profile_is_converted_to_srgb(mode: str, kind: str) -> None:
-    if (kind, mode) == ("JPEG", "RGBA"):
-        pytest.skip("JPEG has no transparency")
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), *itertools.product(("PNG", "WEBP", "AVIF"), ("RGB", "RGBA"))],
+)
+def test_a_profile_is_converted_to_srgb(kind: str, mode: str) -> None:
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "AVIF" else {}
     content = written(quarters(mode=mode, alpha=128), kind, icc_profile=profile("swapped"), **options)
     image = opened(run(content, format="png").content)

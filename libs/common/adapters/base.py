@@ -11,6 +11,8 @@ from libs.common.adapters.http import ProviderHttp, Reply
 from libs.common.database.records import MediaType
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import PreprocessConfig
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 
 
@@ -142,6 +144,10 @@ class Adapter(ABC):
     """Whether `parse_webhook` works."""
     signs_webhooks: ClassVar[bool] = True
     """Whether its webhooks are signed; those of others are hints to check and nothing more."""
+    preprocess: ClassVar[ImageNeeds | None] = None
+    """What input images must become for this vendor. None: they go as they come."""
+    presets: ClassVar[Mapping[str, PreprocessConfig]] = {}
+    """Configs that callers may name, made for this vendor."""
     needs_image_bytes: ClassVar[bool] = False
     """Whether input images must be handed over as bytes."""
     takes_data_urls: ClassVar[bool] = True
@@ -156,6 +162,11 @@ class Adapter(ABC):
     def unconnected(cls) -> Self:
         """An instance that calls nobody, to read webhooks where the credentials are not."""
         return cls.__new__(cls)
+
+    @classmethod
+    def image_needs(cls, parameters: Parameters) -> ImageNeeds | None:
+        """What input images must become for a request with these parameters."""
+        return cls.preprocess
 
     @staticmethod
     @abstractmethod

@@ -16,11 +16,24 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import ed25519
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_for_ratio
 from libs.common.validation.video import ratio_of
 
 _HEADER = "x-fal-webhook-"
+
+
+# A data URL in the request.
+_IMAGES = ImageNeeds(
+    PreprocessConfig(
+        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="base64")
+    ),
+    formats=("jpeg", "png", "webp"),
+    longest_side=4_096,
+    max_size_kb=10_000,
+)
 
 
 class FalParameters(Parameters):
@@ -52,6 +65,7 @@ class Fal(Adapter):
     """A submit has no id of ours and cannot be repeated safely. `upstream_model` is `owner/app` with its path."""
 
     parameters = FalParameters
+    preprocess = _IMAGES
     can_cancel = sends_webhooks = True
     states: ClassVar[Mapping[str, TaskState]] = {
         "IN_QUEUE": TaskState.PENDING,

@@ -17,6 +17,8 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import hmac_hex
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_for_ratio
 
@@ -26,6 +28,15 @@ _MULTIPLE, _LEAST, _MOST = 32, 256, 1_440
 _BY_RATIO = ("ultra", "kontext")
 # A task just made may not be known yet on the host that is asked.
 _UNKNOWN_TASK_GRACE_SECONDS = 10.0
+# Base64 in the request; larger ones are scaled down there anyway, after they were paid for in traffic.
+_IMAGES = ImageNeeds(
+    PreprocessConfig(
+        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="base64")
+    ),
+    formats=("jpeg", "png", "webp"),
+    longest_side=2_048,
+    max_size_kb=15_000,
+)
 
 
 class FluxParameters(Parameters):
@@ -71,6 +82,7 @@ class Flux(Adapter):
     """Flux through api.bfl.ai. A submit has no id of ours and cannot be repeated safely; tasks cannot be cancelled."""
 
     parameters = FluxParameters
+    preprocess = _IMAGES
     sends_webhooks = True
     states: ClassVar[Mapping[str, TaskState]] = {
         "Pending": TaskState.PENDING,

@@ -19,6 +19,8 @@ from libs.common.adapters.reading import TaskHint, first, unwrapped, webhook_bod
 from libs.common.adapters.registry import adapter
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.video import NegativePrompt, WideTallOrSquare, ratio_of
 
@@ -35,6 +37,19 @@ _CODES = {
 }
 
 
+# Source: image2video's table: jpg or png, 10 MB, sides from 300 pixels, ratios from 1:2.5 to 2.5:1.
+_IMAGES = ImageNeeds(
+    PreprocessConfig(
+        resize=Resize(width=2_560, height=2_560), compression=Compression(quality=92), output=Output(kind="base64")
+    ),
+    formats=("jpeg", "png"),
+    longest_side=4_096,
+    shortest_side=300,
+    widest=2.5,
+    max_size_kb=10_000,
+)
+
+
 class KlingParameters(Parameters):
     """Source: the request tables of text2video and image2video."""
 
@@ -49,6 +64,7 @@ class Kling(Adapter):
     """The vendor's own API. A submit that was lost is found by our id, which the vendor keeps as `external_task_id`."""
 
     parameters = KlingParameters
+    preprocess = _IMAGES
     credentials: ClassVar[tuple[str, ...]] = ("access_key", "secret_key")
     can_find_task, can_list, sends_webhooks, signs_webhooks = True, True, True, False
     states: ClassVar[Mapping[str, TaskState]] = {

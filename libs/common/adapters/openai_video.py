@@ -15,11 +15,23 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import explicit_size
 from libs.common.validation.video import WideOrTall
 
 _SIZES = {"16:9": "1280x720", "9:16": "720x1280"}
+
+
+_IMAGES = ImageNeeds(
+    PreprocessConfig(
+        resize=Resize(mode="cover", width=1_280, height=720, enlarge=True), compression=Compression(quality=95)
+    ),
+    formats=("jpeg", "png", "webp"),
+    longest_side=2_048,
+    max_size_kb=20_000,
+)
 
 
 class OpenAIVideoParameters(Parameters):
@@ -46,6 +58,7 @@ class OpenAIVideo(Adapter):
     """The result is read from the API itself, with the key. Nothing deduplicates a repeated submit."""
 
     parameters = OpenAIVideoParameters
+    preprocess = _IMAGES
     needs_image_bytes = can_cancel = sends_webhooks = True
     refine = staticmethod(code_of)
     states: ClassVar[Mapping[str, TaskState]] = {
@@ -54,6 +67,12 @@ class OpenAIVideo(Adapter):
         "completed": TaskState.SUCCESS,
         "failed": TaskState.FAILED,
     }
+
+    @classmethod
+    def image_needs(cls, parameters: Parameters) -> ImageNeeds:
+        """Exactly as large as the video. Source: POST /v1/videos, `input_reference` must match `size`."""
+        width, height = (int(side) for side in _size(parameters).split("x"))
+        return cls.preprocess.changed({"resize": {"width": width, "height": height}})
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
@@ -100,13 +119,18 @@ class OpenAIVideo(Adapter):
 def _fields(request: SubmitRequest) -> dict[str, str]:
     parameters = request.parameters
     assert isinstance(parameters, OpenAIVideoParameters)
-    chosen = parameters.size_or_ratio
     return {
         "model": request.upstream_model,
         "prompt": request.prompt,
         "seconds": str(parameters.duration),
-        "size": chosen if explicit_size(chosen) else _SIZES[chosen],
+        "size": _size(parameters),
     }
+
+
+def _size(parameters: Parameters) -> str:
+    assert isinstance(parameters, OpenAIVideoParameters)
+    chosen = parameters.size_or_ratio
+    return chosen if explicit_size(chosen) else _SIZES[chosen]
 
 
 def _failure(error: _Error) -> GenerationError:

@@ -15,6 +15,8 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio
 from libs.common.validation.video import NegativePrompt, ratio_of
@@ -26,6 +28,15 @@ _CODES = {
     "TOO_MANY_REQUESTS": ErrorCode.RATE_LIMITED,
     "INTERNAL_SERVER_ERROR": ErrorCode.PROVIDER_ERROR,
 }
+
+
+_OPTIMIZED = PreprocessConfig(
+    format="jpeg",
+    resize=Resize(mode="cover", width=1_920, height=1_080),
+    compression=Compression(quality=90, max_size_kb=5_000),
+    output=Output(kind="url"),
+)
+_LONG_SIDE, _SHORT_SIDE = 1_920, 1_080
 
 
 class PolloParameters(Parameters):
@@ -61,6 +72,8 @@ class Pollo(Adapter):
     """One task has several generations; it has ended when all of them have, and what succeeded is kept."""
 
     parameters = PolloParameters
+    preprocess = ImageNeeds(_OPTIMIZED, formats=("jpeg", "png", "webp"), longest_side=_LONG_SIDE, max_size_kb=5_000)
+    presets: ClassVar[Mapping[str, PreprocessConfig]] = {"pollo-optimized": _OPTIMIZED}
     takes_data_urls = False
     sends_webhooks = True
     states: ClassVar[Mapping[str, TaskState]] = {
@@ -69,6 +82,15 @@ class Pollo(Adapter):
         "succeed": TaskState.SUCCESS,
         "failed": TaskState.FAILED,
     }
+
+    @classmethod
+    def image_needs(cls, parameters: Parameters) -> ImageNeeds:
+        """A picture that fills the video: what sticks out of its ratio is cut off."""
+        assert isinstance(parameters, PolloParameters)
+        across, down = (int(part) for part in ratio_of(parameters.size_or_ratio).split(":"))
+        factor = min(_LONG_SIDE / max(across, down), _SHORT_SIDE / min(across, down))
+        size = {"width": max(1, round(across * factor)), "height": max(1, round(down * factor))}
+        return cls.preprocess.changed({"resize": size})
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:

@@ -18,6 +18,8 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed
 
@@ -25,6 +27,17 @@ _REJECTED = re.compile(r"NSFW|flagged|E005", re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3})%")
 _OUTPUTS_LIMIT = 100
 _API_HOST = "api.replicate.com"
+
+
+# Data URLs are for files of a few hundred kilobytes at most; a URL does for all.
+_IMAGES = ImageNeeds(
+    PreprocessConfig(
+        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="url")
+    ),
+    formats=("jpeg", "png", "webp"),
+    longest_side=4_096,
+    max_size_kb=20_000,
+)
 
 
 class ReplicateParameters(Parameters):
@@ -52,6 +65,7 @@ class Replicate(Adapter):
     """A submit has no id of ours and cannot be repeated safely."""
 
     parameters = ReplicateParameters
+    preprocess = _IMAGES
     can_list = can_cancel = sends_webhooks = True
     states: ClassVar[Mapping[str, TaskState]] = {
         "starting": TaskState.PENDING,

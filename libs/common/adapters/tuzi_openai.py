@@ -17,8 +17,18 @@ from libs.common.adapters.http import FormFile
 from libs.common.adapters.openai_errors import code_of
 from libs.common.adapters.registry import adapter
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.imaging.config import Compression, PreprocessConfig, Resize
+from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import SizeOrRatio, explicit_size
+
+# Source: POST /v1/images/edits: png, webp or jpg files.
+_IMAGES = ImageNeeds(
+    PreprocessConfig(resize=Resize(width=2_048, height=2_048), compression=Compression(quality=95)),
+    formats=("png", "jpeg", "webp"),
+    longest_side=4_096,
+    max_size_kb=20_000,
+)
 
 
 class TuziOpenAIParameters(Parameters):
@@ -48,6 +58,7 @@ class TuziOpenAI(Adapter):
     """Images in the reply itself, as URLs that live an hour or as base64. Nothing deduplicates a repeated submit."""
 
     parameters = TuziOpenAIParameters
+    preprocess = _IMAGES
     reply_limit_bytes = 256 * 1024**2
     needs_image_bytes = True
     refine = staticmethod(code_of)

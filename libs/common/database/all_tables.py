@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from libs.common.database import tables, tables_accounts, tables_batches, tables_edge, tables_monitor, tables_tasks
+from libs.common.database import (
+    tables,
+    tables_accounts,
+    tables_batches,
+    tables_edge,
+    tables_images,
+    tables_monitor,
+    tables_tasks,
+)
 
-MODULES = (tables, tables_tasks, tables_accounts, tables_edge, tables_batches, tables_monitor)
+MODULES = (tables, tables_tasks, tables_accounts, tables_edge, tables_batches, tables_images, tables_monitor)
 metadata = MODULES[0].metadata

@@ -61,6 +61,7 @@ class NewGeneration:
     batch_index: int | None = None
     batch_ref: str | None = None
     images_from: tuple[ImageFrom, ...] = ()
+    preprocess: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class ClaimedGeneration:
     `may_run_elsewhere` says that an earlier attempt's outcome was never known. `attempts_elsewhere` of the `attempts`
     went to models that were left since. `made_images` are outputs of others of its batch, which follow its
     `input_images`: as rows keep outputs, None for one that is not there. `released_at`: since when it waits.
+    `preprocess`: what the caller wants to become of the images.
     """
 
     id: str
@@ -141,6 +143,7 @@ class ClaimedGeneration:
     trace_parent: str | None = None
     batch_id: str | None = None
     made_images: list[Json | None] | None = None
+    preprocess: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

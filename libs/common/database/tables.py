@@ -34,6 +34,7 @@ generation_requests = Table(
     Column("media_type", Text, nullable=False, comment="image or video."),
     Column("prompt", Text, nullable=False, comment="What to make, as handed in."),
     Column("input_images", JSONB, nullable=False, server_default="[]", comment="http(s) or data URLs, as handed in."),
+    Column("preprocess", JSONB, comment="What the caller wants to become of input images: some fields of a config."),
     Column("number_of_outputs", SmallInteger, nullable=False, comment="How many outputs were asked for, 1 to 10."),
     Column(
         "parameters", JSONB, nullable=False, server_default="{}", comment="The model's parameters, defaults applied."

@@ -22,6 +22,7 @@ HeadersFor = Callable[[URL], Mapping[str, str]]
 _MEMORY_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 256 * 1024
 _SNIFF_BYTES = 8_192
+_RESULT = "The result"
 _TYPES = {
     "image/png",
     "image/jpeg",
@@ -61,8 +62,9 @@ class Media:
 class _Collector:
     """Writes chunks to a spooled file, counting and hashing."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, what: str) -> None:
         self._limit_bytes = limit_bytes
+        self._what = what
         self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)
         self._hash = hashlib.sha256()
         self._head = b""
@@ -71,7 +73,7 @@ class _Collector:
     def add(self, chunk: bytes) -> None:
         self._size_bytes += len(chunk)
         if self._size_bytes > self._limit_bytes:
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, f"The result is larger than {self._limit_bytes} bytes.")
+            raise GenerationError(ErrorCode.PROVIDER_ERROR, f"{self._what} is larger than {self._limit_bytes} bytes.")
         self._hash.update(chunk)
         self._file.write(chunk)
         if len(self._head) < _SNIFF_BYTES:
@@ -82,10 +84,16 @@ class _Collector:
         if kind is None or kind.mime not in _TYPES or not kind.mime.startswith(f"{media_type}/"):
             found = kind.mime if kind else "of no known type"
             raise GenerationError(
-                ErrorCode.PROVIDER_ERROR, f"The result is not {media_type}: its bytes are {found}.", is_retryable=False
+                ErrorCode.PROVIDER_ERROR,
+                f"{self._what} is not {media_type}: its bytes are {found}.",
+                is_retryable=False,
             )
         self._file.seek(0)
         return Media(self._file, kind.mime, kind.extension, self._size_bytes, self._hash.hexdigest())
+
+    def content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
 
     def close(self) -> None:
         self._file.close()
@@ -93,7 +101,7 @@ class _Collector:
 
 def from_bytes(content: bytes, media_type: str, *, limit_bytes: int) -> Media:
     """A file that a provider sent in its reply. Raises as `Downloader.fetch` does."""
-    collector = _Collector(limit_bytes)
+    collector = _Collector(limit_bytes, _RESULT)
     try:
         collector.add(content)
         return collector.finish(media_type)
@@ -108,10 +116,12 @@ class Downloader:
     Args:
         limit_bytes: the largest file taken.
         timeout_seconds: for all of one file.
+        what: how errors call what is fetched.
     """
 
-    def __init__(self, *, limit_bytes: int, timeout_seconds: float) -> None:
+    def __init__(self, *, limit_bytes: int, timeout_seconds: float, what: str = _RESULT) -> None:
         self._limit_bytes = limit_bytes
+        self._what = what
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=10, sock_read=60)
         self._sessions: dict[tuple[str, ...], aiohttp.ClientSession] = {}
 
@@ -129,7 +139,7 @@ class Downloader:
         Raises GenerationError: INVALID_REQUEST for an address that is refused, PROVIDER_UNAVAILABLE and
         PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers.
         """
-        collector = _Collector(self._limit_bytes)
+        collector = _Collector(self._limit_bytes, self._what)
         try:
             await self._collect_or_explain(url, tuple(allowed_hosts), collector, headers_for)
             return collector.finish(media_type)
@@ -137,16 +147,25 @@ class Downloader:
             collector.close()
             raise
 
+    async def read(self, url: str, *, allowed_hosts: Sequence[str]) -> bytes:
+        """The content of `url`, whatever it is. Raises as `fetch` does, but for the type."""
+        collector = _Collector(self._limit_bytes, self._what)
+        try:
+            await self._collect_or_explain(url, tuple(allowed_hosts), collector, no_headers)
+            return await asyncio.to_thread(collector.content)
+        finally:
+            collector.close()
+
     async def _collect_or_explain(
         self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector, headers_for: HeadersFor
     ) -> None:
         try:
             await self._collect(url, allowed_hosts, collector, headers_for)
         except TimeoutError as error:
-            raise GenerationError(ErrorCode.PROVIDER_TIMEOUT, "The result could not be fetched in time.") from error
+            raise GenerationError(ErrorCode.PROVIDER_TIMEOUT, f"{self._what} could not be fetched in time.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GenerationError(
-                ErrorCode.PROVIDER_UNAVAILABLE, "The result could not be fetched.", {"cause": type(error).__name__}
+                ErrorCode.PROVIDER_UNAVAILABLE, f"{self._what} could not be fetched.", {"cause": type(error).__name__}
             ) from error
 
     async def _collect(
@@ -166,7 +185,7 @@ class Downloader:
                     gone = response.status in {400, 401, 403, 404, 410}
                     raise GenerationError(
                         ErrorCode.PROVIDER_ERROR,
-                        f"The result's host answered {response.status}.",
+                        f"{self._what}'s host answered {response.status}.",
                         {"http_status": response.status, "host": target.host},
                         is_retryable=not gone,
                     )
@@ -176,7 +195,7 @@ class Downloader:
                     else:
                         collector.add(chunk)
                 return
-        raise GenerationError(ErrorCode.PROVIDER_ERROR, f"The result's URL redirects more than {REDIRECTS} times.")
+        raise GenerationError(ErrorCode.PROVIDER_ERROR, f"{self._what}'s URL redirects more than {REDIRECTS} times.")
 
     def _session(self, allowed_hosts: tuple[str, ...]) -> aiohttp.ClientSession:
         if allowed_hosts not in self._sessions:

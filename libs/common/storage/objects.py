@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -58,11 +58,15 @@ class ObjectStore:
 
     async def put(self, key: str, media: Media) -> None:
         """Store a file, which is closed then. GenerationError S3_UPLOAD_FAILED (retryable) where that fails."""
-        extra = {"ContentType": media.content_type}
+        await self.put_file(key, media.file, media.content_type)
+
+    async def put_file(self, key: str, file: IO[bytes], content_type: str) -> None:
+        """As `put`, for a file that only its caller knows."""
+        extra = {"ContentType": content_type}
 
         def work() -> None:
-            media.file.seek(0)
-            self._client.upload_fileobj(media.file, self._bucket, key, ExtraArgs=extra)
+            file.seek(0)
+            self._client.upload_fileobj(file, self._bucket, key, ExtraArgs=extra)
 
         await self._run("upload", work)
 
@@ -102,12 +106,15 @@ class ObjectStore:
 
         await self._run("make_bucket", work)
 
-    def url(self, key: str) -> str:
-        """A URL from which anybody who has it can read the object: presigned, or public where the settings say so."""
+    def url(self, key: str, *, seconds: int | None = None) -> str:
+        """A URL from which anybody who has it can read the object: presigned, or public where the settings say so.
+
+        A presigned one works for `seconds`; None: as long as the settings say.
+        """
         if self._public_base_url:
             return f"{self._public_base_url.rstrip('/')}/{key}"
         return self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._url_seconds
+            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds or self._url_seconds
         )
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:

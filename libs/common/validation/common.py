@@ -16,7 +16,7 @@ PROMPT_LIMIT = 2_000
 OUTPUTS_LIMIT = 10
 REUSE_LIMIT_SECONDS = 30 * 86_400
 IMAGE_URL_LIMIT = 14_000_000  # 10 MB of image as base64
-_IMAGE_URL = re.compile(r"https?://\S+|data:image/(png|jpeg|jpg|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_IMAGE_URL = re.compile(r"https?://\S+|data:image/(png|jpeg|jpg|webp|gif|avif|heic|heif);base64,[A-Za-z0-9+/]+={0,2}")
 
 
 def _storable(text: str) -> str:
@@ -36,9 +36,17 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def image_url_fault(text: str) -> str | None:
+    """What is wrong with where an image is said to be, as far as its text tells; None: nothing."""
+    if _IMAGE_URL.fullmatch(text):
+        return None
+    return "must be an http(s) URL or data:image/(png|jpeg|jpg|webp|gif|avif|heic|heif);base64,…"
+
+
 def _image_url(text: str) -> str:
-    if not _IMAGE_URL.fullmatch(text):
-        raise ValueError("must be an http(s) URL or data:image/(png|jpeg|jpg|webp);base64,…")
+    fault = image_url_fault(text)
+    if fault is not None:
+        raise ValueError(fault)
     return text
 
 

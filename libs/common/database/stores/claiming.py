@@ -25,7 +25,7 @@ state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval
 _CLAIMED_COLUMNS = """
     g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
     g.parameters, g.when_uncertain, g.user_id, g.labels, g.request_id, g.trace_parent, g.attempts, g.lease_token,
-    g.created_at, g.released_at, g.batch_id,
+    g.created_at, g.released_at, g.batch_id, g.preprocess,
     g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
     EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
     CASE WHEN g.images_from <> '[]' THEN (

@@ -38,12 +38,12 @@ _CONTINUE = statement("""
 INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, input_images,
     number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
     expected_cost_usd, reserved_usd, callback_url, request_hash, batch_id, batch_index, batch_ref, images_from,
-    continues_id, provider_task_id, submitted_at)
+    preprocess, continues_id, provider_task_id, submitted_at)
 SELECT :new_id, CASE WHEN CAST(:state AS text) = 'PENDING' AND batch_id IS NOT NULL THEN 'HELD' ELSE :state END,
     model_identifier, provider_id, media_type, prompt, input_images,
     number_of_outputs, parameters, priority, when_uncertain, user_id, labels, request_id, api_key_id, owner, turn_at,
     expected_cost_usd, reserved_usd, callback_url, request_hash, batch_id, batch_index, batch_ref, images_from,
-    id, CAST(:task_id AS text),
+    preprocess, id, CAST(:task_id AS text),
     CASE WHEN CAST(:task_id AS text) IS NOT NULL THEN submitted_at END
 FROM generation_requests WHERE id = :generation_id""")
 
