@@ -10,7 +10,10 @@ from typing import Any
 import grpc
 
 _SERVICE = "darkroom.gateway.v1.GenerationService"
-_READS = ("GetGeneration", "ListGenerations", "ListModels", "ListCallbacks", "GetBatch", "ListBatches", "EstimateCost")
+_READS = (
+    "GetGeneration", "ListGenerations", "ListModels", "ListCallbacks", "GetBatch", "ListBatches", "EstimateCost",
+    "PreprocessImage",
+)  # fmt: skip
 # What creates is sent with an idempotency key, so that a repeat makes nothing twice.
 _REPEATABLE = (*_READS, "CreateGeneration", "CancelGeneration", "CreateBatch", "CancelBatch", "ResumeBatch")
 # Source: https://github.com/grpc/grpc/blob/master/doc/service_config.md

@@ -27,6 +27,7 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from libs.client.batches import Batches
 from libs.client.channel import open_channel
 from libs.client.errors import DarkroomError, answer_of
+from libs.client.images import Images
 from libs.client.watching import followed
 
 ENDED = {
@@ -91,6 +92,7 @@ class Client:
         )
         self.gateway = GenerationServiceStub(self._channel)
         self.batches = Batches(self.gateway, call_seconds=call_seconds)
+        self.images = Images(self.gateway, call_seconds=call_seconds)
         self._call_seconds = call_seconds
         self._http: aiohttp.ClientSession | None = None
 

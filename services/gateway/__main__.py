@@ -53,6 +53,9 @@ from services.gateway.watching import Watchers
 from services.gateway.webhook_keys import WebhookKeys
 from services.gateway.webhooks import Webhooks
 
+# What an answer holds beside an image.
+_ROOM_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class _Stores:
@@ -164,6 +167,7 @@ def _images(frame: Frame, stores: _Stores) -> Images:
         preparer,
         Keeper(PreparedImageStore(frame.database), stores.objects),
         at_once=max(1, settings.image_waiting // 2),
+        answer_bytes=settings.grpc_message_limit_bytes - _ROOM_BYTES,
     )
 
 

@@ -24,7 +24,7 @@ FILES = {
 RPCS = {
     "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
     "RateGeneration CreateBatch UploadBatch ListBatches GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost "
-    "ListModels ListSubmissions "
+    "PreprocessImage ListModels ListSubmissions "
     "ResolveSubmission ListCallbacks ReplayCallback GetCallbackSecret",
     "AdminService": "CreateApiKey ListApiKeys UpdateApiKey RevokeApiKey",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from services.gateway.rest.routes import all_bindings
 from tests.conftest import StartStack
 from tests.contract.test_protos import FILES
 from tests.support.http import call
+from tests.support.images import quarters, written
 from tests.support.running import Running
 
 # own: names something that belongs to an owner. list: shows what the caller has. any: belongs to nobody.
@@ -38,6 +40,7 @@ class Row:
 
 _ID = {"id": "{id}"}
 _BATCH = {"batch_id": "{batch_id}"}
+_IMAGE = f"data:image/png;base64,{b64encode(written(quarters(), 'PNG')).decode()}"
 _REQUESTS = {"requests": [{"model_identifier": "flux-pro", "prompt": "x"}]}
 TABLE = {
     "GenerationService/CreateGeneration": Row("any", {"model_identifier": "flux-pro", "prompt": "x"}),
@@ -54,6 +57,7 @@ TABLE = {
     "GenerationService/CancelBatch": Row("own", _BATCH),
     "GenerationService/ResumeBatch": Row("own", _BATCH),
     "GenerationService/EstimateCost": Row("any", _REQUESTS),
+    "GenerationService/PreprocessImage": Row("any", {"url": _IMAGE, "config": {"output": {"kind": "buffer"}}}),
     "GenerationService/ListSubmissions": Row("admin", {"generation_id": "{id}"}),
     "GenerationService/ResolveSubmission": Row(
         "admin", {"submission_id": "sub_1", "resolution": "SUBMISSION_RESOLUTION_DISMISSED"}

@@ -45,6 +45,7 @@ SERVED = {
     "AcknowledgeAlert", "SilenceAlerts", "ListSilences", "EndSilence", "GetHealth", "GetStats", "ListInstances",
     "SetLogLevel",
     "CreateBatch", "UploadBatch", "ListBatches", "GetBatch", "WatchBatch", "CancelBatch", "ResumeBatch", "EstimateCost",
+    "PreprocessImage",
 }  # fmt: skip
 
 

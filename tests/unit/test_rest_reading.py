@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from darkroom.gateway.v1 import gateway_pb2
+import pytest
+from darkroom.gateway.v1 import gateway_pb2, images_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +89,22 @@ def test_both_names_are_taken_and_a_field_given_twice_is_told() -> None:
 def test_words_are_taken_with_and_without_their_prefix() -> None:
     short = _read({"whenUncertain": "FAIL"})
     assert short == _read({"whenUncertain": "UNCERTAIN_SUBMIT_POLICY_FAIL"})
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({"content": "aGVsbG8="}, None),
+        ({"content": "no base64!"}, ("content", "base64")),
+        ({"content": 7}, ("content", "type")),
+        ({"content": "aGVsbG8=", "url": "https://x"}, ("url", "one_of")),
+        ({"config": {"compression": {"maxSizeKB": 20}}}, None),
+        ({"config": {"compression": {"max_size_kb": 20}}}, None),
+        ({"config": {"compression": {"maxSizeKb": 20}}}, ("config.compression.maxSizeKb", "unknown")),
+        ({"config": {"resize": {"enlarge": 1}}}, ("config.resize.enlarge", "type")),
+    ],
+)
+def test_bytes_choices_and_names_of_their_own(body: dict[str, Any], fault: tuple[str, str] | None) -> None:
+    reader = Reader()
+    reader.read_json(images_pb2.PreprocessImageRequest(), json.dumps(body).encode(), "")
+    assert [(found.field, found.rule) for found in reader.found] == ([] if fault is None else [fault])

@@ -13,11 +13,13 @@ from libs.client.client import Client
 from libs.client.commands import shown
 from libs.client.commands.batches import batches
 from libs.client.commands.connection import connection
+from libs.client.commands.images import preprocess
 from libs.client.commands.keys import keys
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Darkroom.")
 app.add_typer(keys, name="keys")
 app.add_typer(batches, name="batch")
+app.command()(preprocess)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Save = Annotated[Path | None, typer.Option(help="Wait for the end, and save the files into this folder.")]

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2, images_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -141,6 +142,26 @@ def saved(files: Iterable[File], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         console.print(f"  {file.save(folder)}  {len(file.content) / 1_000:.0f} kB {file.content_type}", soft_wrap=True)
+
+
+def prepared(found: Iterable[tuple[str, images_pb2.PreprocessImageResponse | None, str]]) -> None:
+    """What became of images: of each its name, the answer, and where it is or why it is nowhere."""
+    table = _table("image", "was", "is", "smaller by", "what was changed", "where")
+    for name, answer, where in found:
+        if answer is None:
+            table.add_row(name, "", "[red]refused[/]", "", f"[red]{escape(where)}[/]", "")
+            continue
+        source = answer.source
+        changes = ", ".join(change for step in answer.steps for change in step.changes)
+        table.add_row(
+            name,
+            f"{source.format} {source.width}x{source.height} {source.size_bytes / 1_000:,.0f} KB",
+            f"{answer.format} {answer.width}x{answer.height} {answer.size_bytes / 1_000:,.0f} KB",
+            f"{1 - answer.size_bytes / source.size_bytes:.0%}",
+            changes,
+            where,
+        )
+    console.print(table)
 
 
 class Bar:

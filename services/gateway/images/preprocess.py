@@ -35,16 +35,25 @@ class Images:
         preparer: prepares them.
         keeper: keeps those that are to have a URL.
         at_once: how many one owner may have under way.
+        answer_bytes: how large an image may be that goes in an answer.
     """
 
     def __init__(
-        self, catalog: CatalogHolder, fetcher: Fetcher, preparer: Preparer, keeper: Keeper, *, at_once: int
+        self,
+        catalog: CatalogHolder,
+        fetcher: Fetcher,
+        preparer: Preparer,
+        keeper: Keeper,
+        *,
+        at_once: int,
+        answer_bytes: int,
     ) -> None:
         self._catalog = catalog
         self._fetcher = fetcher
         self._preparer = preparer
         self._keeper = keeper
         self._at_once = at_once
+        self._answer_bytes = answer_bytes
         self._under_way: Counter[str] = Counter()
 
     async def preprocess(
@@ -98,6 +107,10 @@ class Images:
         self, answer: images_pb2.PreprocessImageResponse, image: KeyedImage, config: PreprocessConfig
     ) -> None:
         output = config.output
+        size_bytes = len(image.prepared.content) * (4 / 3 if output.kind == "base64" else 1)
+        if output.kind != "url" and size_bytes > self._answer_bytes:
+            why = f"must be url: the image has {len(image.prepared.content):,} bytes, too many for an answer"
+            raise InvalidRequest([FieldViolation("config.output.kind", "size", why)])
         if output.kind == "buffer":
             answer.content = image.prepared.content
         elif output.kind == "base64":

@@ -10,7 +10,9 @@ import difflib
 import json
 import math
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -96,7 +98,7 @@ class Reader:
             self.read_json(message, body, "")
 
     def _field(self, descriptor: Descriptor, name: str, path: str) -> FieldDescriptor | None:
-        field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+        field = descriptor.fields_by_name.get(name) or _by_json_name(descriptor).get(name)
         if field is None:
             near = difflib.get_close_matches(name, [known.json_name for known in descriptor.fields], n=1)
             self._fault(path, "unknown", "unknown" + (f"; did you mean {near[0]}?" if near else ""))
@@ -121,7 +123,10 @@ class Reader:
                 self._fault(inner_path, "twice", "given twice")
                 continue
             seen.add(field.name)
-            if _is_map(field):
+            other = _chosen(message, field)
+            if other is not None:
+                self._fault(inner_path, "one_of", f"must not be set beside {other}")
+            elif _is_map(field):
                 self._read_map(message, field, inner, inner_path)
             elif field.is_repeated:
                 self._append(message, field, inner, inner_path, depth)
@@ -202,18 +207,36 @@ class Reader:
         return not isinstance(value, float) or self._is_finite(value, path)
 
     def _scalar(self, field: FieldDescriptor, value: Any, path: str) -> Any:
-        if field.type == FieldDescriptor.TYPE_STRING:
-            return value if self._is_text(value, path) else None
-        if field.type == FieldDescriptor.TYPE_BOOL:
-            if not isinstance(value, bool):
-                self._fault(path, "type", "must be true or false")
-                return None
-            return value
+        plain = {
+            FieldDescriptor.TYPE_STRING: self._text,
+            FieldDescriptor.TYPE_BYTES: self._bytes,
+            FieldDescriptor.TYPE_BOOL: self._truth,
+        }
+        if field.type in plain:
+            return plain[field.type](value, path)
         if field.type == FieldDescriptor.TYPE_ENUM:
             return self._word(field, value, path)
         if field.type in _FLOATS:
             return self._number(value, path)
         return self._integer(field, value, path)
+
+    def _text(self, value: Any, path: str) -> str | None:
+        return value if self._is_text(value, path) else None
+
+    def _truth(self, value: Any, path: str) -> bool | None:
+        if not isinstance(value, bool):
+            self._fault(path, "type", "must be true or false")
+            return None
+        return value
+
+    def _bytes(self, value: Any, path: str) -> bytes | None:
+        if not self._is_text(value, path):
+            return None
+        try:
+            return b64decode(value, validate=True)
+        except ValueError:
+            self._fault(path, "base64", "must be base64")
+            return None
 
     def _word(self, field: FieldDescriptor, value: Any, path: str) -> int | None:
         number = number_of(_enum(field), value)
@@ -260,6 +283,16 @@ class Reader:
             self._fault(path.encode(errors="replace").decode(), "unicode", "must be valid Unicode")
             return False
         return True
+
+
+@cache
+def _by_json_name(descriptor: Descriptor) -> Mapping[str, FieldDescriptor]:
+    return {field.json_name: field for field in descriptor.fields}
+
+
+def _chosen(message: Message, field: FieldDescriptor) -> str | None:
+    """The field of the same oneof that is set already. A field that is merely optional has a oneof of its own."""
+    return message.WhichOneof(field.containing_oneof.name) if field.containing_oneof is not None else None
 
 
 def _is_map(field: FieldDescriptor) -> bool:
