@@ -40,7 +40,7 @@ def _batch(seed: int, number: int, chance: random.Random) -> gateway_pb2.CreateB
         picture = gateway_pb2.CreateGenerationRequest(
             model_identifier="flux-pro", prompt=f"a picture #{seed}-b{number}-p{place}", ref=f"p{place}"
         )
-        picture.parameters.update({"size_or_ratio": "256x256"})
+        picture.parameters.update({"size_or_ratio": "320x320"})
         made = picture_from(f"p{place}")
         video = gateway_pb2.CreateGenerationRequest(
             model_identifier="kling-v1-6", prompt=f"a video #{seed}-b{number}-v{place}", images_from=[made]

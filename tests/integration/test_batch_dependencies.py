@@ -11,7 +11,11 @@ import pytest
 from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
+from libs.common.catalog import load
+from libs.common.imaging.headers import SourceLimits
+from libs.common.imaging.pipeline import Pipeline
 from libs.common.rpc.structs import from_struct
+from sandbox.plan import SHIPPED_CATALOG
 from tests.support.asked import COMPLETED, PARTIAL_FAILED, asked, create, ended
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import FAILS, Simulator, simulated
@@ -24,6 +28,19 @@ def _prompt(**behaviour: Any) -> str:
     return simulated(f"of a chain, number {next(_numbers)}", **{"task_seconds": 0.1, **behaviour})
 
 
+async def _content(output: common_pb2.Output) -> bytes:
+    async with aiohttp.ClientSession() as session, session.get(output.url) as reply:
+        return await reply.read()
+
+
+def _as_needed(content: bytes, model_identifier: str) -> bytes:
+    catalog = load(SHIPPED_CATALOG)
+    model = catalog.model(model_identifier)
+    needs = catalog.image_needs(model, catalog.parameters(model, {}))
+    assert needs is not None
+    return Pipeline(needs.held(needs.config), SourceLimits()).run(content).content
+
+
 @pytest.mark.parametrize("model", ["kling-v1-6", "sora-2"], ids=["takes them in the request", "takes files"])
 async def test_a_video_starts_from_the_picture_that_was_made_for_it(
     running: Running, simulator: Simulator, model: str
@@ -34,9 +51,10 @@ async def test_a_video_starts_from_the_picture_that_was_made_for_it(
     assert batch.status == COMPLETED
     picture, film = batch.tasks
     assert picture.ended_at.ToNanoseconds() < film.submitted_at.ToNanoseconds()
-    assert await simulator.pictures(video) == [picture.results[0].sha256]
-    async with aiohttp.ClientSession() as session, session.get(film.results[0].url) as reply:
-        assert hashlib.sha256(await reply.read()).hexdigest() == film.results[0].sha256
+    content, film_content = [await _content(task.results[0]) for task in (picture, film)]
+    # Its provider got that picture and no other, made into what it needs.
+    assert await simulator.pictures(video) == [hashlib.sha256(_as_needed(content, model)).hexdigest()]
+    assert hashlib.sha256(film_content).hexdigest() == film.results[0].sha256
 
 
 async def test_what_depends_on_a_failure_is_skipped_with_its_cause_all_the_way(running: Running) -> None:

@@ -22,7 +22,8 @@ def asked(prompt: str, *, model: str = "flux-pro", **fields: Any) -> gateway_pb2
     pictures = [picture_from(ref) for ref in fields.pop("pictures", ())]
     request = gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=prompt, images_from=pictures, **fields)
     if model == "flux-pro":
-        request.parameters.update({"size_or_ratio": "256x256"})
+        # The smallest that all video models take.
+        request.parameters.update({"size_or_ratio": "320x320"})
     return request
 
 

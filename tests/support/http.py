@@ -46,9 +46,9 @@ async def call(
 
 
 @asynccontextmanager
-async def serving(routes: Iterable[web.RouteDef]) -> AsyncIterator[str]:
+async def serving(routes: Iterable[web.RouteDef], *, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """A server on this machine with these routes: its URL, without a slash at the end."""
     app = web.Application()
     app.add_routes(routes)
-    async with TestServer(app) as server:
+    async with TestServer(app, host=host) as server:
         yield str(server.make_url("")).rstrip("/")

@@ -32,7 +32,7 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ),
     (
         "flux-pro",
-        {"input_images": ["data:image/gif;base64,aGk="]},
+        {"input_images": ["data:image/svg+xml;base64,aGk="]},
         {"input_images": [PNG]},
         "input_images[0]",
         "value_error",
@@ -44,7 +44,6 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
         "input_images[0]",
         "value_error",
     ),
-    ("pollo-v1-6", {"input_images": [PNG]}, {"input_images": ["http://a/b.png"]}, "input_images[0]", "url"),
     ("gpt-image-1", {"number_of_outputs": 0}, {"number_of_outputs": 1}, "number_of_outputs", "greater_than_equal"),
     ("gpt-image-1", {"number_of_outputs": 11}, {"number_of_outputs": 10}, "number_of_outputs", "less_than_equal"),
     ("flux-pro", {"seed": -1}, {"seed": 0}, "parameters.seed", "greater_than_equal"),

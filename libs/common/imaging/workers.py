@@ -49,6 +49,11 @@ class _Worker:
         self._process = process
         self.jobs = 0
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     @classmethod
     async def start(cls, limits: WorkerLimits) -> _Worker:
         """A new process. It gets none of our environment, where the secrets are."""
@@ -105,6 +110,11 @@ class Workers:
         self._most = count + (waiting or 0)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The processes that there are now."""
+        return frozenset(worker.pid for worker in self._all)
 
     async def run(self, content: bytes, config: PreprocessConfig) -> Prepared:
         """What becomes of an image.

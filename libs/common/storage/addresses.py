@@ -14,6 +14,10 @@ from yarl import URL
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.hosts import is_listed
 
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# IETF protocol assignments, and the anycast of 6to4 relays, which was given up (RFC 7526).
+_NOT_ORDINARY = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"))
+
 
 def is_public(address: str) -> bool:
     """Whether an IP address, as text, belongs to the public internet. False for what is no IP address."""
@@ -24,11 +28,17 @@ def is_public(address: str) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         embedded = found.ipv4_mapped or found.sixtofour
         if embedded is not None:
-            return embedded.is_global and not embedded.is_multicast
-        # NAT64 (RFC 6052) and Teredo reach IPv4 hosts that the address hides.
-        if found in ipaddress.ip_network("64:ff9b::/96") or found.teredo is not None:
+            return _is_public(embedded)
+        # NAT64 (RFC 6052), IPv4-compatible addresses and the like lie outside of what is global unicast (RFC 4291);
+        # Teredo lies within and reaches IPv4 hosts that the address hides.
+        if found not in _GLOBAL_UNICAST or found.teredo is not None:
             return False
-    return found.is_global and not found.is_multicast
+    return _is_public(found)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    special = any(address in network for network in _NOT_ORDINARY if network.version == address.version)
+    return address.is_global and not address.is_multicast and not special
 
 
 def check_url(url: URL, allowed_hosts: Sequence[str]) -> None:
@@ -41,7 +51,7 @@ def check_url(url: URL, allowed_hosts: Sequence[str]) -> None:
         raise _refused(host, "only http and https URLs are fetched")
     if is_listed(host, allowed_hosts):
         return
-    numeric = _numeric_address(host)
+    numeric = _numeric_address(host.rstrip("."))
     if numeric is not None and not is_public(numeric):
         raise _refused(host, "its address is not public")
 
@@ -58,13 +68,24 @@ def _numeric_address(host: str) -> str | None:
         return None
 
 
+def parsed_url(text: str) -> URL:
+    """A URL. GenerationError INVALID_REQUEST for what is none."""
+    try:
+        return URL(text)
+    except ValueError as error:
+        raise _refused("", "it is no URL") from error
+
+
 def _refused(host: str, why: str) -> GenerationError:
     return GenerationError(ErrorCode.INVALID_REQUEST, f"The URL is refused: {why}.", {"host": host[:200]})
 
 
-def guarded_session(allowed_hosts: Sequence[str]) -> aiohttp.ClientSession:
-    """A session that connects to public addresses and to `allowed_hosts` alone. It keeps no cookies."""
-    connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts), limit=0, ttl_dns_cache=10)
+def guarded_session(allowed_hosts: Sequence[str], inner: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """A session that connects to public addresses and to `allowed_hosts` alone. It keeps no cookies.
+
+    `inner` as for `GuardedResolver`.
+    """
+    connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts, inner), limit=0, ttl_dns_cache=10)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
@@ -73,11 +94,12 @@ class GuardedResolver(AbstractResolver):
 
     Args:
         allowed_hosts: names that may have private addresses.
+        inner: who is asked. None: the system.
     """
 
-    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+    def __init__(self, allowed_hosts: Sequence[str], inner: AbstractResolver | None = None) -> None:
         self._allowed_hosts = allowed_hosts
-        self._inner = ThreadedResolver()
+        self._inner = inner or ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

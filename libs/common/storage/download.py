@@ -15,7 +15,7 @@ import filetype
 from yarl import URL
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.storage.addresses import check_url, guarded_session
+from libs.common.storage.addresses import check_url, guarded_session, parsed_url
 
 REDIRECTS = 3
 HeadersFor = Callable[[URL], Mapping[str, str]]
@@ -171,14 +171,14 @@ class Downloader:
     async def _collect(
         self, url: str, allowed_hosts: tuple[str, ...], collector: _Collector, headers_for: HeadersFor
     ) -> None:
-        target = URL(url)
+        target = parsed_url(url)
         for _ in range(REDIRECTS + 1):
             check_url(target, allowed_hosts)
             session = self._session(allowed_hosts)
             headers = headers_for(target)
             async with session.get(target, timeout=self._timeout, allow_redirects=False, headers=headers) as response:
                 if response.status in {301, 302, 303, 307, 308} and "location" in response.headers:
-                    target = target.join(URL(response.headers["location"]))
+                    target = target.join(parsed_url(response.headers["location"]))
                     continue
                 if response.status != 200:
                     # Gone for good where the host says so; else worth another look.
