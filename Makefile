@@ -49,8 +49,8 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
-bench: $(VENV)/.bench $(VENV)/litellm/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway monitor batches); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
+	@for bench in $(or $(BENCH),poller gateway monitor batches imaging); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana
@@ -109,6 +109,14 @@ $(VENV)/litellm/.made: requirements/litellm.txt | $(VENV)/.made
 	@$(PYTHON) -m venv $(VENV)/litellm
 	@$(VENV)/litellm/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
 		--requirement requirements/litellm.txt
+	@touch $@
+
+# Where there is no Node.js, what is said of sharp is left out.
+$(VENV)/sharp/.made: requirements/sharp/package.json requirements/sharp/package-lock.json | $(VENV)/.made
+	@mkdir -p $(VENV)/sharp
+	@cp requirements/sharp/package.json requirements/sharp/package-lock.json $(VENV)/sharp/
+	@if command -v npm >/dev/null; then echo "Installing sharp into $(VENV)/sharp …"; \
+		npm --prefix $(VENV)/sharp ci --no-audit --no-fund --silent; else rm $(VENV)/sharp/package.json; fi
 	@touch $@
 
 $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox

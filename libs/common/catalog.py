@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -242,7 +243,8 @@ class Catalog:
         """Whether input images of a request may be data URLs: all may that are prepared."""
         return self.image_needs(model, parameters) is not None or self.adapter_of(model).takes_data_urls
 
-    def presets(self) -> dict[str, PreprocessConfig]:
+    @cached_property
+    def presets(self) -> Mapping[str, PreprocessConfig]:
         """What may be asked for by name: our own configs, those made for a vendor, and by its id each provider's."""
         found: dict[str, PreprocessConfig] = {}
         for provider in self.providers.values():

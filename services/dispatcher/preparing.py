@@ -60,7 +60,7 @@ class Preparation:
             webhook_secret=webhook_secret,
         )
         needs = catalog.image_needs(model, parameters)
-        images = None if needs is None else plan(needs, claimed.preprocess, catalog.presets())
+        images = None if needs is None else plan(needs, claimed.preprocess, catalog.presets)
         return Job(claimed, model, provider, adapter, claimed.attempts, submission_id, images=images), request
 
     def _webhook(self, provider: Provider, adapter: Adapter) -> tuple[str | None, str | None]:

@@ -134,7 +134,7 @@ def _image_faults(
     needs = catalog.image_needs(model, parameters)
     found: list[FieldViolation] = []
     if message.HasField("preprocess"):
-        found += request_faults(wish_of(message.preprocess), needs, catalog.presets())
+        found += request_faults(wish_of(message.preprocess), needs, catalog.presets)
     if catalog.takes_data_urls(model, parameters):
         return found
     return found + [

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from bench.imaging.pictures import quarters, written
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import InputImage, SubmitRequest, Submitted, Task, TaskStatus
 from libs.common.adapters.flux import Flux, FluxParameters
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
 from tests.contract.conftest import adapter
-from tests.support.images import quarters, written
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from bench.imaging.pictures import opened, quarters, written
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import InputImage
 from libs.common.database.engine import Database
@@ -30,7 +31,6 @@ from services.dispatcher.outcomes import Job
 from tests.contract.conftest import adapter
 from tests.support.catalogs import MODEL
 from tests.support.http import serving
-from tests.support.images import opened, quarters, written
 from tests.unit.test_outcomes import CLAIMED
 
 KEY = "made/0.png"
@@ -78,7 +78,7 @@ def job(accounts: Accounts) -> Callable[..., Job]:
         model = next(model for model in catalog.models.values() if model.provider == provider_id)
         needs = catalog.image_needs(model, catalog.parameters(model, {}))
         assert needs is not None
-        images = None if wish is None else plan(needs, wish, catalog.presets())
+        images = None if wish is None else plan(needs, wish, catalog.presets)
         return Job(replace(CLAIMED, made_images=list(made), **claimed), MODEL, provider, found, images=images)
 
     return make

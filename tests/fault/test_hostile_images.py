@@ -14,13 +14,13 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from bench.imaging import hostile
+from bench.imaging.pictures import noise, opened, photo, png_of_zeros, quarters, written
 from libs.common import metrics
 from libs.common.imaging.config import PreprocessConfig, Resize
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.worker import WorkerLimits
 from libs.common.imaging.workers import Workers
-from tests.support import hostile
-from tests.support.images import noise, opened, photo, png_of_zeros, quarters, written
 from tests.support.waiting import eventually
 
 CONFIG = PreprocessConfig(format="jpeg", resize=Resize(width=256, height=256), animated="first_frame")
@@ -197,7 +197,7 @@ import asyncio
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.worker import WorkerLimits
 from libs.common.imaging.workers import Workers
-from tests.support.images import quarters, written
+from bench.imaging.pictures import quarters, written
 async def main():
     workers = Workers(count=1, limits=WorkerLimits())
     await workers.run(written(quarters(), "PNG"), PreprocessConfig())

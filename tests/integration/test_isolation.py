@@ -13,6 +13,7 @@ import pytest
 from darkroom.gateway.v1 import admin_pb2
 from google.protobuf.message_factory import GetMessageClass
 
+from bench.imaging.pictures import quarters, written
 from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
 from services.gateway.batches.routes import ROUTES as BATCH_ROUTES
@@ -22,7 +23,6 @@ from services.gateway.rest.routes import all_bindings
 from tests.conftest import StartStack
 from tests.contract.test_protos import FILES
 from tests.support.http import call
-from tests.support.images import quarters, written
 from tests.support.running import Running
 
 # own: names something that belongs to an owner. list: shows what the caller has. any: belongs to nobody.

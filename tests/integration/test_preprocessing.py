@@ -14,9 +14,9 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import images_pb2
 from PIL import ExifTags, Image
 
+from bench.imaging.pictures import CORNERS, opened, photo, png_of_zeros, quarters, written
 from libs.client.images import preprocess_config
 from tests.support.http import call
-from tests.support.images import CORNERS, opened, photo, png_of_zeros, quarters, written
 from tests.support.running import FAILED, SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 

@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from bench.imaging.pictures import quarters, written
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.preprocessing.fetching import Fetcher
 from libs.common.storage.addresses import guarded_session
 from libs.common.storage.download import Downloader
 from tests.support.http import serving
-from tests.support.images import quarters, written
 
 CONTENT = written(quarters(), "PNG")
 INSIDE = {

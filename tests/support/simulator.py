@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import aiohttp
 from PIL import Image
 
+from bench.imaging.pictures import opened
 from sandbox.simulators import CONTROL
-from tests.support.images import opened
 
 FAILS = [{"operation": "result", "kind": "failed"}]
 """The provider reports that the task failed."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from bench.imaging.pictures import flat, noise, opened, photo, written
 from libs.common.imaging.config import Compression, PreprocessConfig, WantedFormat
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.headers import SourceLimits
 from libs.common.imaging.picture import Prepared
 from libs.common.imaging.pipeline import Pipeline
-from tests.support.images import flat, noise, opened, photo, written
 
 KINDS = {"noise": (noise, 320, 240), "photo": (photo, 480, 360), "flat": (flat, 480, 360)}
 FORMATS: tuple[WantedFormat, ...] = ("jpeg", "webp", "png")

@@ -11,12 +11,12 @@ import pillow_heif
 import pytest
 from PIL import ExifTags, Image
 
+from bench.imaging.pictures import CORNERS, opened, photo, png_of_16_bits, profile, quarters, written
 from libs.common.imaging.config import Compression, Enhance, PreprocessConfig, Resize
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.headers import SourceLimits
 from libs.common.imaging.picture import Prepared
 from libs.common.imaging.pipeline import Pipeline
-from tests.support.images import CORNERS, opened, photo, png_of_16_bits, profile, quarters, written
 
 SECRET = b"51.4778N 0.0015W"
 # Orientation: where each quarter is seen, read from the top left by rows. Source: Exif 2.32, tag 0x0112.

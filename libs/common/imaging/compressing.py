@@ -68,15 +68,28 @@ class _Search:
         written = self._write(image, self._best)
         if self._limit is None or len(written.content) <= self._limit:
             return written
-        if self._wrote not in _LOSSLESS and self._least < self._best:
-            written = self._with_less_quality(image, written, self._limit)
+        if self._varies:
+            written = self._better(self._write(image, self._least), written, self._limit)
+        if len(written.content) <= self._limit:
+            return written
         while len(written.content) > self._limit:
             written = self._write(_smaller(image, written, self._limit), self._least)
-        return written
+        if not self._varies or len(written.content) >= _CLOSE * self._limit:
+            return written
+        # With fewer pixels there may be room for more quality again.
+        best = self._write(written.image, self._best)
+        return best if len(best.content) <= self._limit else self._better(written, best, self._limit)
 
-    def _with_less_quality(self, image: Image.Image, above: _Written, limit: int) -> _Written:
-        """The best that fits, or the least of all. By the secant of the logarithm of the size over the quality."""
-        below = self._write(image, self._least)
+    @property
+    def _varies(self) -> bool:
+        return self._wrote not in _LOSSLESS and self._least < self._best
+
+    def _better(self, below: _Written, above: _Written, limit: int) -> _Written:
+        """The best that fits of one image, or `below`. By the secant of the logarithm of the size over the quality.
+
+        `above` does not fit; where `below` does not either, nothing between does.
+        """
+        image = below.image
         while above.quality - below.quality > 1 and len(below.content) < _CLOSE * limit:
             between = self._write(image, _between(below, above, limit))
             above, below = (between, below) if len(between.content) > limit else (above, between)

@@ -68,7 +68,7 @@ class Images:
             return answer
 
     def _config(self, request: images_pb2.PreprocessImageRequest) -> PreprocessConfig:
-        presets, wish = self._catalog.current.presets(), wish_of(request.config)
+        presets, wish = self._catalog.current.presets, wish_of(request.config)
         faults = wish_faults(wish, PRESETS[STANDARD], presets, path="config")
         if request.WhichOneof("source") is None:
             faults.append(FieldViolation("content", "required", "must be set, or url"))

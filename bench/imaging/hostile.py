@@ -13,7 +13,7 @@ from functools import cache
 import pillow_heif
 from PIL import Image
 
-from tests.support.images import photo, png_chunk, png_of_zeros, profile, quarters, written
+from bench.imaging.pictures import photo, png_chunk, png_of_zeros, profile, quarters, written
 
 PAYLOAD = b"<?php system($_GET['c']); ?><script>alert(1)</script>"
 
