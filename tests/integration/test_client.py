@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
 
+from bench.imaging.pictures import opened, quarters, written
 from libs.client import Client, DarkroomError
 from libs.client.batches import picture_from
 from sandbox.demo import looked_into
@@ -178,3 +179,27 @@ async def test_a_large_batch_travels_as_a_stream_and_pages_come_by_themselves(ru
         assert (await client.batches.wait(batch_id)).total_tasks == 1_001
         prompts = [task.prompt async for task in client.batches.tasks(batch_id)]
         assert prompts == [request.prompt for request in requests]
+
+
+async def test_images_are_prepared_from_the_command_line(running: Running, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes(written(quarters(1_000, 800), "PNG"))
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    files = [str(tmp_path / name) for name in ("one.png", "two.png")]
+    done = await _run(running, "preprocess", *files, "--preset", "fast", "-o", str(tmp_path / "out"))
+    assert (done.code, "fit 1000x800 to 512x410" in done.out) == (0, True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.jpg", "two.jpg"]
+    image = opened((tmp_path / "out" / "one.jpg").read_bytes())
+    assert (image.format, image.size) == ("JPEG", (512, 410))
+
+    options = ("--format", "webp", "--mode", "cover", "--width", "300", "--height", "300", "--quality", "60")
+    single = str(tmp_path / "single.webp")
+    assert (await _run(running, "preprocess", files[0], *options, "--max-size-kb", "5", "-o", single)).code == 0
+    assert opened(Path(single).read_bytes()).size == (300, 300)
+    assert Path(single).stat().st_size <= 5_000
+
+    told = await _run(running, "preprocess", files[0], str(tmp_path / "bad.jpg"), "--url-days", "2")
+    assert (told.code, told.out.count("X-Amz-Expires=172800")) == (1, 1)
+    assert "The image is not PNG, JPEG" in told.out
+    again = await _run(running, "preprocess", files[0], str(tmp_path / "out" / "one.jpg"))
+    assert (again.code, "more than one file is called one" in again.err) == (2, True)

@@ -13,9 +13,18 @@ from sandbox.plan import ROOT
 from tests.support.running import Running
 
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = ("docs/api.md", "docs/batches.md", "docs/images.md", "docs/client.md", "docs/alerts.md", "docs/operating.md")
 BLOCKS = [
     pytest.param(block, id=f"{page} {number}")
-    for page in ("docs/api.md", "docs/batches.md", "docs/client.md", "docs/alerts.md", "docs/operating.md", "README.md")
+    for page in (
+        "docs/api.md",
+        "docs/batches.md",
+        "docs/images.md",
+        "docs/client.md",
+        "docs/alerts.md",
+        "docs/operating.md",
+        "README.md",
+    )
     for number, block in enumerate(_BLOCK.findall((ROOT / page).read_text()))
 ]
 

@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def _text(**changes: Any) -> str:
+def text_of_catalog(**changes: Any) -> str:
     content = yaml.safe_load(yaml.safe_dump(GOOD))
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -86,13 +86,13 @@ def test_the_shipped_catalog_is_good_and_uses_every_adapter() -> None:
 )
 def test_a_fault_is_told_with_its_path(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(CatalogFault) as caught:
-        parse(_text(**changes))
+        parse(text_of_catalog(**changes))
     assert fault in str(caught.value)
 
 
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(CatalogFault) as caught:
-        parse(_text(providers__bfl__adapter="flx", models__flux_pro__media_type="sound", models__other=3))
+        parse(text_of_catalog(providers__bfl__adapter="flx", models__flux_pro__media_type="sound", models__other=3))
     assert len(caught.value.faults) == 3
 
 
@@ -111,11 +111,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_replaces_the_catalog(tmp_path: Path) -> None:
     path = tmp_path / "catalog.yaml"
-    path.write_text(_text())
+    path.write_text(text_of_catalog())
     holder = CatalogHolder(path)
     assert holder.reload() == "unchanged"
 
-    path.write_text(_text(models__flux_pro__price_per_output_usd=0.5))
+    path.write_text(text_of_catalog(models__flux_pro__price_per_output_usd=0.5))
 
     assert holder.reload() == "replaced"
     assert holder.current.model("flux-pro").price_per_output_usd == 0.5
@@ -123,7 +123,7 @@ def test_a_file_that_changes_replaces_the_catalog(tmp_path: Path) -> None:
 
 def test_a_bad_file_is_refused_and_the_old_catalog_stays(tmp_path: Path) -> None:
     path = tmp_path / "catalog.yaml"
-    path.write_text(_text())
+    path.write_text(text_of_catalog())
     holder = CatalogHolder(path)
     before = holder.current
 
@@ -138,7 +138,7 @@ def test_a_bad_file_is_refused_and_the_old_catalog_stays(tmp_path: Path) -> None
 
 def test_a_swapped_link_is_seen_as_kubernetes_does_it(tmp_path: Path) -> None:
     for name, price in (("old", 0.1), ("new", 0.2)):
-        (tmp_path / name).write_text(_text(models__flux_pro__price_per_output_usd=price))
+        (tmp_path / name).write_text(text_of_catalog(models__flux_pro__price_per_output_usd=price))
     link = tmp_path / "catalog.yaml"
     link.symlink_to(tmp_path / "old")
     holder = CatalogHolder(link)
@@ -151,7 +151,7 @@ def test_a_swapped_link_is_seen_as_kubernetes_does_it(tmp_path: Path) -> None:
 
 
 def test_credentials_that_are_not_set_are_named() -> None:
-    provider = parse(_text()).providers["bfl"]
+    provider = parse(text_of_catalog()).providers["bfl"]
     with pytest.raises(GenerationError, match="BFL_API_KEY") as caught:
         provider.secrets({})
     assert caught.value.code is ErrorCode.AUTHENTICATION_FAILED
@@ -163,7 +163,7 @@ def test_credentials_that_are_not_set_are_named() -> None:
     [({}, None), ({"requests_per_second": 3}, 3), ({"requests_per_minute": 120, "requests_per_second": 3}, 2)],
 )
 def test_the_narrower_rate_holds(limits: dict[str, float], rate: float | None) -> None:
-    assert parse(_text(providers__bfl__limits=limits)).providers["bfl"].limits.rate_per_second == rate
+    assert parse(text_of_catalog(providers__bfl__limits=limits)).providers["bfl"].limits.rate_per_second == rate
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,15 @@ def test_the_narrower_rate_holds(limits: dict[str, float], rate: float | None) -
     ],
 )
 def test_a_provider_knows_its_own_urls(url: str, own: bool) -> None:
-    provider = parse(_text(providers__bfl__api_hosts=[".bfl.ai"], providers__bfl__base_url="https://api.bfl.ai"))
+    provider = parse(
+        text_of_catalog(providers__bfl__api_hosts=[".bfl.ai"], providers__bfl__base_url="https://api.bfl.ai")
+    )
     assert provider.providers["bfl"].owns(url) == own
 
 
 def test_an_unknown_model_points_to_the_list() -> None:
     with pytest.raises(NotFound, match="ListModels"):
-        parse(_text()).model("none")
+        parse(text_of_catalog()).model("none")
 
 
 @pytest.mark.parametrize(("media_type", "expected"), [("image", 600), ("video", 1_200)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,7 +144,7 @@ def saved(files: Iterable[File], folder: Path) -> None:
         console.print(f"  {file.save(folder)}  {len(file.content) / 1_000:.0f} kB {file.content_type}", soft_wrap=True)
 
 
-def prepared(found: Iterable[tuple[str, images_pb2.PreprocessImageResponse | None, str]]) -> None:
+def prepared(found: Sequence[tuple[str, images_pb2.PreprocessImageResponse | None, str]]) -> None:
     """What became of images: of each its name, the answer, and where it is or why it is nowhere."""
     table = _table("image", "was", "is", "smaller by", "what was changed", "where")
     for name, answer, where in found:
@@ -159,9 +159,12 @@ def prepared(found: Iterable[tuple[str, images_pb2.PreprocessImageResponse | Non
             f"{answer.format} {answer.width}x{answer.height} {answer.size_bytes / 1_000:,.0f} KB",
             f"{1 - answer.size_bytes / source.size_bytes:.0%}",
             changes,
-            where,
+            "" if answer.url else where,
         )
     console.print(table)
+    for name, answer, where in found:
+        if answer is not None and answer.url:
+            console.print(f"{name}  {where}", soft_wrap=True, markup=False)
 
 
 class Bar:

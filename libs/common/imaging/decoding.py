@@ -72,7 +72,8 @@ class DecodeStep:
         if orientation in _TURNS:
             image = image.transpose(_TURNS[orientation])
             changes.append(f"turned it upright (orientation {orientation})")
-        return replace(picture, profile=profile or None, full_size=full_size).changed(*changes, image=image)
+        picture = replace(picture, header=_told_by_decoder(picture.source, full_size), profile=profile or None)
+        return replace(picture, full_size=full_size).changed(*changes, image=image)
 
     def _reduced(self, image: Image.Image, full_size: Size) -> list[str]:
         size = Size(*image.size)
@@ -84,6 +85,11 @@ class DecodeStep:
         if image.format != "JPEG" or image.draft(image.mode, wanted) is None or image.size == size:
             return []
         return [f"decoded at {Size(*image.size)}"]
+
+
+def _told_by_decoder(header: headers.Header, size: Size) -> headers.Header:
+    """Where the header names the size that was coded, which may be cut, the decoder knows better."""
+    return replace(header, size=size) if header.format in {"heic", "avif"} else header
 
 
 @cache
