@@ -40,6 +40,7 @@ class Figures:
 def contenders() -> dict[str, list[str]]:
     """How each is started, by name. sharp is there where Node.js is."""
     found = {name: [sys.executable, "-m", f"bench.imaging.peers.{name}"] for name in ("darkroom", "plain", "vips")}
+    found["darkroom, 1 worker"] = [*found["darkroom"], "1"]
     node = shutil.which("node")
     if node is not None and _SHARP.exists():
         found["sharp"] = [node, str(_PEERS / "sharp.mjs")]

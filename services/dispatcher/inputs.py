@@ -26,7 +26,7 @@ from services.dispatcher.outcomes import Job
 
 IN_REQUEST_BYTES = 10_000_000
 """The largest image that goes in a request as it came."""
-_AT_ONCE = 8
+_AT_ONCE = 32
 _KEPT_SECONDS = 600.0
 Source = str | Json | None
 """A URL; or one that another generation made, as rows keep outputs, None where it made fewer."""

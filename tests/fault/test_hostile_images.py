@@ -17,6 +17,7 @@ import pytest
 from bench.imaging import hostile
 from bench.imaging.pictures import noise, opened, photo, png_of_zeros, quarters, written
 from libs.common import metrics
+from libs.common.errors import ErrorCode, GenerationError
 from libs.common.imaging.config import PreprocessConfig, Resize
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.worker import WorkerLimits
@@ -215,6 +216,16 @@ asyncio.run(main())
     await asyncio.to_thread(parent.wait)
     parent.stdout.close()
     await eventually(lambda: _has_ended(pid), within=20, what="the worker has ended")
+
+
+async def test_a_worker_that_cannot_start_is_no_images_fault() -> None:
+    workers = Workers(count=1, limits=replace(LIMITS, memory_bytes=1_000_000))
+    for _ in range(2):
+        with pytest.raises(GenerationError) as raised:
+            await workers.run(written(quarters(), "PNG"), CONFIG)
+        assert (raised.value.code, raised.value.is_retryable) == (ErrorCode.SERVICE_UNAVAILABLE, True)
+    assert workers.pids == frozenset()
+    await workers.close()
 
 
 async def test_workers_grow_with_what_is_to_be_done_and_no_further() -> None:

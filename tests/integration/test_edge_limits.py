@@ -120,7 +120,8 @@ def _filled(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
         if field.message_type is None:
             value = draw(st.lists(NUMBERS[field.cpp_type], max_size=2)) if field.is_repeated else None
             if value is None:
-                setattr(message, field.name, draw(NUMBERS[field.cpp_type]))
+                of_type = st.binary(max_size=50) if field.type == field.TYPE_BYTES else NUMBERS[field.cpp_type]
+                setattr(message, field.name, draw(of_type))
             else:
                 getattr(message, field.name).extend(value)
         elif field.message_type.full_name == "google.protobuf.Struct":

@@ -28,11 +28,12 @@ def config_of(work: Work) -> PreprocessConfig:
 
 
 def main() -> None:
-    """Read the task from the command line and do it."""
-    work = Work.from_json(sys.argv[1])
+    """Read how many workers, if not one for each processor, and the task from the command line, and do it."""
+    *options, text = sys.argv[1:]
+    work = Work.from_json(text)
     config = config_of(work)
     with asyncio.Runner() as runner:
-        workers = Workers(count=cores(), limits=WorkerLimits())
+        workers = Workers(count=int(options[0]) if options else cores(), limits=WorkerLimits())
 
         async def one(index: int) -> None:
             content = await asyncio.to_thread(Path(work.files[index]).read_bytes)

@@ -14,6 +14,8 @@ from libs.common.imaging.picture import Prepared, StepReport
 from libs.common.imaging.sizes import Size
 
 LENGTHS = struct.Struct(">II")
+READY = b"ready\n"
+"""What a worker says once it can take an image."""
 
 
 class Crashed(Exception):

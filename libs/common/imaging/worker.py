@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, features
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.decoding import load_plugins
 from libs.common.imaging.faults import ImageFault
-from libs.common.imaging.frames import LENGTHS, Crashed, answer_of
+from libs.common.imaging.frames import LENGTHS, READY, Crashed, answer_of
 from libs.common.imaging.headers import SourceLimits
 from libs.common.imaging.picture import Prepared
 from libs.common.imaging.pipeline import Pipeline
@@ -26,6 +26,8 @@ from libs.common.imaging.pipeline import Pipeline
 # Behind what answers callers: the machine's time is theirs first.
 _NICENESS = 10
 _FILES = 16
+# With less room than this, no image is to blame for what fails.
+_LEAST_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +101,7 @@ if __name__ == "__main__":
     _load()
     given = WorkerLimits.from_json(sys.argv[1])
     confine(given)
+    bytearray(_LEAST_BYTES)
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     serve(sys.stdin.buffer, sys.stdout.buffer, given)

@@ -18,7 +18,7 @@ from libs.common import metrics
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
-from libs.common.imaging.frames import LENGTHS, Crashed, outcome_of
+from libs.common.imaging.frames import LENGTHS, READY, Crashed, outcome_of
 from libs.common.imaging.picture import Prepared
 from libs.common.imaging.worker import WorkerLimits
 
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 _JOBS_PER_WORKER = 1_000
 _ANSWER_LIMIT_BYTES = 200_000_000
 _RETRY_AFTER_SECONDS = 2.0
+_START_SECONDS = 30.0
 
 
 def cores() -> int:
@@ -56,14 +57,28 @@ class _Worker:
 
     @classmethod
     async def start(cls, limits: WorkerLimits) -> _Worker:
-        """A new process. It gets none of our environment, where the secrets are."""
+        """A new process that is ready. It gets none of our environment, where the secrets are.
+
+        Raises GenerationError SERVICE_UNAVAILABLE (retryable) where it does not become so: no image is to blame.
+        """
         arguments = ["-I", "-m", "libs.common.imaging.worker", limits.to_json()]
         environment = {"LC_ALL": "C.UTF-8"}
-        return cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
-            )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
         )
+        worker = cls(process)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await process.stdout.readexactly(len(READY))
+        except (asyncio.IncompleteReadError, TimeoutError) as error:
+            await worker.end()
+            log.exception("image worker does not start", exit_code=process.returncode)
+            raise _busy("images cannot be prepared at the moment") from error
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
 
     async def run(self, config: bytes, content: bytes) -> Prepared:
         """What becomes of an image. Raises as `outcome_of` does, and _Died where the process ends over it."""
