@@ -39,6 +39,9 @@ async def _outcome(workers: Workers, content: bytes, config: PreprocessConfig = 
     """`prepared`, or the rule that it breaks. Anything else is a fault of ours, and comes through."""
     try:
         prepared = await workers.run(content, config)
+    except GenerationError as error:
+        assert error.is_retryable, error
+        return error.code.value
     except ImageFault as fault:
         assert str(fault).startswith("The image "), fault
         return fault.rule
@@ -133,8 +136,17 @@ async def test_one_that_takes_too_long_ends_its_worker_and_no_other() -> None:
     await workers.close()
 
 
-@pytest.mark.parametrize(("deaths", "expected"), [(1, "prepared"), (2, "decoder_crashed")])
-async def test_an_image_that_a_worker_dies_over_gets_another_one_once(deaths: int, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("deaths", "how", "expected"),
+    [
+        (1, signal.SIGSEGV, "prepared"),
+        (2, signal.SIGSEGV, "decoder_crashed"),
+        (2, signal.SIGKILL, "SERVICE_UNAVAILABLE"),
+    ],
+)
+async def test_an_image_that_a_worker_dies_over_gets_another_one_once(
+    deaths: int, how: signal.Signals, expected: str
+) -> None:
     workers = Workers(count=1, limits=LIMITS)
     killed: set[int] = set()
 
@@ -143,7 +155,7 @@ async def test_an_image_that_a_worker_dies_over_gets_another_one_once(deaths: in
             await _until_busy(workers, killed)
             (pid,) = workers.pids - killed
             killed.add(pid)
-            os.kill(pid, signal.SIGSEGV)
+            os.kill(pid, how)
 
     content = written(noise(1_200, 900), "JPEG")
     outcome, _ = await asyncio.gather(_outcome(workers, content, PreprocessConfig(format="avif")), kill())
@@ -216,6 +228,22 @@ asyncio.run(main())
     await asyncio.to_thread(parent.wait)
     parent.stdout.close()
     await eventually(lambda: _has_ended(pid), within=20, what="the worker has ended")
+
+
+async def test_workers_that_died_while_they_had_nothing_to_do_are_not_used(workers: Workers) -> None:
+    content = written(photo(600, 400), "JPEG")
+    await asyncio.gather(*(workers.run(content, CONFIG) for _ in range(8)))
+    idle = workers.pids
+    assert len(idle) == 2
+    for pid in idle:
+        os.kill(pid, signal.SIGKILL)
+
+    async def are_gone() -> bool:
+        return not any(psutil.pid_exists(pid) for pid in idle)
+
+    await eventually(are_gone, within=20, what="the workers are gone")
+    assert await _outcome(workers, content) == "prepared"
+    assert not idle & workers.pids
 
 
 async def test_a_worker_that_cannot_start_is_no_images_fault() -> None:

@@ -51,6 +51,11 @@ class _Worker:
         self.jobs = 0
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended, for whatever reason, while it had nothing to do."""
+        return self._process.returncode is None
+
+    @property
     def pid(self) -> int:
         """Its process."""
         return self._process.pid
@@ -169,6 +174,9 @@ class Workers:
             return await self._once(config, content)
         except _Died as death:
             _raise_if_too_long(death)
+            if _cause(death) == "killed":
+                # Its own memory is bounded: this came from outside.
+                raise _busy("the machine has too little memory") from death
             raise ImageFault("decoder_crashed", "makes its decoder crash") from death
 
     async def _once(self, config: bytes, content: bytes) -> Prepared:
@@ -197,8 +205,11 @@ class Workers:
             await self._give_back(worker, is_fit=is_fit)
 
     async def _worker(self) -> _Worker:
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_alive:
+                return worker
+            self._all.discard(worker)
         worker = await _Worker.start(self._limits)
         self._all.add(worker)
         return worker
