@@ -43,7 +43,7 @@ def samples(width: int = 64, height: int = 48) -> dict[str, bytes]:
 
 @cache
 def bombs() -> dict[str, tuple[bytes, str]]:
-    """Small files that are large once they are decoded, and the rule that each breaks."""
+    """Small files that are large once they are decoded, and the rule that each breaks, or `prepared`."""
     profile_bomb = png_chunk(b"iCCP", b"x\x00\x00" + zlib.compress(bytes(50_000_000), 9))
     text_bomb = b"".join(png_chunk(b"zTXt", b"k\x00\x00" + zlib.compress(bytes(3_500_000), 9)) for _ in range(40))
     webp = bytearray(written(photo(64, 48), "WEBP", exif=Image.Exif().tobytes() + b"x" * 8))
@@ -60,10 +60,10 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     return {
         "png of 400 megapixels": (png_of_zeros(4_000, 4_000, said=(20_000, 20_000)), "dimensions"),
         "png of 120 megapixels": (png_of_zeros(4_000, 4_000, said=(12_000, 10_000)), "pixels"),
-        "png that says 4 x 4": (png_of_zeros(6_000, 6_000, said=(4, 4)), ""),
+        "png that says 4 x 4": (png_of_zeros(6_000, 6_000, said=(4, 4)), "prepared"),
         "png that says far more than it has": (png_of_zeros(4, 4, said=(8_000, 8_000)), "truncated"),
         "png profile": (png_of_zeros(8, 8, profile_bomb), "profile_size"),
-        "png texts": (png_of_zeros(8, 8, text_bomb), ""),
+        "png texts": (png_of_zeros(8, 8, text_bomb), "corrupt"),
         "png of one chunk of nothing": (png_of_zeros(8, 8, png_chunk(b"nOTh", bytes(9_000_000))), "chunk_size"),
         "webp canvas": (bytes(webp), "pixels"),
         "gif screen": (bytes(gif), "dimensions"),

@@ -68,6 +68,13 @@ def opened(content: bytes) -> Image.Image:
     return image
 
 
+def pixel(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
+    """The levels of a pixel of an image of several channels."""
+    found = image.getpixel((x, y))
+    assert isinstance(found, tuple)
+    return tuple(int(level) for level in found)
+
+
 @cache
 def profile(name: str) -> bytes:
     """A colour profile: `sRGB`, or `swapped`, an sRGB whose red and green primaries have changed places."""

@@ -10,6 +10,7 @@ import pytest
 from bench.gateway.__main__ import run as run_gateway
 from bench.gateway.__main__ import table as gateway_table
 from bench.gateway.contenders import CREATING
+from bench.imaging.sizes import sizes
 from bench.place import Place
 from bench.poller.contenders import DARKROOM
 from bench.poller.measure import Measured
@@ -52,6 +53,13 @@ async def test_our_gateway_is_measured_beside_an_echo(tmp_path: Path) -> None:
     assert found["darkroom", 2].database_cpu_ms > 0 == found["echo", 2].database_cpu_ms
     shown = gateway_table("x", found, "darkroom")
     assert "x" in str(list(shown.columns[2].cells)[1])
+
+
+def test_sizes_are_kept_and_counted() -> None:
+    shown = sizes(6, print)
+    columns = [list(column.cells) for column in shown.columns]
+    assert columns[0] == ["noise", "photo", "flat"]
+    assert columns[1] == columns[2] == ["2", "2", "2"], "all are kept to the size"
 
 
 def _measured(name: str, cpu_ms: float, statements: float | None) -> Measured:

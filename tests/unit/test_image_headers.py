@@ -15,7 +15,7 @@ from bench.imaging.pictures import opened, quarters, written
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.decoding import load_plugins
 from libs.common.imaging.faults import ImageFault
-from libs.common.imaging.headers import Header, SourceLimits, read
+from libs.common.imaging.headers import SourceLimits, read
 from libs.common.imaging.sizes import Size
 from libs.common.imaging.worker import work
 
@@ -28,7 +28,8 @@ SIDES = some.integers(1, 200)
 def test_sizes_and_types_are_the_decoders_own(width: int, height: int, kind: str, alpha: bool, lossless: bool) -> None:
     image = Image.new("RGBA" if alpha and kind in {"PNG", "WEBP"} else "RGB", (width, height), (9, 99, 199))
     content = written(image, kind, **({"lossless": lossless} if kind == "WEBP" else {}))
-    assert read(content, LIMITS) == Header(kind.lower(), Size(width, height))  # type: ignore[arg-type]
+    header = read(content, LIMITS)
+    assert (header.format, header.size, header.frames) == (kind.lower(), Size(width, height), 1)
 
 
 @pytest.mark.parametrize("name", list(hostile.samples()))

@@ -175,6 +175,9 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _webp(content: bytes, limits: SourceLimits) -> Header:
+    # Some writers leave out the byte that pads it.
+    if struct.unpack_from("<I", content, 4)[0] + 7 > len(content):
+        raise ImageFault("truncated", "ends before its WebP image does")
     size, frames, at = None, 0, 12
     while at + 8 <= len(content):
         name, length = struct.unpack_from("<4sI", content, at)
