@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from libs.common.adapters.base import Adapter, InputImage
 from libs.common.database.records import Json
-from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
 from libs.common.imaging.faults import ImageFault
 from libs.common.preprocessing.fetching import Fetcher, refused
 from libs.common.preprocessing.keeping import Keeper
@@ -65,7 +65,7 @@ class InputImages:
         sources: list[Source] = [image.url for image in images]
         sources += job.claimed.made_images or ()
         found = await asyncio.gather(*(self._resolved(source, job) for source in sources), return_exceptions=True)
-        return _all_of(found)
+        return all_of(found)
 
     async def _resolved(self, source: Source, job: Job) -> InputImage:
         if source is None:
@@ -119,15 +119,22 @@ async def _data_url(content: bytes, content_type: str) -> str:
     return f"data:{content_type};base64,{encoded.decode()}"
 
 
-def _all_of(found: Sequence[InputImage | BaseException]) -> tuple[InputImage, ...]:
-    """All images, or why they cannot be had: what may pass comes first, for then nothing is said about the others."""
+def all_of(found: Sequence[InputImage | BaseException]) -> tuple[InputImage, ...]:
+    """All images, or why they cannot be had: what no image is to blame for comes first, and hides the rest."""
     faults = [outcome for outcome in found if isinstance(outcome, BaseException)]
     for fault in faults:
-        if not isinstance(fault, ImageFault) and (not isinstance(fault, GenerationError) or fault.is_retryable):
+        if not _is_the_images(fault):
             raise fault
     if faults:
         raise InvalidRequest([_violation(index, outcome) for index, outcome in enumerate(found) if outcome in faults])
     return tuple(outcome for outcome in found if isinstance(outcome, InputImage))
+
+
+def _is_the_images(fault: BaseException) -> bool:
+    """Whether an image is to blame, and will be the next time, too."""
+    if isinstance(fault, GenerationError):
+        return not fault.is_retryable and fault.code is not ErrorCode.INTERNAL_ERROR
+    return isinstance(fault, ImageFault)
 
 
 def _violation(index: int, fault: InputImage | BaseException) -> FieldViolation:

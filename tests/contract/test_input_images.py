@@ -18,6 +18,7 @@ from libs.common.database.engine import Database
 from libs.common.database.records import Json
 from libs.common.database.stores.prepared_images import PreparedImageStore
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest
+from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.sizes import Size
 from libs.common.preprocessing.fetching import Fetcher
 from libs.common.preprocessing.keeping import Keeper
@@ -26,7 +27,7 @@ from libs.common.preprocessing.preparing import Preparer
 from libs.common.settings import Settings
 from libs.common.storage.download import from_bytes
 from libs.common.storage.objects import ObjectStore
-from services.dispatcher.inputs import IN_REQUEST_BYTES, InputImages
+from services.dispatcher.inputs import IN_REQUEST_BYTES, InputImages, all_of
 from services.dispatcher.outcomes import Job
 from tests.contract.conftest import adapter
 from tests.support.catalogs import MODEL
@@ -218,3 +219,18 @@ async def test_what_is_asked_for_is_held_to_the_bounds_of_whatever_model_it_come
     broken = job("kling", wish={"resize": {"mode": "sideways"}}).images
     assert broken is not None
     assert broken.config.resize.mode == "fit"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (GenerationError(ErrorCode.INTERNAL_ERROR, "ours"), ErrorCode.INTERNAL_ERROR),
+        (GenerationError(ErrorCode.S3_UPLOAD_FAILED, "away"), ErrorCode.S3_UPLOAD_FAILED),
+        (GenerationError(ErrorCode.NOT_FOUND, "gone"), ErrorCode.INVALID_REQUEST),
+        (ImageFault("corrupt", "is broken"), ErrorCode.INVALID_REQUEST),
+    ],
+)
+def test_an_image_is_blamed_for_its_own_faults_alone(fault: Exception, code: ErrorCode) -> None:
+    with pytest.raises(GenerationError) as raised:
+        all_of([InputImage("https://a/b.png"), ImageFault("animated", "moves"), fault])
+    assert raised.value.code is code

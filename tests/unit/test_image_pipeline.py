@@ -252,6 +252,18 @@ def test_contain_has_bars_of_the_background() -> None:
     assert _alike(pixel(image, 25, 40), CORNERS[0])
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGBA", "PNG")])
+def test_bars_are_not_converted_by_the_images_profile(mode: str, kind: str) -> None:
+    content = written(quarters(200, 100, mode=mode, alpha=128), kind, icc_profile=profile("swapped"))
+    resize = Resize(mode="contain", width=100, height=100)
+    image = opened(run(content, format="png", resize=resize, background="#c02030").content)
+    assert pixel(image, 50, 5)[:3] == pixel(image, 50, 95)[:3] == (192, 32, 48)
+    # Red by its own numbers, green by its profile, as without bars.
+    bare = opened(run(content, format="png", resize=Resize(width=100)).content)
+    assert _alike(pixel(image, 25, 35), pixel(bare, 25, 10), 2)
+    assert pixel(image, 25, 35)[1] > pixel(image, 25, 35)[0]
+
+
 def test_enhancements_do_what_they_say() -> None:
     pale = photo(200, 150).point(lambda value: 90 + value // 4)
     low, high = run(written(pale, "PNG"), enhance=Enhance(auto_contrast=True)), run(written(pale, "PNG"))
@@ -272,7 +284,7 @@ def test_the_report_says_what_each_step_did() -> None:
     content = written(quarters(1600, 1200, mode="RGBA", alpha=90), "PNG")
     prepared = run(content, format="jpeg", resize=Resize(width=800), enhance=Enhance(sharpen=50))
     said = {report.step: report.changes for report in prepared.steps}
-    assert list(said) == ["validation", "decoding", "resizing", "conversion", "enhancement", "compression"]
+    assert list(said) == ["validation", "decoding", "resizing", "conversion", "enhancement", "framing", "compression"]
     assert said["resizing"] == ("fit 1600x1200 to 800x600",)
     assert said["conversion"] == ("png to jpeg", "flattened transparency on #ffffff")
     assert said["enhancement"] == ("sharpened by 50 %",)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from libs.common.adapters.registry import adapters
 from libs.common.catalog import CatalogFault, load, parse
-from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.imaging.presets import PRESETS
@@ -19,9 +19,7 @@ from sandbox.plan import SHIPPED_CATALOG
 from tests.unit.test_catalog import text_of_catalog
 
 NEEDS = ImageNeeds(
-    PreprocessConfig(
-        resize=Resize(width=2_000, height=2_000), compression=Compression(quality=90), output=Output(kind="base64")
-    ),
+    PreprocessConfig.fitting(2_000, quality=90, kind="base64"),
     formats=("jpeg", "png"),
     longest_side=3_000,
     shortest_side=300,

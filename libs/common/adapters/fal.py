@@ -16,7 +16,7 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import ed25519
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
-from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_for_ratio
@@ -27,9 +27,7 @@ _HEADER = "x-fal-webhook-"
 
 # A data URL in the request.
 _IMAGES = ImageNeeds(
-    PreprocessConfig(
-        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="base64")
-    ),
+    PreprocessConfig.fitting(2_048, quality=92, kind="base64"),
     formats=("jpeg", "png", "webp"),
     longest_side=4_096,
     max_size_kb=10_000,

@@ -17,7 +17,7 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import hmac_hex
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_for_ratio
@@ -30,9 +30,7 @@ _BY_RATIO = ("ultra", "kontext")
 _UNKNOWN_TASK_GRACE_SECONDS = 10.0
 # Base64 in the request; larger ones are scaled down there anyway, after they were paid for in traffic.
 _IMAGES = ImageNeeds(
-    PreprocessConfig(
-        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="base64")
-    ),
+    PreprocessConfig.fitting(2_048, quality=92, kind="base64"),
     formats=("jpeg", "png", "webp"),
     longest_side=2_048,
     max_size_kb=15_000,

@@ -19,7 +19,7 @@ from libs.common.adapters.reading import TaskHint, first, unwrapped, webhook_bod
 from libs.common.adapters.registry import adapter
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.video import NegativePrompt, WideTallOrSquare, ratio_of
@@ -39,9 +39,7 @@ _CODES = {
 
 # Source: image2video's table: jpg or png, 10 MB, sides from 300 pixels, ratios from 1:2.5 to 2.5:1.
 _IMAGES = ImageNeeds(
-    PreprocessConfig(
-        resize=Resize(width=2_560, height=2_560), compression=Compression(quality=92), output=Output(kind="base64")
-    ),
+    PreprocessConfig.fitting(2_560, quality=92, kind="base64"),
     formats=("jpeg", "png"),
     longest_side=4_096,
     shortest_side=300,

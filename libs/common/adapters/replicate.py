@@ -18,7 +18,7 @@ from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed
@@ -31,9 +31,7 @@ _API_HOST = "api.replicate.com"
 
 # Data URLs are for files of a few hundred kilobytes at most; a URL does for all.
 _IMAGES = ImageNeeds(
-    PreprocessConfig(
-        resize=Resize(width=2_048, height=2_048), compression=Compression(quality=92), output=Output(kind="url")
-    ),
+    PreprocessConfig.fitting(2_048, quality=92, kind="url"),
     formats=("jpeg", "png", "webp"),
     longest_side=4_096,
     max_size_kb=20_000,

@@ -17,14 +17,14 @@ from libs.common.adapters.http import FormFile
 from libs.common.adapters.openai_errors import code_of
 from libs.common.adapters.registry import adapter
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.imaging.config import Compression, PreprocessConfig, Resize
+from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import SizeOrRatio, explicit_size
 
 # Source: POST /v1/images/edits: png, webp or jpg files.
 _IMAGES = ImageNeeds(
-    PreprocessConfig(resize=Resize(width=2_048, height=2_048), compression=Compression(quality=95)),
+    PreprocessConfig.fitting(2_048, quality=95, kind="buffer"),
     formats=("png", "jpeg", "webp"),
     longest_side=4_096,
     max_size_kb=20_000,

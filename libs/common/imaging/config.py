@@ -97,6 +97,13 @@ class PreprocessConfig(_Part):
     animated: Literal["refuse", "first_frame"] = Field(default="refuse", description="What to do with animations.")
     background: Colour = Field(default="#ffffff", description="Behind what is transparent, where the format has none.")
 
+    @classmethod
+    def fitting(cls, side: int, *, quality: int, kind: OutputKind) -> Self:
+        """Within `side` pixels either way, in the format that came."""
+        return cls(
+            resize=Resize(width=side, height=side), compression=Compression(quality=quality), output=Output(kind=kind)
+        )
+
     def with_changes(self, changes: Mapping[str, Any]) -> PreprocessConfig:
         """This config where `changes`, which has some of its fields, says nothing else.
 

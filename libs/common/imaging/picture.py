@@ -38,7 +38,6 @@ class Picture:
     header: Header | None = None
     pixels: Image.Image | None = None
     full_size: Size | None = None
-    """How large it is upright, in full, however small it was decoded."""
     profile: bytes | None = None
     wrote: Format | None = None
     encodes: int = 0
@@ -57,6 +56,12 @@ class Picture:
         """What came, once it is known."""
         assert self.header is not None
         return self.header
+
+    @property
+    def upright(self) -> Size:
+        """How large it is upright, in full, once it is decoded."""
+        assert self.full_size is not None
+        return self.full_size
 
     def changed(self, *what: str, image: Image.Image) -> Picture:
         """With other pixels, because of `what`."""

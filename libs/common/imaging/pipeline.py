@@ -14,7 +14,7 @@ from libs.common.imaging.decoding import DecodeStep, ValidationStep
 from libs.common.imaging.enhancing import EnhanceStep
 from libs.common.imaging.headers import SourceLimits
 from libs.common.imaging.picture import Picture, Prepared, StepReport
-from libs.common.imaging.resizing import ResizeStep
+from libs.common.imaging.resizing import FramingStep, ResizeStep
 from libs.common.imaging.sizes import Size
 
 
@@ -45,6 +45,7 @@ class Pipeline:
             ResizeStep(config),
             FormatConversionStep(config),
             EnhanceStep(config),
+            FramingStep(config),
             CompressionStep(config),
         )
 

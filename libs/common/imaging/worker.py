@@ -13,7 +13,7 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from typing import BinaryIO
 
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms
 
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.decoding import load_plugins
@@ -94,7 +94,6 @@ def _load() -> None:
     load_plugins()
     Image.init()
     ImageCms.createProfile("sRGB")
-    features.get_supported()
 
 
 if __name__ == "__main__":

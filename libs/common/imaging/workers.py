@@ -48,6 +48,7 @@ class _Worker:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._is_ready = False
         self.jobs = 0
 
     @property
@@ -62,28 +63,29 @@ class _Worker:
 
     @classmethod
     async def start(cls, limits: WorkerLimits) -> _Worker:
-        """A new process that is ready. It gets none of our environment, where the secrets are.
-
-        Raises GenerationError SERVICE_UNAVAILABLE (retryable) where it does not become so: no image is to blame.
-        """
+        """A new process. It gets none of our environment, where the secrets are."""
         arguments = ["-I", "-m", "libs.common.imaging.worker", limits.to_json()]
         environment = {"LC_ALL": "C.UTF-8"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
         )
-        worker = cls(process)
-        assert process.stdout is not None
+        return cls(process)
+
+    async def get_ready(self) -> None:
+        """Wait until it can take an image.
+
+        Raises GenerationError SERVICE_UNAVAILABLE (retryable) where it never can: no image is to blame.
+        """
+        if self._is_ready:
+            return
+        assert self._process.stdout is not None
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await process.stdout.readexactly(len(READY))
+                await self._process.stdout.readexactly(len(READY))
         except (asyncio.IncompleteReadError, TimeoutError) as error:
-            await worker.end()
-            log.exception("image worker does not start", exit_code=process.returncode)
+            log.exception("image worker does not start", exit_code=self._process.returncode)
             raise _busy("images cannot be prepared at the moment") from error
-        except BaseException:
-            await worker.end()
-            raise
-        return worker
+        self._is_ready = True
 
     async def run(self, config: bytes, content: bytes) -> Prepared:
         """What becomes of an image. Raises as `outcome_of` does, and _Died where the process ends over it."""
@@ -184,6 +186,7 @@ class Workers:
         is_fit = False
         try:
             async with asyncio.timeout(self._wall_seconds):
+                await worker.get_ready()
                 prepared = await worker.run(config, content)
             is_fit = True
             return prepared

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
@@ -101,13 +102,13 @@ class _Collector:
 
 def from_bytes(content: bytes, media_type: str, *, limit_bytes: int) -> Media:
     """A file that a provider sent in its reply. Raises as `Downloader.fetch` does."""
-    collector = _Collector(limit_bytes, _RESULT)
-    try:
+    with ExitStack() as undo:
+        collector = _Collector(limit_bytes, _RESULT)
+        undo.callback(collector.close)
         collector.add(content)
-        return collector.finish(media_type)
-    except BaseException:
-        collector.close()
-        raise
+        media = collector.finish(media_type)
+        undo.pop_all()
+        return media
 
 
 class Downloader:
@@ -139,13 +140,13 @@ class Downloader:
         Raises GenerationError: INVALID_REQUEST for an address that is refused, PROVIDER_UNAVAILABLE and
         PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers.
         """
-        collector = _Collector(self._limit_bytes, self._what)
-        try:
+        with ExitStack() as undo:
+            collector = _Collector(self._limit_bytes, self._what)
+            undo.callback(collector.close)
             await self._collect_or_explain(url, tuple(allowed_hosts), collector, headers_for)
-            return collector.finish(media_type)
-        except BaseException:
-            collector.close()
-            raise
+            media = collector.finish(media_type)
+            undo.pop_all()
+            return media
 
     async def read(self, url: str, *, allowed_hosts: Sequence[str]) -> bytes:
         """The content of `url`, whatever it is. Raises as `fetch` does, but for the type."""
