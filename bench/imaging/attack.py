@@ -7,7 +7,7 @@ import contextlib
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Self
@@ -29,13 +29,14 @@ _CONFIG = preprocess_config(
 )
 
 
-def files(flips: int) -> dict[str, list[bytes]]:
+def files(flips: int) -> dict[str, Sequence[bytes | str]]:
     """What is sent, by kind."""
     return {
         "bombs": [content for content, _ in hostile.bombs().values()] * 4,
         "cut off at every kilobyte": [content for _, content in hostile.truncations()],
         f"{flips:,} with flipped bits": [content for _, content in hostile.flips(seed=11, number=flips)],
         "two things at once": list(hostile.polyglots().values()),
+        "under a wrong name": hostile.misnamed(),
         "no images": list(hostile.not_images().values()),
     }
 
@@ -60,7 +61,7 @@ async def attack(folder: Path, flips: int, tell: Callable[[str], None]) -> list[
 
 async def _send_all(
     gateway: GenerationServiceStub,
-    kinds: dict[str, list[bytes]],
+    kinds: dict[str, Sequence[bytes | str]],
     outcomes: dict[str, Counter[str]],
     tell: Callable[[str], None],
 ) -> None:
@@ -71,9 +72,13 @@ async def _send_all(
         await asyncio.gather(*(_send(gateway, waiting, found) for _ in range(_AT_ONCE)))
 
 
-async def _send(gateway: GenerationServiceStub, contents: Iterator[bytes], found: Counter[str]) -> None:
+async def _send(gateway: GenerationServiceStub, contents: Iterator[bytes | str], found: Counter[str]) -> None:
     for content in contents:
-        request = images_pb2.PreprocessImageRequest(content=content, config=_CONFIG)
+        request = images_pb2.PreprocessImageRequest(config=_CONFIG)
+        if isinstance(content, bytes):
+            request.content = content
+        else:
+            request.url = content
         try:
             await gateway.PreprocessImage(request, timeout=60)
             found["prepared"] += 1

@@ -7,6 +7,7 @@ import random
 import struct
 import zipfile
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import cache
 
@@ -97,6 +98,18 @@ def polyglots() -> dict[str, bytes]:
         "png with a text": png[:33] + png_chunk(b"tEXt", b"x\x00" + PAYLOAD) + png[33:],
         "webp and script": written(quarters(), "WEBP") + PAYLOAD,
     }
+
+
+@cache
+def misnamed() -> list[str]:
+    """Good images as data URLs that call them something else."""
+    names = ("png", "jpeg", "webp", "gif", "avif", "heic")
+    return [
+        f"data:image/{name};base64,{b64encode(content).decode()}"
+        for kind, content in samples().items()
+        for name in names
+        if not kind.startswith(name)
+    ]
 
 
 def not_images() -> dict[str, bytes]:

@@ -118,6 +118,14 @@ async def test_bad_input_is_told_by_field(running: Running, request_fields: dict
     assert [field for field in fields if f"{field}:" not in (raised.value.details() or "")] == []
 
 
+@pytest.mark.parametrize("claimed", ["png", "jpeg", "webp", "gif", "avif", "heic"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
+async def test_what_an_image_is_called_says_nothing(running: Running, claimed: str, kind: str) -> None:
+    url = f"data:image/{claimed};base64,{b64encode(written(quarters(), kind)).decode()}"
+    answer = await _preprocess(running, url, format="png", output={"kind": "buffer"})
+    assert (answer.source.format, opened(answer.content).format) == (kind.lower(), "PNG")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "169.254.169.254", "localhost", "[::1]", "2130706433"])
 async def test_the_gateway_fetches_nothing_from_inside(running: Running, host: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="is refused") as raised:
