@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import random
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from sandbox.simulators.world import SimulatedTask, World
 
 Kind = Literal["png", "jpeg", "webp", "mp4"]
 _SIGNING_KEY = b"simulated signature of result urls"
+_ENDS = frozenset({FaultKind.MODERATED, FaultKind.FAILED})
 _TYPES = {"mp4": "video/mp4"}
 _EXPIRED = "<Error><Code>AuthenticationFailed</Code></Error>"
 
@@ -161,9 +163,13 @@ class Vendor(ABC):
     @staticmethod
     def failure(task: SimulatedTask) -> str | None:
         """`moderated` or `failed` for a task that ends so."""
-        kinds = {fault.kind for fault in task.behaviour.faults if fault.operation == "result"}
-        found = kinds & {FaultKind.MODERATED, FaultKind.FAILED}
-        return found.pop().value if found else None
+        seed = task.behaviour.seed
+        # Asked again, a task ends as it did.
+        chance = random.Random(f"{task.task_id if seed is None else seed}/{task.prompt}").random()
+        for fault in task.behaviour.faults:
+            if fault.operation == "result" and fault.kind in _ENDS and chance < fault.probability:
+                return fault.kind.value
+        return None
 
     def file_url(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> str:
         """Where an output can be read for a while."""
