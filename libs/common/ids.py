@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from ulid import ULID
 
 Prefix = Literal["gen", "batch", "exp", "var", "alert", "err", "log", "sil", "dlv", "ntf", "sub", "key", "req", "img"]
+
+
+def first_id(prefix: Prefix, at: datetime) -> str:
+    """What all ids of that time and later sort after."""
+    return f"{prefix}_{str(ULID.from_datetime(at))[:10].lower()}"
 
 
 def new_id(prefix: Prefix) -> str:

@@ -134,6 +134,15 @@ IMAGE_WORKER_DEATHS = Counter(
     "darkroom_image_worker_deaths_total", "Workers that an image was too much for.", ["cause"]
 )
 IMAGES_REUSED = Counter("darkroom_images_reused_total", "Input images that were prepared already.", ["from"])
+EXPERIMENT_REQUESTS = Counter(
+    "darkroom_experiment_requests_total",
+    "Requests that name a model of a running experiment, by what became of them there.",
+    ["outcome"],
+)
+EXPERIMENT_LINES = Counter("darkroom_experiment_lines_total", "Lines of the experiments' ledger added up.")
+EXPERIMENT_VARIANTS_PAUSED = Counter(
+    "darkroom_experiment_variants_paused_total", "Variants taken out because they broke a guardrail."
+)
 ALERT_DELIVERIES = Counter("darkroom_alert_deliveries_total", "Tries to deliver notices.", ["channel", "outcome"])
 ALERTS_OPEN = Gauge("darkroom_alerts_open", "Alerts whose condition holds.", ["type", "severity"])
 ERRORS_REPORTED = Counter("darkroom_errors_reported_total", "Errors handed to the monitor.", ["level"])

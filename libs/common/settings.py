@@ -146,6 +146,16 @@ class Settings(BaseSettings):
     )
     error_buffer_bytes: PositiveInt = Field(default=16 * 1024**2, description="And how large they may be together.")
 
+    experiment_refresh_seconds: PositiveFloat = Field(
+        default=1.0, description="How soon a gateway knows of an experiment that starts, pauses or changes its shares."
+    )
+    experiment_stale_seconds: PositiveFloat = Field(
+        default=60.0, description="Without news of the experiments for so long, requests run without them."
+    )
+    experiment_adapt_seconds: PositiveFloat = Field(
+        default=60.0, description="Between two looks at guardrails, shares that adapt, and ends."
+    )
+
     grpc_message_limit_bytes: PositiveInt = 16 * 1024**2
     grpc_concurrent_rpcs: PositiveInt = Field(default=5_000, description="RPCs and watchers of one service at once.")
     grpc_concurrent_streams: PositiveInt = Field(default=1_000, description="RPCs on one connection at once.")

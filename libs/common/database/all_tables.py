@@ -7,10 +7,20 @@ from libs.common.database import (
     tables_accounts,
     tables_batches,
     tables_edge,
+    tables_experiments,
     tables_images,
     tables_monitor,
     tables_tasks,
 )
 
-MODULES = (tables, tables_tasks, tables_accounts, tables_edge, tables_batches, tables_images, tables_monitor)
+MODULES = (
+    tables,
+    tables_tasks,
+    tables_accounts,
+    tables_edge,
+    tables_batches,
+    tables_images,
+    tables_monitor,
+    tables_experiments,
+)
 metadata = MODULES[0].metadata

@@ -62,6 +62,10 @@ class NewGeneration:
     batch_ref: str | None = None
     images_from: tuple[ImageFrom, ...] = ()
     preprocess: Json | None = None
+    experiment_id: str | None = None
+    variant_id: str | None = None
+    experiment_version: int | None = None
+    requested_model_identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The states of a generation, a task and a submission, and the one table of transitions between them."""
+"""The states of all that has any, and the tables of transitions between them."""
 
 from __future__ import annotations
 
@@ -190,3 +190,60 @@ class DeliveryState(StrEnum):
     """Its channel took it."""
     DEAD = "DEAD"
     """It was given up."""
+
+
+class ExperimentStatus(StrEnum):
+    """Where an experiment stands."""
+
+    DRAFT = "DRAFT"
+    """Planned; nothing is allocated."""
+    RUNNING = "RUNNING"
+    """Allocates."""
+    PAUSED = "PAUSED"
+    """Stopped for a while."""
+    COMPLETED = "COMPLETED"
+    """Ended. Final."""
+
+
+EXPERIMENT_TRANSITIONS: Mapping[ExperimentStatus, frozenset[ExperimentStatus]] = MappingProxyType(
+    {
+        ExperimentStatus.DRAFT: frozenset({ExperimentStatus.RUNNING, ExperimentStatus.COMPLETED}),
+        ExperimentStatus.RUNNING: frozenset({ExperimentStatus.PAUSED, ExperimentStatus.COMPLETED}),
+        ExperimentStatus.PAUSED: frozenset({ExperimentStatus.RUNNING, ExperimentStatus.COMPLETED}),
+        ExperimentStatus.COMPLETED: frozenset(),
+    }
+)
+
+
+def experiment_sources(target: ExperimentStatus) -> list[str]:
+    """The statuses from which an experiment may reach `target`, for a write's guard."""
+    return sorted(status.value for status, following in EXPERIMENT_TRANSITIONS.items() if target in following)
+
+
+class AllocationMode(StrEnum):
+    """How the shares of an experiment's variants come about."""
+
+    FIXED = "FIXED"
+    """As planned, until somebody changes them."""
+    THOMPSON = "THOMPSON"
+    """A variant's share is its chance to be the best."""
+    TOP_TWO = "TOP_TWO"
+    """Half goes to the best, half to its challengers."""
+
+
+class MetricRole(StrEnum):
+    """What a metric of an experiment is for."""
+
+    PRIMARY = "PRIMARY"
+    """Decides."""
+    SECONDARY = "SECONDARY"
+    """Informs."""
+    GUARDRAIL = "GUARDRAIL"
+    """Must not get worse."""
+
+
+class MetricGoal(StrEnum):
+    """Which direction of a metric is better."""
+
+    MAXIMIZE = "MAXIMIZE"
+    MINIMIZE = "MINIMIZE"

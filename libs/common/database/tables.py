@@ -140,6 +140,8 @@ generation_requests = Table(
     ),
     Column("experiment_id", Text, comment="The experiment it takes part in."),
     Column("variant_id", Text, comment="The variant of the experiment."),
+    Column("requested_model_identifier", Text, comment="The model asked for, where an experiment takes another."),
+    Column("experiment_version", Integer, comment="The experiment's shares in force when it was allocated."),
     Column(
         "request_hash",
         LargeBinary,
@@ -177,6 +179,10 @@ generation_requests = Table(
     CheckConstraint("state <> 'PROCESSING' OR provider_task_id IS NOT NULL", name="processing_with_task"),
     CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="place_in_batch"),
     CheckConstraint("state <> 'HELD' OR batch_id IS NOT NULL", name="held_by_batch"),
+    CheckConstraint(
+        "(experiment_id IS NULL) = (variant_id IS NULL) AND (variant_id IS NULL) = (experiment_version IS NULL)",
+        name="allocated_whole",
+    ),
     CheckConstraint("waits_for = 0 OR state IN ('HELD', 'CANCELLED')", name="waits_while_held"),
     comment="One row for each generation that was accepted: the truth about it.",
 )
@@ -274,4 +280,12 @@ Index(
     generation_requests.c.experiment_id,
     generation_requests.c.id,
     postgresql_where=text("experiment_id IS NOT NULL"),
+)
+# What a person asked for before: for experiments, and for who asks about one.
+Index(
+    "ix_generation_requests_user",
+    generation_requests.c.owner,
+    generation_requests.c.user_id,
+    generation_requests.c.created_at,
+    postgresql_where=text("user_id IS NOT NULL"),
 )

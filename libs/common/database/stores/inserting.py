@@ -13,13 +13,15 @@ _FIELDS = tuple(field.name for field in fields(NewGeneration))
 COLUMNS = """
     id, model_identifier, provider_id, media_type, prompt, input_images, number_of_outputs, parameters, priority,
     when_uncertain, user_id, labels, request_id, trace_parent, api_key_id, owner, expected_cost_usd, fallbacks,
-    callback_url, batch_id, batch_index, batch_ref, images_from, preprocess"""
+    callback_url, batch_id, batch_index, batch_ref, images_from, preprocess,
+    experiment_id, variant_id, experiment_version, requested_model_identifier"""
 """What is inserted as it was handed in."""
 RECORD = """
     id text, model_identifier text, provider_id text, media_type text, prompt text, input_images jsonb,
     number_of_outputs smallint, parameters jsonb, priority smallint, when_uncertain text, user_id text, labels jsonb,
     request_id text, trace_parent text, api_key_id text, owner text, expected_cost_usd float, fallbacks jsonb,
     callback_url text, batch_id text, batch_index int, batch_ref text, images_from jsonb, preprocess jsonb,
+    experiment_id text, variant_id text, experiment_version int, requested_model_identifier text,
     reserved_usd numeric, request_hash text"""
 """The same as `jsonb_to_recordset` reads it from `row_of`, with what is reserved and the hash in hexadecimal."""
 TURN_AT = "now() - make_interval(mins => priority)"
