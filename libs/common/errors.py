@@ -166,12 +166,5 @@ class NotFound(GenerationError):
         )
 
 
-class Unimplemented(GenerationError):
-    """Part of the contract that this version does not serve."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(ErrorCode.UNIMPLEMENTED, what)
-
-
 class NotAccepted(GenerationError):
     """A call to a provider failed and the provider provably took nothing: it may be repeated without a second bill."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import grpc
 from aiohttp import web
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
+from darkroom.experiments.v1.experiments_pb2_grpc import ExperimentServiceStub
 from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
@@ -19,6 +21,7 @@ from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.intake import IntakeStore
 from libs.common.database.stores.prepared_images import PreparedImageStore
+from libs.common.database.stores.ratings import RatingStore
 from libs.common.database.stores.resuming import ResumeStore
 from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.database.stores.submissions import SubmissionStore
@@ -39,6 +42,9 @@ from services.gateway.batches.intake import BatchIntake
 from services.gateway.batches.routes import BatchRoutes
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
+from services.gateway.experiments.ratings import Ratings
+from services.gateway.experiments.snapshot import Snapshot
+from services.gateway.experiments.taking_part import TakingPart
 from services.gateway.first_key import FirstKey
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
@@ -47,7 +53,7 @@ from services.gateway.intake import BETWEEN_NUDGES_SECONDS, Intake
 from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
 from services.gateway.quota import admit, admit_batch
-from services.gateway.rest.routes import rest_routes
+from services.gateway.rest.routes import Peers, rest_routes
 from services.gateway.upkeep import Upkeep
 from services.gateway.watching import Watchers
 from services.gateway.webhook_keys import WebhookKeys
@@ -87,17 +93,32 @@ async def wire(frame: Frame) -> None:
     )
     to_poller = open_channel(settings.poller_address, settings)
     poller = PollingServiceStub(to_poller)
+    to_experiments = open_channel(settings.experiments_address, settings)
     frame.on_close(to_poller.close)
+    frame.on_close(to_experiments.close)
     frame.on_close(stores.objects.close)
-    _serve_rpcs(frame, stores, authentication, poller)
-    _serve_http(frame, stores, authentication, poller)
+    _serve_rpcs(frame, stores, authentication, poller, _taking_part(frame, to_experiments))
+    _serve_http(frame, stores, authentication, poller, to_experiments)
     Upkeep(stores.keys, stores.intake, authentication).run_in(frame)
     first_key = FirstKey(stores.keys, settings)
     frame.loop("first_key", first_key.keep, interval_seconds=settings.readiness_check_seconds)
     frame.on_start(first_key.start)
 
 
-def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
+def _taking_part(frame: Frame, to_experiments: grpc.aio.Channel) -> TakingPart:
+    settings = frame.settings
+    snapshot = Snapshot(ExperimentServiceStub(to_experiments), stale_seconds=settings.experiment_stale_seconds)
+    frame.loop("experiments", snapshot.refresh, interval_seconds=settings.experiment_refresh_seconds)
+    return TakingPart(snapshot, frame.catalog)
+
+
+def _serve_rpcs(
+    frame: Frame,
+    stores: _Stores,
+    authentication: Authentication,
+    poller: PollingServiceStub,
+    taking_part: TakingPart,
+) -> None:
     settings, secret = frame.settings, key_secret(frame.settings)
     to_dispatcher = open_channel(settings.dispatcher_address, settings)
     dispatcher = DispatcherServiceStub(to_dispatcher)
@@ -118,6 +139,8 @@ def _serve_rpcs(frame: Frame, stores: _Stores, authentication: Authentication, p
             batches=batches,
             images=_images(frame, stores),
             callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
+            taking_part=taking_part,
+            ratings=Ratings(RatingStore(frame.database)),
             url_of=stores.objects.url,
             callback_hosts=callback_hosts,
         ),
@@ -177,7 +200,13 @@ def _batch_routes(frame: Frame, stores: _Stores, own: OwnServer, authentication:
     ).routes()
 
 
-def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, poller: PollingServiceStub) -> None:
+def _serve_http(
+    frame: Frame,
+    stores: _Stores,
+    authentication: Authentication,
+    poller: PollingServiceStub,
+    to_experiments: grpc.aio.Channel,
+) -> None:
     own = OwnServer()
     to_monitor = open_channel(frame.settings.monitor_address, frame.settings)
     frame.guard(KeysOnly(authentication), private_address=own.address)
@@ -186,7 +215,7 @@ def _serve_http(frame: Frame, stores: _Stores, authentication: Authentication, p
         [
             *Webhooks(frame.catalog, WebhookKeys(), poller).routes(),
             *_batch_routes(frame, stores, own, authentication),
-            *rest_routes(own, to_monitor, authentication, frame),
+            *rest_routes(own, Peers(to_monitor, to_experiments), authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],
     )

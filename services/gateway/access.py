@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from libs.common.database.records_edge import ApiKeyRecord, Quota, Role
 from libs.common.errors import ErrorCode, GenerationError
 
-ADMIN_SERVICES = ("/darkroom.gateway.v1.AdminService/", "/darkroom.monitor.v1.MonitorService/")
+ADMIN_SERVICES = (
+    "/darkroom.gateway.v1.AdminService/",
+    "/darkroom.monitor.v1.MonitorService/",
+    "/darkroom.experiments.v1.ExperimentService/",
+)
 ADMIN_METHODS = frozenset(
     {
         "/darkroom.gateway.v1.GenerationService/ListSubmissions",

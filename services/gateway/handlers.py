@@ -11,6 +11,7 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceServicer
 
 from libs.common.catalog import CatalogHolder
 from libs.common.database.records import GenerationRecord
+from libs.common.database.records_edge import NewRequest
 from libs.common.database.stores.generations import Change, GenerationStore
 from libs.common.database.stores.submissions import SubmissionStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
@@ -24,12 +25,13 @@ from services.gateway.access import current_caller
 from services.gateway.batches.handlers import Batches, BatchHandlers
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
+from services.gateway.experiments.ratings import Ratings
+from services.gateway.experiments.taking_part import TakingPart
 from services.gateway.images.handlers import ImageHandlers
 from services.gateway.images.preprocess import Images
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
 from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
-from services.gateway.not_served import not_served
 from services.gateway.requests import validate
 from services.gateway.resolutions import resolution_of
 from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
@@ -54,6 +56,8 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         batches: Batches,
         images: Images,
         callbacks: Callbacks,
+        taking_part: TakingPart,
+        ratings: Ratings,
         url_of: UrlOf,
         callback_hosts: Sequence[str] = (),
     ) -> None:
@@ -66,6 +70,8 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         self._cancels = cancels
         self._watchers = watchers
         self._callbacks = callbacks
+        self._taking_part = taking_part
+        self._ratings = ratings
         self._url_of = url_of
         self._callback_hosts = callback_hosts
 
@@ -76,14 +82,18 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         given = metadata_of_context(context).get(IDEMPOTENCY_KEY_HEADER)
         if given and not request.idempotency_key:
             request.idempotency_key = given
-        wanted = validate(
-            request,
-            self._catalog.current,
-            caller=current_caller(),
-            request_id=current_request_id(),
-            callback_hosts=self._callback_hosts,
-        )
-        return ticket_message(await self._intake.accept(wanted))
+        caller, request_id = current_caller(), current_request_id()
+
+        def validated(message: messages.CreateGenerationRequest) -> NewRequest:
+            return validate(
+                message,
+                self._catalog.current,
+                caller=caller,
+                request_id=request_id,
+                callback_hosts=self._callback_hosts,
+            )
+
+        return ticket_message(await self._intake.accept(self._taking_part.request_of(request, caller, validated)))
 
     async def GetGeneration(
         self, request: messages.GetGenerationRequest, context: Context
@@ -182,7 +192,7 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         self, request: messages.RateGenerationRequest, context: Context
     ) -> messages.RateGenerationResponse:
         """See the proto."""
-        raise not_served("RateGeneration")
+        return await self._ratings.rate(request, current_caller())
 
     async def _own(self, generation_id: str) -> GenerationRecord:
         """The caller's generation of that id. NotFound also for one that is another owner's."""

@@ -54,6 +54,8 @@ class Intake:
             generation_id=answer.generation_id,
             model=generation.model_identifier,
             user_id=generation.user_id,
+            experiment_id=generation.experiment_id,
+            variant_id=generation.variant_id,
             is_repeat=answer.is_repeat or None,
             reused_from_id=answer.reused_from_id,
         )

@@ -32,7 +32,7 @@ RPCS = {
     "MonitorService": "LogError ListErrors ResolveError ListErrorLogs GetErrorStats SendAlert GetAlert ListAlerts "
     "AcknowledgeAlert SilenceAlerts ListSilences EndSilence GetHealth GetStats ListInstances SetLogLevel",
     "ExperimentService": "CreateExperiment GetExperiment ListExperiments StartExperiment PauseExperiment "
-    "CompleteExperiment AllocateVariant GetResults",
+    "CompleteExperiment ChangeAllocation AllocateVariant GetAllocations GetResults",
 }
 ROUTES = {
     "post /api/external/generation",
@@ -68,6 +68,7 @@ ROUTES = {
     "post /api/admin/experiments/{id}/start",
     "post /api/admin/experiments/{id}/pause",
     "post /api/admin/experiments/{id}/complete",
+    "post /api/admin/experiments/{id}/allocation",
     "get /api/admin/experiments/{id}/results",
     "get /api/health/detailed",
     "get /api/admin/monitoring/error-logs",

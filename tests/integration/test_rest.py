@@ -142,11 +142,6 @@ async def test_other_types_routes_and_methods_are_told(running: Running) -> None
     )  # fmt: skip
 
 
-async def test_what_is_not_served_says_so(running: Running) -> None:
-    reply = await _post(running, {"rating": 5}, "/api/external/generation/gen_1/rate")
-    assert (reply.status, reply.json["code"]) == (501, "UNIMPLEMENTED")
-
-
 async def test_health_needs_no_key_and_metrics_need_an_admins(running: Running) -> None:
     health = await _get(running, "/api/health", key="")
     # No monitor runs here, which is told, and is no reason to send nobody any more.

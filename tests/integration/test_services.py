@@ -17,7 +17,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
 from tests.conftest import StartStack, quick
-from tests.contract.test_protos import FILES
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
@@ -29,24 +28,6 @@ FULL_NAMES: dict[ServiceName, str] = {
     "monitor": "darkroom.monitor.v1.MonitorService",
     "experiments": "darkroom.experiments.v1.ExperimentService",
 }
-SERVED = {
-    "CreateGeneration", "GetGeneration", "ListModels", "Dispatch", "GetQueue", "AddTask", "RemoveTask",
-    "GetTaskStatus", "ListTasks",
-    "CancelGeneration",
-    "ListSubmissions",
-    "ResolveSubmission",
-    "ReportTask",
-    "ListGenerations",
-    "WatchGeneration",
-    "ListCallbacks",
-    "ReplayCallback",
-    "GetCallbackSecret",
-    "LogError", "ListErrors", "ResolveError", "ListErrorLogs", "GetErrorStats", "SendAlert", "GetAlert", "ListAlerts",
-    "AcknowledgeAlert", "SilenceAlerts", "ListSilences", "EndSilence", "GetHealth", "GetStats", "ListInstances",
-    "SetLogLevel",
-    "CreateBatch", "UploadBatch", "ListBatches", "GetBatch", "WatchBatch", "CancelBatch", "ResumeBatch", "EstimateCost",
-    "PreprocessImage",
-}  # fmt: skip
 
 
 async def _reflected(channel: grpc.aio.Channel) -> set[str]:
@@ -77,7 +58,6 @@ async def test_all_five_services_answer_for_themselves(start_stack: StartStack) 
         assert await _watched_health(running, service) == "SERVING"
         assert await running.metric(service, "darkroom_ready") == 1
         assert await running.metric(service, "darkroom_build_info", service=service) == 1
-    await _refusals(running)
 
 
 async def _watched_health(running: Running, service: ServiceName) -> str:
@@ -91,24 +71,6 @@ async def _watched_health(running: Running, service: ServiceName) -> str:
         answer = await asyncio.wait_for(stream.read(), 5)
         stream.cancel()
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-
-
-async def _refusals(running: Running) -> None:
-    """RPCs that are not served say so and say what is missing."""
-    for service in SERVICES:
-        name = FULL_NAMES[service].rpartition(".")[2]
-        descriptor = FILES[name].services_by_name[name]
-        for method in descriptor.methods:
-            if method.name in SERVED:
-                continue
-            path = f"/{descriptor.full_name}/{method.name}"
-            channel = running.channel(service)
-            make = channel.unary_stream if method.server_streaming else channel.unary_unary
-            call = make(path, request_serializer=bytes, response_deserializer=bytes)(b"")
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await (call.read() if isinstance(call, grpc.aio.UnaryStreamCall) else call)
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
-            assert "not served by this version" in (caught.value.details() or ""), path
 
 
 async def test_readiness_follows_the_database_and_liveness_does_not(start_stack: StartStack) -> None:

@@ -8,11 +8,10 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from services.gateway.batches.routes import ROUTES as BATCH_ROUTES
-from services.gateway.not_served import NOT_SERVED
 from services.gateway.rest.openapi import document
 from services.gateway.rest.routes import all_bindings
 
-DOCUMENT: dict[str, Any] = document(all_bindings(), not_served=NOT_SERVED)
+DOCUMENT: dict[str, Any] = document(all_bindings())
 
 
 def test_it_is_valid() -> None:
@@ -21,7 +20,7 @@ def test_it_is_valid() -> None:
 
 def test_every_route_that_is_served_is_in_it_and_no_other() -> None:
     found = {(verb.upper(), path) for path, item in DOCUMENT["paths"].items() for verb in item}
-    served = {(binding.verb, binding.path) for binding in all_bindings() if binding.rpc not in NOT_SERVED}
+    served = {(binding.verb, binding.path) for binding in all_bindings()}
     beside = {tuple(route.split()) for route in (*BATCH_ROUTES, "GET /api/health", "GET /api/health/detailed")}
     assert found == served | beside
 

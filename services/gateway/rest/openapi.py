@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.0.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -91,13 +91,12 @@ _DETAILED: Schema = {
 }
 
 
-def document(bindings: Iterable[Binding], *, not_served: Collection[str]) -> dict[str, Any]:
-    """The document of the routes, but for those of RPCs (`/package.Service/Method`) that are not served."""
+def document(bindings: Iterable[Binding]) -> dict[str, Any]:
+    """The document of the routes."""
     schemas = Schemas()
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for binding in bindings:
-        if binding.rpc not in not_served:
-            paths[binding.path][binding.verb.lower()] = _operation(binding, schemas)
+        paths[binding.path][binding.verb.lower()] = _operation(binding, schemas)
     paths[UPLOAD]["post"] = _refusing(upload(schemas), 402, 408, 409, 413, 415)
     paths[EXPORT]["get"] = _refusing(export(), 404)
     paths["/api/health"]["get"] = _health()

@@ -1,0 +1,1 @@
+"""Requests that take part in experiments, and what users think of what they got."""

@@ -1,0 +1,144 @@
+"""A request in an experiment: whether it fits every variant, and what its own variant makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, get_args
+
+from cachetools import LRUCache
+from darkroom.gateway.v1 import gateway_pb2
+
+from libs.common import metrics
+from libs.common.catalog import Catalog, CatalogHolder
+from libs.common.database.records_edge import NewRequest
+from libs.common.errors import GenerationError
+from libs.common.experiments.allocation import Allocated, Request, Running, VariantSpec
+from libs.common.rpc.structs import from_struct
+from libs.common.validation.common import PROMPT_LIMIT
+from services.gateway.access import Caller
+from services.gateway.experiments.snapshot import Snapshot
+
+Message = gateway_pb2.CreateGenerationRequest
+Validate = Callable[[Message], NewRequest]
+PROMPT = "{prompt}"
+_SHAPES = 4_096
+# What a variant cannot break, or what is looked at by itself.
+_Field = Literal["prompt", "user_id", "labels", "idempotency_key", "callback_url", "input_images", "priority"]
+_NO_PART_OF_THE_SHAPE: tuple[_Field, ...] = get_args(_Field)
+
+
+class TakingPart:
+    """Lets requests take part in experiments.
+
+    Args:
+        snapshot: what runs.
+        catalog: the models there are.
+    """
+
+    def __init__(self, snapshot: Snapshot, catalog: CatalogHolder) -> None:
+        self._snapshot = snapshot
+        self._catalog = catalog
+        self._seen_with: Catalog | None = None
+        self._fitting: LRUCache[tuple[str, int, bytes], bool] = LRUCache(_SHAPES)
+
+    def request_of(self, message: Message, caller: Caller, validate: Validate) -> NewRequest:
+        """The validated request, as its variant makes it where it takes part in an experiment.
+
+        Raises as `validate` does, for what is wrong with the request itself.
+        """
+        plain = validate(message)
+        allocated = self._allocated(message, caller, validate)
+        if allocated is None:
+            return plain
+        own = validate(varied(message, allocated.variant, self._catalog.current))
+        metrics.EXPERIMENT_REQUESTS.labels("allocated").inc()
+        asked, taken = message.model_identifier, own.generation.model_identifier
+        generation = replace(
+            own.generation,
+            experiment_id=allocated.experiment.experiment_id,
+            variant_id=allocated.variant.id,
+            experiment_version=allocated.experiment.version,
+            requested_model_identifier=asked if asked != taken else None,
+        )
+        # What a repeat is compared with is what was asked for, whatever variant it would get.
+        return replace(own, generation=generation, fields=plain.fields)
+
+    def _allocated(self, message: Message, caller: Caller, validate: Validate) -> Allocated | None:
+        # An earlier result is no outcome of a variant.
+        if message.reuse_within_seconds:
+            return None
+        allocations = self._snapshot.current
+        if allocations is None:
+            metrics.EXPERIMENT_REQUESTS.labels("unknown").inc()
+            return None
+        request = Request(message.model_identifier, caller.owner, message.user_id, caller.key_id, dict(message.labels))
+        return allocations.allocate(request, fits=lambda running: self._fits(running, message, validate))
+
+    def _fits(self, running: Running, message: Message, validate: Validate) -> bool:
+        """Whether every variant could run the request: what only some can would tell them apart by itself."""
+        fits = all(len(_prompt(message, variant)) <= PROMPT_LIMIT for variant in running.variants) and self._shape_fits(
+            running, message, validate
+        )
+        if not fits:
+            metrics.EXPERIMENT_REQUESTS.labels("unfit").inc()
+        return fits
+
+    def _shape_fits(self, running: Running, message: Message, validate: Validate) -> bool:
+        catalog = self._catalog.current
+        if catalog is not self._seen_with:
+            self._fitting.clear()
+            self._seen_with = catalog
+        shape = _shape(message)
+        key = running.experiment_id, running.version, shape.SerializeToString(deterministic=True)
+        known = self._fitting.get(key)
+        if known is None:
+            known = all(_is_valid(varied(shape, variant, catalog), validate) for variant in running.variants)
+            self._fitting[key] = known
+        return known
+
+
+def varied(message: Message, variant: VariantSpec, catalog: Catalog) -> Message:
+    """The message as a variant makes it: its model, its prompt around the request's, its parameters over the request's.
+
+    Of the request's parameters and fallbacks, a variant with another model gets those that go with it.
+    """
+    made = Message()
+    made.CopyFrom(message)
+    made.model_identifier = variant.model_identifier
+    made.prompt = _prompt(message, variant)
+    parameters = from_struct(message.parameters)
+    if variant.model_identifier != message.model_identifier:
+        model = catalog.models.get(variant.model_identifier)
+        known = catalog.parameter_names(model) if model is not None else ()
+        parameters = {name: value for name, value in parameters.items() if name in known}
+        del made.fallback_models[:]
+        made.fallback_models.extend(name for name in message.fallback_models if name != variant.model_identifier)
+    made.parameters.Clear()
+    made.parameters.update({**parameters, **variant.parameters})
+    return made
+
+
+def _prompt(message: Message, variant: VariantSpec) -> str:
+    return variant.prompt.replace(PROMPT, message.prompt) if variant.prompt else message.prompt
+
+
+def _shape(message: Message) -> Message:
+    """What decides whether a model takes a request, and nothing else: few requests differ in it."""
+    shape = Message()
+    shape.CopyFrom(message)
+    for name in _NO_PART_OF_THE_SHAPE:
+        shape.ClearField(name)
+    shape.prompt = "x"
+    is_data = any(image.startswith("data:") for image in message.input_images)
+    image = "data:image/png;base64,AA==" if is_data else "https://example.com/x.png"
+    shape.input_images.extend([image] * len(message.input_images))
+    return shape
+
+
+def _is_valid(message: Message, validate: Validate) -> bool:
+    try:
+        validate(message)
+    except GenerationError:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""Experiments for tests: planned, started, and looked at through the running stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darkroom.experiments.v1 import experiments_pb2
+from darkroom.experiments.v1.experiments_pb2_grpc import ExperimentServiceStub
+from google.protobuf.json_format import ParseDict
+
+from libs.common.settings import ServiceName
+from tests.support.running import Running
+from tests.support.waiting import eventually
+
+SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller", "experiments")
+SETTINGS = {"DARKROOM_EXPERIMENT_REFRESH_SECONDS": "0.1", "DARKROOM_EXPERIMENT_ADAPT_SECONDS": "0.3"}
+CHEAPER: dict[str, Any] = {
+    "name": "Is the cheaper model good enough?",
+    "variants": [
+        {"name": "pro", "modelIdentifier": "flux-pro"},
+        {"name": "dev", "modelIdentifier": "flux-dev"},
+    ],
+    "metrics": [
+        {"name": "avg_cost", "type": "METRIC_ROLE_PRIMARY", "goal": "METRIC_GOAL_MINIMIZE"},
+        {"name": "success_rate", "type": "METRIC_ROLE_GUARDRAIL", "goal": "METRIC_GOAL_MAXIMIZE", "margin": 0.1},
+    ],
+}
+
+
+def create_request(**changes: Any) -> experiments_pb2.CreateExperimentRequest:
+    """The request for an experiment, as its JSON has it."""
+    return ParseDict({**CHEAPER, **changes}, experiments_pb2.CreateExperimentRequest())
+
+
+def stub(running: Running) -> ExperimentServiceStub:
+    """The experiments service, as another service calls it."""
+    return ExperimentServiceStub(running.channel("experiments"))
+
+
+async def started(running: Running, **changes: Any) -> experiments_pb2.Experiment:
+    """An experiment that runs, and that the gateway knows of."""
+    service = stub(running)
+    made = (await service.CreateExperiment(create_request(**changes), timeout=10)).experiment
+    await service.StartExperiment(experiments_pb2.StartExperimentRequest(id=made.id), timeout=10)
+    await gateway_knows(running)
+    return (await service.GetExperiment(experiments_pb2.GetExperimentRequest(id=made.id), timeout=10)).experiment
+
+
+async def gateway_knows(running: Running) -> None:
+    """Wait until the gateway has asked again twice: what it asked for first may have been older."""
+    before = await running.metric("gateway", "darkroom_loop_iterations_total", loop="experiments", outcome="success")
+
+    async def asked_twice() -> bool:
+        now = await running.metric("gateway", "darkroom_loop_iterations_total", loop="experiments", outcome="success")
+        return now >= before + 8
+
+    await eventually(asked_twice, within=15, what="the gateway has asked for the experiments")
+
+
+async def results(running: Running, experiment_id: str, **fields: Any) -> experiments_pb2.GetResultsResponse:
+    """What is known of an experiment by now."""
+    request = experiments_pb2.GetResultsRequest(id=experiment_id, **fields)
+    return await stub(running).GetResults(request, timeout=20)
