@@ -49,8 +49,8 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
-bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway monitor batches imaging); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(VENV)/gbstats/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
+	@for bench in $(or $(BENCH),poller gateway monitor batches imaging experiments); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana
@@ -75,6 +75,8 @@ lock:  ## Renew the pinned requirements (needs uv).
 		--extra client --extra sandbox --extra bench pyproject.toml --output-file requirements/bench.txt
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		requirements/litellm.in --output-file requirements/litellm.txt
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		requirements/gbstats.in --output-file requirements/gbstats.txt
 
 baseline: $(VENV)/.development $(GENERATED)/.made  ## Take today's protos as what later ones must not break: at a release.
 	$(BIN)/buf build --output protos/baseline.binpb
@@ -109,6 +111,15 @@ $(VENV)/litellm/.made: requirements/litellm.txt | $(VENV)/.made
 	@$(PYTHON) -m venv $(VENV)/litellm
 	@$(VENV)/litellm/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
 		--requirement requirements/litellm.txt
+	@touch $@
+
+# Its pins are older than ours, and older than Python 3.12: there, what is said of it is left out.
+$(VENV)/gbstats/.made: requirements/gbstats.txt | $(VENV)/.made
+	@mkdir -p $(VENV)/gbstats
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		echo "Installing GrowthBook's engine into $(VENV)/gbstats …"; $(PYTHON) -m venv $(VENV)/gbstats && \
+		$(VENV)/gbstats/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
+		--requirement requirements/gbstats.txt; fi
 	@touch $@
 
 # Where there is no Node.js, what is said of sharp is left out.

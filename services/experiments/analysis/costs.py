@@ -8,6 +8,8 @@ from libs.common.database.records_experiments import VariantRecord
 from services.experiments.analysis.judging import Evidence
 
 _DAYS = 30
+# A shorter time says nothing of a month.
+_LEAST_DAYS = 1 / 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def saving_of(evidence: Evidence, winner: VariantRecord, days: float) -> float |
     experiment = evidence.experiment
     means = {variant.id: evidence.estimate(variant, "avg_cost") for variant in experiment.variants}
     best, control = means[winner.id], means[experiment.control.id]
-    if best is None or control is None or days <= 0:
+    if best is None or control is None or days < _LEAST_DAYS:
         return None
     inside = sum((mean.value - best.value) * mean.samples for mean in means.values() if mean is not None)
     taking_part = sum(mean.samples for mean in means.values() if mean is not None)

@@ -21,17 +21,34 @@ class Needed:
     fixed_horizon: int
 
 
-def needed_units(unit_variance: float, effect: float, shares: list[float]) -> Needed:
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What one unit's value was before: its mean, and its variance."""
+
+    mean: float
+    variance: float
+
+    def after(self, effect: float, *, is_rate: bool) -> float:
+        """The variance once the mean is higher by `effect`: a share's own, or a deviation in proportion to it."""
+        mean = self.mean + effect
+        if is_rate:
+            own = max(1e-9, self.mean * (1 - self.mean))
+            return self.variance * max(0.0, mean * (1 - mean)) / own
+        return self.variance * (mean / self.mean) ** 2 if self.mean > 0 else self.variance
+
+
+def needed_units(before: Before, effect: float, shares: list[float], *, is_rate: bool) -> Needed:
     """Units for a power of 80 % at a level of 5 %, corrected for the number of variants.
 
     Args:
-        unit_variance: of one unit's value.
-        effect: the difference to be found, in the metric's own unit.
+        before: what the control's values were.
+        effect: by how much the mean is to be higher (below 0: lower), in the metric's own unit.
         shares: of the variants, 0 to 1 each, the control's first.
+        is_rate: whether the metric is a share.
     """
     alpha = ALPHA / (len(shares) - 1)
     smallest = min(shares[1:])
-    scale = unit_variance * (1 / shares[0] + 1 / smallest) / effect**2
+    scale = (before.variance / shares[0] + before.after(effect, is_rate=is_rate) / smallest) / effect**2
     # Of all that come, this part comes to the two variants that are compared.
     always, fixed = boundary(1.0, 1.0, alpha), -float(ndtri(alpha / 2))
     return Needed(*(math.ceil(scale * (score + float(ndtri(POWER))) ** 2) for score in (always, fixed)))

@@ -49,7 +49,9 @@ WITH taken AS (
     DELETE FROM experiment_ledger WHERE id = ANY(ARRAY(SELECT id FROM experiment_ledger ORDER BY id LIMIT :limit))
     RETURNING *
 )
-SELECT count(*) AS number, CAST(jsonb_agg(to_jsonb(taken)) AS text) AS lines FROM taken""")
+SELECT count(*) AS number, CAST(jsonb_agg(to_jsonb(taken)) AS text) AS lines,
+    bool_or(kind <> 'assigned') AS has_values
+FROM taken""")
 
 _ARRIVE = statement(f"""
 WITH {_LINES}, met AS (
@@ -196,8 +198,9 @@ class MeasureStore:
                 return 0
             taken = connection.execute(_TAKE, {"limit": limit}).one()
             if taken.number:
-                for each in (_ARRIVE, _ADD, _TIME, _SNAPSHOT):
-                    connection.execute(each, {"lines": taken.lines})
+                connection.execute(_ARRIVE, {"lines": taken.lines})
+            for each in (_ADD, _TIME, _SNAPSHOT) if taken.has_values else ():
+                connection.execute(each, {"lines": taken.lines})
             return int(taken.number)
 
         return await self._database.transaction("fold_experiments", work)

@@ -29,17 +29,23 @@ METRIC_VALUES = {
 }
 
 
+# Each is read for each generation, so only for what needs it.
+_JOIN_USERS = """
+    LEFT JOIN experiment_users u ON u.experiment_id = g.experiment_id AND g.user_id IS NOT NULL
+        AND u.unit = md5(g.owner || chr(10) || g.user_id)::uuid"""
+_JOIN_RATINGS = """
+    LEFT JOIN generation_ratings r ON r.generation_id = g.id"""
+
+
 def _sql(segment: str, value: str) -> str:
+    joins = (_JOIN_USERS if "u." in segment else "") + (_JOIN_RATINGS if "r." in value else "")
     return f"""
 WITH measured AS (
     SELECT {segment} AS segment, g.variant_id, {value} AS value,
         CASE WHEN g.user_id IS NULL THEN g.id ELSE g.owner || chr(10) || g.user_id END AS unit,
         10000::float / GREATEST(1, (a.weights ->> v.position)::int) AS weight
     FROM generation_requests g JOIN experiment_variants v ON v.id = g.variant_id
-    JOIN experiment_allocations a ON a.experiment_id = g.experiment_id AND a.version = g.experiment_version
-    LEFT JOIN experiment_users u ON u.experiment_id = g.experiment_id AND g.user_id IS NOT NULL
-        AND u.unit = md5(g.owner || chr(10) || g.user_id)::uuid
-    LEFT JOIN generation_ratings r ON r.generation_id = g.id
+    JOIN experiment_allocations a ON a.experiment_id = g.experiment_id AND a.version = g.experiment_version{joins}
     WHERE g.experiment_id = :id AND g.state IN ('SUCCESS', 'FAILED')
 ), by_unit AS (
     SELECT segment, variant_id, count(*) AS samples, sum(value) AS total, sum(weight * value) AS m, sum(weight) AS d
