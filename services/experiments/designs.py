@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from darkroom.experiments.v1 import experiments_pb2 as messages
-from google.protobuf.json_format import MessageToDict
 from pydoe import gsd
 
 from libs.common.database.records_experiments import VariantRecord
 from libs.common.errors import FieldViolation
 from libs.common.ids import new_id
+from libs.common.rpc.structs import from_value
 
 FACTORS_LIMIT, LEVELS_LIMIT, VARIANTS_LIMIT = 6, 10, 20
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -40,7 +40,7 @@ class Factor:
 def factors_of(message: messages.Factorial, found: list[FieldViolation]) -> list[Factor]:
     """The factors of a message; what is wrong with them is added to `found`."""
     factors = [
-        Factor(given.name, given.varies, tuple(MessageToDict(level) for level in given.levels))
+        Factor(given.name, given.varies, tuple(from_value(level) for level in given.levels))
         for given in message.factors[:FACTORS_LIMIT]
     ]
     if not 1 <= len(message.factors) <= FACTORS_LIMIT:

@@ -95,7 +95,9 @@ def _effects(
 
 def allocation_plot(experiment: ExperimentRecord, allocations: Sequence[AllocationRecord], until: datetime) -> str:
     """The shares of the variants over time, stacked to 100 %."""
-    times = _times([*(allocation.began_at for allocation in allocations), until])
+    # Shares that were changed before it ran were never in force.
+    first = experiment.started_at or until
+    times = _times([*(max(first, allocation.began_at) for allocation in allocations), until])
     shares = [
         [allocation.weights[position] * 100 / BUCKETS for allocation in [*allocations, allocations[-1]]]
         for position in range(len(experiment.variants))

@@ -1,3 +1,223 @@
 """Experiments through the running stack: planned, allocated, measured, decided."""
 
 from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import grpc
+import pytest
+from darkroom.experiments.v1 import experiments_pb2
+from darkroom.gateway.v1 import gateway_pb2
+from google.protobuf.struct_pb2 import Struct
+
+from libs.common.database.engine import Database
+from tests.conftest import StartStack
+from tests.support.experiments import CHEAPER, SERVICES, SETTINGS, gateway_knows, results, started, stub
+from tests.support.http import call
+from tests.support.rows import execute, rows
+from tests.support.running import FAILED, SUCCESS, Running
+from tests.support.simulator import Simulator
+from tests.support.waiting import eventually
+
+PLOTS = [experiments_pb2.PLOT_INTERVALS, experiments_pb2.PLOT_EFFECT, experiments_pb2.PLOT_ALLOCATION]
+EXPERIMENTS = "/api/admin/experiments"
+SMALL = {"size_or_ratio": "256x256"}
+
+
+def failing(probability: float) -> str:
+    """A template under which tasks fail at the provider."""
+    fault = json.dumps({"operation": "result", "kind": "failed", "probability": probability})
+    return f'{{prompt}} [sim {{"task_seconds": 0.2, "faults": [{fault}]}}]'
+
+
+async def asked(running: Running, users: range, **fields: Any) -> list[str]:
+    """A request of each user."""
+    return await asyncio.gather(
+        *(
+            running.create("flux-pro", f"apple {number}", parameters=SMALL, user_id=f"user {number}", **fields)
+            for number in users
+        )
+    )
+
+
+async def all_ended(running: Running, experiment_id: str, number: int) -> experiments_pb2.GetResultsResponse:
+    """The results once so many generations have ended."""
+
+    async def look() -> experiments_pb2.GetResultsResponse | None:
+        found = await results(running, experiment_id)
+        return found if sum(one.generations - one.in_flight for one in found.counts) >= number else None
+
+    found = await eventually(look, within=60, what=f"{number} generations have ended")
+    assert found is not None
+    return found
+
+
+async def rate(running: Running, generation_id: str, rating: int, **context: Any) -> gateway_pb2.RateGenerationResponse:
+    """A user's opinion."""
+    given = Struct()
+    given.update(context)
+    request = gateway_pb2.RateGenerationRequest(id=generation_id, rating=rating, feedback="so", context=given)
+    return await running.gateway.RateGeneration(request, timeout=10)
+
+
+@pytest.mark.timeout(150)
+async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simulator) -> None:
+    running = await start_stack(services=SERVICES, settings=SETTINGS)
+    await simulator.behave(task_seconds=0.2, active_tasks_limit=500)
+    key, url = running.admin_key, running.gateway_url()
+    described = {
+        **CHEAPER,
+        "metrics": [
+            {"name": "avg_cost", "type": "primary", "goal": "minimize"},
+            {"name": "success_rate", "type": "guardrail", "goal": "maximize", "margin": 0.2},
+            {"name": "user_rating", "type": "secondary", "goal": "maximize"},
+        ],
+        "trafficAllocation": {"variant_0": 50, "variant_1": 50},
+    }
+    made = await call(url, EXPERIMENTS, method="POST", key=key, json_body=described)
+    assert (made.status, made.json["status"], made.json["metrics"][0]["type"]) == (200, "DRAFT", "PRIMARY")
+    experiment_id = made.json["id"]
+    assert (await results(running, experiment_id)).reason == "The experiment has not started."
+    reply = await call(url, f"{EXPERIMENTS}/{experiment_id}/start", method="POST", key=key, json_body={})
+    assert (reply.status, reply.json["status"]) == (200, "RUNNING")
+    await gateway_knows(running)
+
+    ids = await asked(running, range(160))
+    found = await all_ended(running, experiment_id, 160)
+    pro, dev = (variant["id"] for variant in made.json["variants"])
+    assert found.winner.variant_id == dev
+    assert found.winner.recommendation.startswith("Take 'dev' (flux-dev): 38 % lower cost ($0.025 against $0.04)")
+    assert {cost.variant_id: round(cost.per_success_usd, 6) for cost in found.costs} == {pro: 0.04, dev: 0.025}
+
+    generations = await asyncio.gather(*map(running.get, ids))
+    assert {one.experiment_id for one in generations} == {experiment_id}
+    assert {(one.variant_id, one.model_identifier) for one in generations} == {(pro, "flux-pro"), (dev, "flux-dev")}
+    again = [await running.get(generation_id) for generation_id in await asked(running, range(12))]
+    assert [one.variant_id for one in again] == [one.variant_id for one in generations[:12]]
+
+    for one in generations[:120]:
+        await rate(running, one.id, 3 if one.variant_id == pro else 2, revenue=0.5)
+    for one in generations[:120]:
+        await rate(running, one.id, 3 if one.variant_id == pro else 4, revenue=1.0)
+    rated = await results(running, experiment_id, value_metric="revenue", segment_by="weekday", plots=PLOTS)
+    values = {(one.variant_id, one.metric): (one.samples, one.value) for one in rated.metrics}
+    assert (values[pro, "user_rating"][1], values[dev, "user_rating"][1]) == (3.0, 4.0)
+    assert values[pro, "user_rating"][0] + values[dev, "user_rating"][0] == 120
+    assert all(cost.return_per_usd > 0 for cost in rated.costs)
+    assert [plot.plot for plot in rated.plots] == PLOTS
+    assert all(plot.svg.startswith("<?xml") for plot in rated.plots)
+    assert rated.segments[0].samples >= 160
+
+    for verb, status in (("pause", "PAUSED"), ("complete", "COMPLETED")):
+        reply = await call(url, f"{EXPERIMENTS}/{experiment_id}/{verb}", method="POST", key=key, json_body={})
+        assert reply.json["status"] == status
+    refused = await call(url, f"{EXPERIMENTS}/{experiment_id}/start", method="POST", key=key, json_body={})
+    assert (refused.status, refused.json["violations"][0]["rule"]) == (400, "state")
+    assert (await call(url, f"{EXPERIMENTS}/{experiment_id}/results", key=key)).json["winner"]["variantId"] == dev
+    listed = await call(url, f"{EXPERIMENTS}?status=completed", key=key)
+    assert [one["id"] for one in listed.json["experiments"]] == [experiment_id]
+    await _refusals(running, ids[0])
+
+
+async def _refusals(running: Running, generation_id: str) -> None:
+    """Ratings that are none, and of what is nobody's or not the caller's."""
+    for fields, field in (
+        ({"rating": 6}, "rating"),
+        ({"rating": 3, "success_rate": 1}, "context.success_rate"),
+        ({"rating": 3, "big": 1e300}, "context.big"),
+        ({"rating": 3, "nul": "\x00"}, "context"),
+        ({"rating": 3, "long": "x" * 9_000}, "context"),
+    ):
+        rating, context = fields["rating"], {key: value for key, value in fields.items() if key != "rating"}
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rate(running, generation_id, rating, **context)  # type: ignore[arg-type]
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (caught.value.details() or "").startswith(f"{field}:")
+    other = await running.client("another")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await other.RateGeneration(gateway_pb2.RateGenerationRequest(id=generation_id, rating=3), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.timeout(150)
+async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_told(
+    start_stack: StartStack, simulator: Simulator, database: Database
+) -> None:
+    running = await start_stack(services=(*SERVICES, "monitor"), settings=SETTINGS)
+    await simulator.behave(task_seconds=0.2, active_tasks_limit=500)
+    guardrail = {"name": "success_rate", "type": "METRIC_ROLE_GUARDRAIL", "goal": "METRIC_GOAL_MAXIMIZE"}
+    experiment = await started(
+        running,
+        variants=[*CHEAPER["variants"], {"name": "broken", "modelIdentifier": "flux-pro", "prompt": failing(0.9)}],
+        metrics=[CHEAPER["metrics"][0], guardrail],
+    )
+    broken = experiment.variants[2]
+    ids = await asked(running, range(190))
+    await all_ended(running, experiment.id, 190)
+    for one in await asyncio.gather(*map(running.get, ids)):
+        assert one.status == SUCCESS or (one.status, one.variant_id) == (FAILED, broken.id)
+
+    async def told() -> list[dict[str, Any]]:
+        return await rows(database, "SELECT message FROM system_alerts WHERE type = 'EXPERIMENT_GUARDRAIL'")
+
+    (alert,) = await eventually(told, within=20, what="people are told") or []
+    assert (
+        f"({experiment.id}): variant 'broken' was taken out. It breaks the guardrail success rate" in alert["message"]
+    )
+    request = experiments_pb2.GetExperimentRequest(id=experiment.id)
+    after = (await stub(running).GetExperiment(request, timeout=10)).experiment
+    assert after.variants[2].HasField("paused_at")
+    assert dict(after.traffic_allocation) == pytest.approx({"variant_0": 50, "variant_1": 50, "variant_2": 0}, abs=0.02)
+    await gateway_knows(running)
+    later = await asyncio.gather(*map(running.get, await asked(running, range(60))))
+    await all_ended(running, experiment.id, 250)
+    assert broken.id not in {one.variant_id for one in later}
+    found = await results(running, experiment.id)
+    assert found.winner.variant_id == experiment.variants[1].id
+    assert any(warning.startswith("Variant 'broken' was taken out") for warning in found.warnings)
+    # A broken split is a broken measurement, whatever it says.
+    await execute(database, "UPDATE experiment_arrivals SET units = units + 500 WHERE variant_id = :id", id=broken.id)
+    withheld = await results(running, experiment.id)
+    assert withheld.sample_ratio.is_mismatch
+    assert withheld.reason.startswith("Results are withheld")
+    assert (len(withheld.metrics), len(withheld.comparisons), withheld.HasField("winner")) == (0, 0, False)
+
+
+@pytest.mark.timeout(120)
+async def test_without_the_experiments_service_requests_run_plain(
+    start_stack: StartStack, simulator: Simulator
+) -> None:
+    settings = {**SETTINGS, "DARKROOM_EXPERIMENT_STALE_SECONDS": "1"}
+    running = await start_stack(services=("gateway", "experiments"), settings=settings)
+    experiment = await started(running, trafficAllocation={"variant_0": 1, "variant_1": 99})
+    (first,) = await asked(running, range(1))
+    assert (await running.get(first)).experiment_id == experiment.id
+    allocated = await stub(running).AllocateVariant(
+        experiments_pb2.AllocateVariantRequest(model_identifier="flux-pro", user_id="user 0"), timeout=10
+    )
+    assert allocated.experiment_id == experiment.id
+    assert allocated.probability in {0.01, 0.99}
+    change = experiments_pb2.ChangeAllocationRequest(
+        id=experiment.id, traffic_allocation={"variant_0": 2, "variant_1": 98}
+    )
+    changed = (await stub(running).ChangeAllocation(change, timeout=10)).experiment
+    assert dict(changed.traffic_allocation) == {"variant_0": 2.0, "variant_1": 98.0}
+    running.stack.kill("experiments")
+
+    async def plain() -> bool:
+        (made,) = await asked(running, range(1))
+        return (await running.get(made)).experiment_id == ""
+
+    await eventually(plain, within=15, what="requests run without experiments")
+    assert await running.metric("gateway", "darkroom_experiment_requests_total", outcome="unknown") >= 1
+    assert running.health("gateway") == "SERVING"
+    running.stack.restart("experiments")
+
+    async def takes_part() -> bool:
+        (made,) = await asked(running, range(1))
+        return (await running.get(made)).experiment_id == experiment.id
+
+    await eventually(takes_part, within=30, what="requests take part again")
+    assert await simulator.bills() == []

@@ -13,7 +13,7 @@ def from_struct(struct: Struct) -> dict[str, Any]:
 
     Numbers that JSON has no word for (NaN, the infinities) stay floats, for a schema to refuse.
     """
-    return {key: _plain(value) for key, value in struct.fields.items()}
+    return {key: from_value(value) for key, value in struct.fields.items()}
 
 
 def to_struct(values: Mapping[str, Any]) -> Struct:
@@ -23,7 +23,8 @@ def to_struct(values: Mapping[str, Any]) -> Struct:
     return struct
 
 
-def _plain(value: Value) -> Any:
+def from_value(value: Value) -> Any:
+    """A JSON value; whole numbers are int."""
     match value.WhichOneof("kind"):
         case "number_value":
             return int(value.number_value) if value.number_value.is_integer() else value.number_value
@@ -34,6 +35,6 @@ def _plain(value: Value) -> Any:
         case "struct_value":
             return from_struct(value.struct_value)
         case "list_value":
-            return [_plain(item) for item in value.list_value.values]
+            return [from_value(item) for item in value.list_value.values]
         case _:
             return None

@@ -16,8 +16,9 @@ from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.errors import FieldViolation, InvalidRequest
@@ -81,8 +82,8 @@ class Reader:
             if _is_map(field):
                 if indexed is None:
                     self._fault(name, "map", f"write it as {name}[key]=value")
-                elif self._is_text(indexed[2], name):
-                    getattr(message, field.name)[indexed[2]] = text
+                else:
+                    self._put(message, field, indexed[2], _from_text(_value_of(field), text), name)
             elif indexed:
                 self._fault(name, "unknown", "unknown")
             elif field.is_repeated:
@@ -135,11 +136,18 @@ class Reader:
 
     def _read_map(self, message: Message, field: FieldDescriptor, value: Any, path: str) -> None:
         if not isinstance(value, dict):
-            self._fault(path, "type", "must be an object of texts")
+            self._fault(path, "type", "must be an object")
             return
         for key, inner in value.items():
-            if self._is_text(key, path) and self._is_text(inner, f"{path}.{key}"):
-                getattr(message, field.name)[key] = inner
+            self._put(message, field, key, inner, f"{path}.{key}")
+
+    def _put(self, message: Message, field: FieldDescriptor, key: str, value: Any, path: str) -> None:
+        """Put a value into a map of scalars."""
+        if not self._is_text(key, path):
+            return
+        scalar = self._scalar(_value_of(field), value, path)
+        if scalar is not None:
+            getattr(message, field.name)[key] = scalar
 
     def _append(self, message: Message, field: FieldDescriptor, value: Any, path: str, depth: int) -> None:
         if not isinstance(value, list):
@@ -149,7 +157,7 @@ class Reader:
         for index, inner in enumerate(value):
             inner_path = f"{path}[{index}]"
             if field.message_type is not None:
-                self._read_message(items.add(), inner, inner_path, depth + 1)
+                self._fill(items.add(), inner, inner_path, depth)
                 continue
             scalar = self._scalar(field, inner, inner_path)
             if scalar is not None:
@@ -161,14 +169,20 @@ class Reader:
             if scalar is not None:
                 setattr(message, field.name, scalar)
             return
-        inner = getattr(message, field.name)
-        if isinstance(inner, Struct):
-            self.read_struct(inner, value, path)
-        elif isinstance(inner, Timestamp):
-            self._read_time(inner, value, path)
+        self._fill(getattr(message, field.name), value, path, depth)
+
+    def _fill(self, message: Message, value: Any, path: str, depth: int) -> None:
+        """Fill a message within another, by its own kind of JSON where it has one."""
+        if isinstance(message, Struct):
+            self.read_struct(message, value, path)
+        elif isinstance(message, Timestamp):
+            self._read_time(message, value, path)
+        elif isinstance(message, Value):
+            if self._is_plain(value, path, 0):
+                ParseDict(value, message)
         else:
-            inner.SetInParent()
-            self._read_message(inner, value, path, depth + 1)
+            message.SetInParent()
+            self._read_message(message, value, path, depth + 1)
 
     def _read_time(self, time: Timestamp, value: Any, path: str) -> None:
         try:
@@ -293,6 +307,14 @@ def _by_json_name(descriptor: Descriptor) -> Mapping[str, FieldDescriptor]:
 def _chosen(message: Message, field: FieldDescriptor) -> str | None:
     """The field of the same oneof that is set already. A field that is merely optional has a oneof of its own."""
     return message.WhichOneof(field.containing_oneof.name) if field.containing_oneof is not None else None
+
+
+def _value_of(field: FieldDescriptor) -> FieldDescriptor:
+    """What a map holds."""
+    entry = field.message_type
+    if entry is None:
+        raise TypeError(f"{field.full_name} is no map")
+    return entry.fields_by_name["value"]
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -22,6 +22,8 @@ _SCALARS: dict[int, Schema] = {
 _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Struct": {"type": "object", "additionalProperties": True},
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    # Any JSON value.
+    "google.protobuf.Value": {},
 }
 
 
@@ -72,7 +74,7 @@ class Schemas:
         if field.message_type is None:
             return dict(_SCALARS[field.type])
         if _is_map(field):
-            return {"type": "object", "additionalProperties": {"type": "string"}}
+            return {"type": "object", "additionalProperties": self._of_type(field.message_type.fields_by_name["value"])}
         if field.message_type.full_name in _WELL_KNOWN:
             return dict(_WELL_KNOWN[field.message_type.full_name])
         return self.message(field.message_type)

@@ -28,6 +28,8 @@ from libs.common.database.stores.sets import records, statement
 
 BEFORE_DAYS = 28
 _FIRST_SNAPSHOT, _NEXT_SNAPSHOT = 20, 1.05
+# Of a weight that was added and taken away again.
+_NOTHING = 1e-9
 _SUMS = "units, m, d, mm, dd, md, a, b, aa, bb, ab, ma, mb, da, db"
 _LINES = """
 line AS (
@@ -108,7 +110,8 @@ WITH {_LINES}, {_WEIGHTED}, part AS (
         sum(weight * (number - old_number)) AS d, sum(number - old_number) AS samples, sum(value - old_value) AS total
     FROM part WHERE unit IS NOT NULL GROUP BY 1, 2, 3, 4
 ), placed AS (
-    SELECT delta.*, COALESCE(old.m, 0) AS m0, COALESCE(old.d, 0) AS d0, (old.unit IS NULL)::int AS is_new,
+    SELECT delta.*, COALESCE(old.m, 0) AS m0, COALESCE(old.d, 0) AS d0,
+        (COALESCE(old.d, 0) + delta.d > {_NOTHING})::int - (COALESCE(old.d, 0) > {_NOTHING})::int AS units,
         COALESCE((u.before -> delta.metric ->> 0)::float, 0) AS a,
         COALESCE((u.before -> delta.metric ->> 1)::float, 0) AS b
     FROM delta LEFT JOIN experiment_users u ON u.experiment_id = delta.experiment_id AND u.unit = delta.unit
@@ -119,10 +122,10 @@ WITH {_LINES}, {_WEIGHTED}, part AS (
     SELECT experiment_id, unit, variant_id, metric, m, d FROM placed
     ON CONFLICT (experiment_id, unit, variant_id, metric) DO UPDATE SET m = s.m + EXCLUDED.m, d = s.d + EXCLUDED.d
 ), change AS (
-    SELECT experiment_id, variant_id, metric, samples, total, is_new AS units, m, d,
+    SELECT experiment_id, variant_id, metric, samples, total, units, m, d,
         (m0 + m) * (m0 + m) - m0 * m0 AS mm, (d0 + d) * (d0 + d) - d0 * d0 AS dd,
-        (m0 + m) * (d0 + d) - m0 * d0 AS md, is_new * a AS a, is_new * b AS b, is_new * a * a AS aa,
-        is_new * b * b AS bb, is_new * a * b AS ab, m * a AS ma, m * b AS mb, d * a AS da, d * b AS db
+        (m0 + m) * (d0 + d) - m0 * d0 AS md, units * a AS a, units * b AS b, units * a * a AS aa,
+        units * b * b AS bb, units * a * b AS ab, m * a AS ma, m * b AS mb, d * a AS da, d * b AS db
     FROM placed
     UNION ALL
     SELECT experiment_id, variant_id, metric, number - old_number, value - old_value, number - old_number,
