@@ -188,7 +188,7 @@ class Stack:
         self.environment = {**environment, **_DRAIN, **self.plan.ports.variables(), **self.plan.settings}
         self._tell("database schema")
         migrate.upgrade(database_url)
-        if self.plan.object_store_url is not None:
+        if self.plan.object_store_url is not None and not self.plan.has_bucket:
             self._make_bucket()
         for name in self.plan.services:
             self._add(name, ["python", "-m", f"services.{name}"])

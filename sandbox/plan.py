@@ -84,6 +84,7 @@ class Plan:
         adjust: changes the simulated catalog.
         durable: False lets the embedded Postgres do without fsync, for tests.
         services: which of them to start.
+        has_bucket: True spares looking for the bucket in an object store of the caller's own.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Plan:
     adjust: Adjust | None = None
     durable: bool = True
     services: tuple[ServiceName, ...] = SERVICES
+    has_bucket: bool = False
 
     @property
     def database_url(self) -> str | None:

@@ -135,7 +135,8 @@ def _plan(
         "DARKROOM_CATALOG": str(catalog),
     }
     settings = {**QUICK, **settings}
-    return Plan(folder, Ports.free(), environment=environment, settings=settings, services=services)
+    ports = Ports.free()
+    return Plan(folder, ports, environment=environment, settings=settings, services=services, has_bucket=True)
 
 
 @pytest.fixture

@@ -232,6 +232,17 @@ class Client:
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         return (await answer_of(self.gateway.CancelGeneration(request, timeout=self._call_seconds))).generation
 
+    async def rate(
+        self, generation_id: str, rating: int, *, feedback: str = "", context: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a user's opinion, 1 (worst) to 5 (best), of a generation that has succeeded, in place of an earlier one.
+
+        Numbers in `context` can be metrics of experiments.
+        """
+        request = gateway_pb2.RateGenerationRequest(id=generation_id, rating=rating, feedback=feedback)
+        request.context.update(dict(context or {}))
+        await answer_of(self.gateway.RateGeneration(request, timeout=self._call_seconds))
+
     async def models(self, media_type: str = "") -> Sequence[gateway_pb2.Model]:
         """The catalog's models; only those that make `image` or `video`."""
         request = gateway_pb2.ListModelsRequest(media_type=media_type)

@@ -36,6 +36,10 @@ class FaultKind(StrEnum):
     UNKNOWN_STATE = "unknown_state"
 
 
+ENDS = frozenset({FaultKind.MODERATED, FaultKind.FAILED})
+"""How a task ends, which is decided once; whatever else goes wrong with a result does so when its file is read."""
+
+
 class Fault(BaseModel):
     """One thing that goes wrong.
 
@@ -90,6 +94,8 @@ class Behaviour(BaseModel):
         """The fault that strikes now, if any; its count goes down. `chance` draws from 0 to 1."""
         for fault in self.faults:
             if fault.operation != operation or fault.after != after or fault.times == 0:
+                continue
+            if operation == "result" and fault.kind in ENDS:
                 continue
             if chance() >= fault.probability:
                 continue

@@ -15,14 +15,13 @@ from typing import Any, ClassVar, Literal, cast
 from aiohttp import web
 
 from sandbox.simulators import faults, pictures, received, videos, webhooks
-from sandbox.simulators.behaviour import FaultKind
+from sandbox.simulators.behaviour import ENDS
 from sandbox.simulators.received import PictureRules, Source
 from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask, World
 
 Kind = Literal["png", "jpeg", "webp", "mp4"]
 _SIGNING_KEY = b"simulated signature of result urls"
-_ENDS = frozenset({FaultKind.MODERATED, FaultKind.FAILED})
 _TYPES = {"mp4": "video/mp4"}
 _EXPIRED = "<Error><Code>AuthenticationFailed</Code></Error>"
 
@@ -167,7 +166,7 @@ class Vendor(ABC):
         # Asked again, a task ends as it did.
         chance = random.Random(f"{task.task_id if seed is None else seed}/{task.prompt}").random()
         for fault in task.behaviour.faults:
-            if fault.operation == "result" and fault.kind in _ENDS and chance < fault.probability:
+            if fault.operation == "result" and fault.kind in ENDS and chance < fault.probability:
                 return fault.kind.value
         return None
 

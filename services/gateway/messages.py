@@ -85,6 +85,7 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         ref=record.batch_ref or "",
         experiment_id=record.experiment_id or "",
         variant_id=record.variant_id or "",
+        requested_model_identifier=record.requested_model_identifier or "",
     )
 
 

@@ -125,6 +125,11 @@ async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_p
     assert "SUCCESS" in watched.out
     assert "flux-pro" in (await _run(running, "models", "--media-type", "image", key=key)).out
 
+    rated = await _run(running, "rate", generation_id, "4", "--context", "revenue=1.5", key=key)
+    assert (rated.code, rated.err) == (0, "")
+    unrated = await _run(running, "rate", "gen_none", "4", key=key)
+    assert (unrated.code, "NOT_FOUND" in unrated.err) == (1, True)
+
     slow = (await _run(running, "submit", "kling-v1-6", simulated("stop me", task_seconds=30), key=key)).out.split()[0]
     assert slow in (await _run(running, "cancel", slow, key=key)).out
 

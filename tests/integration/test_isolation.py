@@ -47,7 +47,7 @@ TABLE = {
     "GenerationService/ListGenerations": Row("list"),
     "GenerationService/CancelGeneration": Row("own", _ID),
     "GenerationService/WatchGeneration": Row("own", _ID),
-    "GenerationService/RateGeneration": Row("own", _ID),
+    "GenerationService/RateGeneration": Row("own", {**_ID, "rating": 3}),
     "GenerationService/CreateBatch": Row("any", _REQUESTS),
     "GenerationService/UploadBatch": Row("any", _REQUESTS),
     "GenerationService/ListBatches": Row("list"),

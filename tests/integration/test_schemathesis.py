@@ -20,11 +20,12 @@ _CHECKS = (
     "unsupported_method",
 )
 _EXAMPLES_OF_AN_OPERATION = 25
+_SETTINGS = {"DARKROOM_WRONG_KEY_DELAY_SECONDS": "0"}
 
 
 @pytest.mark.timeout(240)
 async def test_no_request_finds_a_fault(start_stack: StartStack, tmp_path: Path) -> None:
-    running = await start_stack(services=("gateway", "monitor"), settings={"DARKROOM_WRONG_KEY_DELAY_SECONDS": "0"})
+    running = await start_stack(services=("gateway", "monitor", "experiments"), settings=_SETTINGS)
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", f"{running.gateway_url()}/api/openapi.json",
         "--header", f"x-api-key: {running.admin_key}", "--checks", ",".join(_CHECKS),

@@ -9,6 +9,7 @@ from darkroom.experiments.v1.experiments_pb2_grpc import ExperimentServiceStub
 from google.protobuf.json_format import ParseDict
 
 from libs.common.settings import ServiceName
+from tests.support.http import call
 from tests.support.running import Running
 from tests.support.waiting import eventually
 
@@ -55,6 +56,16 @@ async def gateway_knows(running: Running) -> None:
         return now >= before + 8
 
     await eventually(asked_twice, within=15, what="the gateway has asked for the experiments")
+
+
+async def service_answers(running: Running) -> None:
+    """Wait until the gateway, which may have been there first, has found the experiments service."""
+
+    async def answers() -> bool:
+        reply = await call(running.gateway_url(), "/api/admin/experiments", key=running.admin_key)
+        return reply.status == 200
+
+    await eventually(answers, within=15, what="the experiments service answers")
 
 
 async def results(running: Running, experiment_id: str, **fields: Any) -> experiments_pb2.GetResultsResponse:

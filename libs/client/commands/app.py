@@ -111,6 +111,18 @@ def cancel(generation_id: str) -> None:
 
 
 @app.command()
+def rate(
+    generation_id: str,
+    rating: Annotated[int, typer.Argument(min=1, max=5, help="1 (worst) to 5 (best).")],
+    feedback: Annotated[str, typer.Option(help="Words.")] = "",
+    context: Pairs = None,
+) -> None:
+    """Keep a user's opinion of a generation, in place of an earlier one."""
+    values = {name: _value(text) for name, text in _pairs(context).items()}
+    connection.run(lambda client: client.rate(generation_id, rating, feedback=feedback, context=values))
+
+
+@app.command()
 def models(media_type: Annotated[str, typer.Option(help="image or video")] = "", as_json: AsJson = False) -> None:
     """List the models."""
     found = connection.run(lambda client: client.models(media_type))

@@ -104,6 +104,7 @@ class GenerationRecord:
     batch_ref: str | None
     experiment_id: str | None
     variant_id: str | None
+    requested_model_identifier: str | None
     reused_from_id: str | None
     callback_url: str | None
     progress: int

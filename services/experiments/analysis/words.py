@@ -61,7 +61,8 @@ def change(metric: str, value: float, base: float) -> str:
 
 def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent where a person would write none."""
-    text = f"{value:.{digits}g}"
+    # Of 37.5 and what sums make of it, both are 38.
+    text = f"{float(f'{value:.12g}'):.{digits}g}"
     return f"{float(text):,.0f}" if "e+" in text else text
 
 

@@ -51,6 +51,7 @@ _OWN_COLUMNS = (
     "batch_ref",
     "experiment_id",
     "variant_id",
+    "requested_model_identifier",
     "reused_from_id",
     "callback_url",
 )
