@@ -22,7 +22,7 @@ from libs.common.database.records_experiments import (
 )
 from libs.common.database.states import ExperimentStatus
 from libs.common.database.stores.experiment_measures import MeasureStore
-from libs.common.database.stores.experiment_segments import SegmentStore
+from libs.common.database.stores.experiment_segments import SegmentKind, SegmentStore
 from libs.common.database.stores.experiment_traffic import TrafficStore
 from libs.common.database.stores.experiments import ExperimentStore, LayerFull
 from libs.common.database.stores.ratings import RatingStore
@@ -189,9 +189,12 @@ async def test_segments_sum_to_the_whole(database: Database) -> None:
     while await world.measures.fold(500):
         pass
     store, wanted = SegmentStore(database), world.sums()
-    for kind, segments in (("user", {"new"}), ("label", {"pro", ""}), ("model", {"flux-pro"}), ("api_key", {""})):
+    cuts: list[tuple[SegmentKind, set[str]]] = [
+        ("user", {"new"}), ("label", {"pro", ""}), ("model", {"flux-pro"}), ("api_key", {""}),
+    ]  # fmt: skip
+    for kind, segments in cuts:
         for metric in ("success_rate", "avg_duration", "avg_cost", "user_rating", "revenue"):
-            found = await store.read(experiment.id, kind, metric, label="plan")  # type: ignore[arg-type]
+            found = await store.read(experiment.id, kind, metric, label="plan")
             assert {record.segment for record in found} <= segments
             for variant in experiment.variants:
                 mine = [record.sums for record in found if record.sums.variant_id == variant.id]

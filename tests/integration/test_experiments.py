@@ -135,16 +135,16 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
 
 async def _refusals(running: Running, generation_id: str) -> None:
     """Ratings that are none, and of what is nobody's or not the caller's."""
-    for fields, field in (
+    faults: list[tuple[dict[str, Any], str]] = [
         ({"rating": 6}, "rating"),
         ({"rating": 3, "success_rate": 1}, "context.success_rate"),
         ({"rating": 3, "big": 1e300}, "context.big"),
         ({"rating": 3, "nul": "\x00"}, "context"),
         ({"rating": 3, "long": "x" * 9_000}, "context"),
-    ):
-        rating, context = fields["rating"], {key: value for key, value in fields.items() if key != "rating"}
+    ]
+    for fields, field in faults:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await rate(running, generation_id, rating, **context)  # type: ignore[arg-type]
+            await rate(running, generation_id, **fields)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert (caught.value.details() or "").startswith(f"{field}:")
     other = await running.client("another")

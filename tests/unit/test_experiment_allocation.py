@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ VARIANTS = tuple(VariantSpec(f"var_{name}", name, "flux-pro", "", {}) for name i
 THIRDS = [3_334, 3_333, 3_333]
 
 
-def running(name: str = "exp_1", weights: list[int] | None = None, **changes: object) -> Running:
+def running(name: str = "exp_1", weights: list[int] | None = None, **changes: Any) -> Running:
     """A running experiment that takes all requests for flux-pro."""
     weights = weights or [5_000, 5_000]
     made = Running(
@@ -43,12 +44,12 @@ def running(name: str = "exp_1", weights: list[int] | None = None, **changes: ob
         buckets=buckets.spread(weights),
         version=1,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
-def allocated(experiments: list[Running], user: str, **fields: object) -> tuple[str, str] | None:
+def allocated(experiments: list[Running], user: str, **fields: Any) -> tuple[str, str] | None:
     """The experiment and the variant of a user."""
-    request = Request("flux-pro", "shop", user, **fields)  # type: ignore[arg-type]
+    request = Request("flux-pro", "shop", user, **fields)
     found = Allocations(experiments, lambda: 0).allocate(request)
     return (found.experiment.experiment_id, found.variant.id) if found else None
 
@@ -111,7 +112,7 @@ def test_a_request_takes_part_in_the_first_experiment_that_it_fits() -> None:
         (Targeting(frozenset({"flux-pro"}), labels={"plan": "pro"}), {}, False),
     ],
 )
-def test_targeting(targeting: Targeting, fields: dict[str, object], *, takes: bool) -> None:
+def test_targeting(targeting: Targeting, fields: dict[str, Any], *, takes: bool) -> None:
     assert (allocated([running(targeting=targeting)], "user", **fields) is not None) is takes
 
 
@@ -123,6 +124,19 @@ def test_running_experiments_travel_whole() -> None:
         variants=(variant, VARIANTS[1]),
     )
     assert running_of([allocation_message(sent)]) == [sent]
+
+
+@pytest.mark.parametrize("spread", [b"", bytes(BUCKETS - 1), bytes([2]) * BUCKETS])
+def test_buckets_that_nobody_could_allocate_from_are_refused(spread: bytes) -> None:
+    with pytest.raises(ValueError, match="do not fit its variants"):
+        running_of([allocation_message(running(buckets=spread))])
+
+
+def test_half_a_range_is_refused() -> None:
+    message = allocation_message(running())
+    message.layer_ranges.pop()
+    with pytest.raises(ValueError, match="shorter"):
+        running_of([message])
 
 
 WEIGHTS = st.lists(st.integers(0, 100), min_size=2, max_size=6).filter(any)

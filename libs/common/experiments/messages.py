@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from darkroom.experiments.v1 import experiments_pb2 as messages
 
-from libs.common.experiments.allocation import Running, Targeting, VariantSpec
+from libs.common.experiments.allocation import BUCKETS, Running, Targeting, VariantSpec
 from libs.common.rpc.structs import from_struct, to_struct
 
 
@@ -41,8 +41,8 @@ def variant_message(variant: VariantSpec) -> messages.Variant:
 
 
 def running_of(allocations: Iterable[messages.Allocation]) -> list[Running]:
-    """Messages as running experiments."""
-    return [
+    """Messages as running experiments. ValueError for one that nobody could allocate from."""
+    found = [
         Running(
             experiment_id=message.experiment_id,
             salt=message.salt,
@@ -62,3 +62,7 @@ def running_of(allocations: Iterable[messages.Allocation]) -> list[Running]:
         )
         for message in allocations
     ]
+    for running in found:
+        if len(running.buckets) != BUCKETS or max(running.buckets) >= len(running.variants):
+            raise ValueError(f"the buckets of {running.experiment_id} do not fit its variants")
+    return found

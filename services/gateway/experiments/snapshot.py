@@ -50,12 +50,22 @@ class Snapshot:
             self._is_away = True
             return False
         self._is_away = False
+        if not answer.is_unchanged and not self._take_over(answer):
+            return False
         self._heard_at = monotonic()
-        if not answer.is_unchanged:
-            self._allocations = Allocations(running_of(answer.allocations), _chance)
-            self._revision = answer.revision
-            log.info("experiments taken over", running=len(answer.allocations))
         return False
+
+    def _take_over(self, answer: messages.GetAllocationsResponse) -> bool:
+        """Whether it makes sense: what does not is no news, and no reason for the gateway to stand still."""
+        try:
+            running = running_of(answer.allocations)
+        except ValueError as error:
+            log.exception("experiments refused, they make no sense", exc_info=error)
+            return False
+        self._allocations = Allocations(running, _chance)
+        self._revision = answer.revision
+        log.info("experiments taken over", running=len(running))
+        return True
 
 
 def _chance() -> int:
