@@ -34,7 +34,7 @@ _REFRESH_SECONDS = 0.2
 # By the simulator: it fails a little more often.
 _FAULT = '{"operation": "result", "kind": "failed", "probability": %s}'
 _SIMULATED = '{prompt} [sim {"task_seconds": 0.3, "faults": [' + _FAULT + "]}]"
-_GOOD, _WORSE = _SIMULATED % 0.012, _SIMULATED % 0.02
+_GOOD, _WORSE = _SIMULATED % 0.005, _SIMULATED % 0.025
 
 
 @dataclass(slots=True)
