@@ -19,13 +19,14 @@ from libs.common.errors import ErrorCode, FieldViolation, GenerationError, Inval
 from libs.common.experiments.allocation import Request
 from libs.common.experiments.messages import variant_message
 from libs.common.rpc.pages import page, page_size, page_start
-from libs.common.rpc.requests import known, raise_for
+from libs.common.rpc.requests import known
 from services.experiments import buckets
 from services.experiments.messages import experiment_message
 from services.experiments.planning import planned
 from services.experiments.reporting import Reporting
-from services.experiments.requests import experiment_of, weights_of
+from services.experiments.requests import experiment_of
 from services.experiments.running import RunningExperiments
+from services.experiments.shares import changed_weights
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _STATUSES = {
@@ -126,9 +127,7 @@ class ExperimentHandlers(ExperimentServiceServicer):
     ) -> messages.ChangeAllocationResponse:
         """See the proto."""
         record = await self._known(request.id)
-        found: list[FieldViolation] = []
-        weights = weights_of(request.traffic_allocation, len(record.variants), found)
-        raise_for(found)
+        weights = changed_weights(request.traffic_allocation, record)
         if record.status is ExperimentStatus.COMPLETED:
             raise _wrong_state("is COMPLETED, and its shares do not change any more")
         changed = buckets.moved(record.buckets, weights)

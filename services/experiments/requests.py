@@ -29,6 +29,7 @@ from libs.common.rpc.structs import from_struct
 from libs.common.validation.common import PROMPT_LIMIT, violations
 from services.experiments import buckets, designs
 from services.experiments.analysis.percentiles import P95
+from services.experiments.shares import buckets_of, weights_of
 
 _TEXTS = {"name": 200, "description": 2_000, "hypothesis": 2_000}
 _METRICS_LIMIT, _MODELS_LIMIT, _KEYS_LIMIT, _LABELS_LIMIT = 10, 50, 100, 16
@@ -90,35 +91,6 @@ def experiment_of(message: messages.CreateExperimentRequest, catalog: Catalog) -
         factorial=MessageToDict(message.factorial) if message.HasField("factorial") else None,
         stop_at=stop_at,
     )
-
-
-def weights_of(allocation: Mapping[str, float], variants: int, found: list[FieldViolation]) -> list[int]:
-    """Percents by `variant_0`, `variant_1`, … as buckets; what is wrong with them is added to `found`."""
-    names = [f"variant_{position}" for position in range(variants)]
-    faults = [
-        FieldViolation(f"traffic_allocation[{name!r}]", "unknown", f"there are {', '.join(names)} only")
-        for name in sorted(allocation.keys() - set(names))
-    ]
-    weights = []
-    for name in names:
-        share = _buckets(allocation.get(name, 0.0))
-        if share is None or share < 1:
-            fault = "must be above 0 to 100 percent, with at most two decimals"
-            faults.append(FieldViolation(f"traffic_allocation[{name!r}]", "percent", fault))
-        weights.append(share or 0)
-    if not faults and sum(weights) != BUCKETS:
-        whole = f"must sum to 100 percent, not to {sum(weights) / 100:g}"
-        faults.append(FieldViolation("traffic_allocation", "sum", whole))
-    found += faults
-    return weights
-
-
-def _buckets(percent: float) -> int | None:
-    """A percent with at most two decimals as hundredths of a percent."""
-    if not math.isfinite(percent) or not 0 <= percent <= 100:
-        return None
-    nearest = round(percent * 100)
-    return nearest if math.isclose(nearest, percent * 100, abs_tol=1e-6) else None
 
 
 def _text_faults(message: messages.CreateExperimentRequest) -> list[FieldViolation]:
@@ -237,7 +209,7 @@ def _target(
         found.append(FieldViolation("targeting.api_key_ids", "length", f"must be at most {_KEYS_LIMIT}"))
     found += _label_faults(given.labels)
     percent = given.traffic_percent if given.HasField("traffic_percent") else 100.0
-    share = _buckets(percent)
+    share = buckets_of(percent)
     if not share:
         fault = "must be above 0 to 100 percent, with at most two decimals"
         found.append(FieldViolation("targeting.traffic_percent", "percent", fault))

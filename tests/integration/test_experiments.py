@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -23,6 +24,7 @@ from tests.support.experiments import (
     service_answers,
     started,
     stub,
+    users_of,
 )
 from tests.support.http import call
 from tests.support.rows import execute, rows
@@ -41,13 +43,10 @@ def failing(probability: float) -> str:
     return f'{{prompt}} [sim {{"task_seconds": 0.2, "faults": [{fault}]}}]'
 
 
-async def asked(running: Running, users: range, **fields: Any) -> list[str]:
+async def asked(running: Running, users: Sequence[str]) -> list[str]:
     """A request of each user."""
     return await asyncio.gather(
-        *(
-            running.create("flux-pro", f"apple {number}", parameters=SMALL, user_id=f"user {number}", **fields)
-            for number in users
-        )
+        *(running.create("flux-pro", f"apple for {user}", parameters=SMALL, user_id=user) for user in users)
     )
 
 
@@ -72,7 +71,7 @@ async def rate(running: Running, generation_id: str, rating: int, **context: Any
 
 
 @pytest.mark.timeout(150)
-async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simulator) -> None:
+async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simulator, database: Database) -> None:
     running = await start_stack(services=SERVICES, settings=SETTINGS)
     await simulator.behave(task_seconds=0.2, active_tasks_limit=500)
     await service_answers(running)
@@ -94,7 +93,8 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     assert (reply.status, reply.json["status"]) == (200, "RUNNING")
     await gateway_knows(running)
 
-    ids = await asked(running, range(160))
+    users = await users_of(database, experiment_id, 80)
+    ids = await asked(running, users)
     found = await all_ended(running, experiment_id, 160)
     pro, dev = (variant["id"] for variant in made.json["variants"])
     assert found.winner.variant_id == dev
@@ -106,7 +106,7 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     assert {(one.variant_id, one.model_identifier, one.requested_model_identifier) for one in generations} == {
         (pro, "flux-pro", ""), (dev, "flux-dev", "flux-pro"),
     }  # fmt: skip
-    again = [await running.get(generation_id) for generation_id in await asked(running, range(12))]
+    again = [await running.get(generation_id) for generation_id in await asked(running, users[:12])]
     assert [one.variant_id for one in again] == [one.variant_id for one in generations[:12]]
 
     for one in generations[:120]:
@@ -166,8 +166,8 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
         metrics=[CHEAPER["metrics"][0], guardrail],
     )
     _, broken = experiment.variants
-    ids = await asked(running, range(140))
-    await all_ended(running, experiment.id, 140)
+    ids = await asked(running, await users_of(database, experiment.id, 60))
+    await all_ended(running, experiment.id, 120)
     for one in await asyncio.gather(*map(running.get, ids)):
         assert one.status == SUCCESS or (one.status, one.variant_id) == (FAILED, broken.id)
 
@@ -184,7 +184,7 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
     # One variant alone is no experiment.
     assert after.status == experiments_pb2.EXPERIMENT_STATUS_PAUSED
     await gateway_knows(running)
-    (later,) = await asked(running, range(1))
+    (later,) = await asked(running, ["user 0"])
     assert (await running.get(later)).experiment_id == ""
     with pytest.raises(grpc.aio.AioRpcError, match="has one variant left"):
         await stub(running).StartExperiment(experiments_pb2.StartExperimentRequest(id=experiment.id), timeout=10)
@@ -206,7 +206,7 @@ async def test_without_the_experiments_service_requests_run_plain(
     settings = {**SETTINGS, "DARKROOM_EXPERIMENT_STALE_SECONDS": "1"}
     running = await start_stack(services=("gateway", "experiments"), settings=settings)
     experiment = await started(running, trafficAllocation={"variant_0": 1, "variant_1": 99})
-    (first,) = await asked(running, range(1))
+    (first,) = await asked(running, ["user 0"])
     assert (await running.get(first)).experiment_id == experiment.id
     allocated = await stub(running).AllocateVariant(
         experiments_pb2.AllocateVariantRequest(model_identifier="flux-pro", user_id="user 0"), timeout=10
@@ -221,7 +221,7 @@ async def test_without_the_experiments_service_requests_run_plain(
     running.stack.kill("experiments")
 
     async def plain() -> bool:
-        (made,) = await asked(running, range(1))
+        (made,) = await asked(running, ["user 0"])
         return (await running.get(made)).experiment_id == ""
 
     await eventually(plain, within=15, what="requests run without experiments")
@@ -230,7 +230,7 @@ async def test_without_the_experiments_service_requests_run_plain(
     running.stack.restart("experiments")
 
     async def takes_part() -> bool:
-        (made,) = await asked(running, range(1))
+        (made,) = await asked(running, ["user 0"])
         return (await running.get(made)).experiment_id == experiment.id
 
     await eventually(takes_part, within=30, what="requests take part again")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from darkroom.experiments.v1 import experiments_pb2
 from darkroom.experiments.v1.experiments_pb2_grpc import ExperimentServiceStub
 from google.protobuf.json_format import ParseDict
 
+from libs.common.database.engine import Database
+from libs.common.experiments.allocation import bucket_of, unit_of
 from libs.common.settings import ServiceName
 from tests.support.http import call
+from tests.support.rows import rows
 from tests.support.running import Running
 from tests.support.waiting import eventually
 
@@ -56,6 +60,30 @@ async def gateway_knows(running: Running) -> None:
         return now >= before + 8
 
     await eventually(asked_twice, within=15, what="the gateway has asked for the experiments")
+
+
+async def users_of(database: Database, experiment_id: str, each: int) -> list[str]:
+    """So many users of the admin key's owner for each variant, in the order in which chance would send them.
+
+    As many of each, so that no test of the split, which is wrong once in a thousand, speaks up.
+    """
+    (row,) = await rows(
+        database,
+        "SELECT e.salt, e.buckets, k.owner FROM experiments e, api_keys k WHERE e.id = :id AND k.role = 'admin'",
+        id=experiment_id,
+    )
+    spread = bytes(row["buckets"])
+    left = dict.fromkeys(set(spread), each)
+    found = []
+    for number in itertools.count():
+        user = f"user {number}"
+        position = spread[bucket_of(experiment_id, row["salt"], unit_of(row["owner"], user))]
+        if left[position]:
+            left[position] -= 1
+            found.append(user)
+        if not any(left.values()):
+            return found
+    raise AssertionError("there is no end of numbers")
 
 
 async def service_answers(running: Running) -> None:

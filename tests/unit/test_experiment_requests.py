@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bench.experiments.simulated import NOW
 from libs.common.database.states import AllocationMode, MetricRole
 from libs.common.errors import InvalidRequest
 from services.experiments.requests import experiment_of
+from services.experiments.shares import changed_weights
 from tests.support.experiments import CHEAPER, create_request
 from tests.unit.test_create_request import CATALOG
+from tests.unit.test_experiment_decisions import experiment
 
 MINIMIZE = {"goal": "METRIC_GOAL_MINIMIZE"}
 PRIMARY = {"name": "avg_cost", "type": "METRIC_ROLE_PRIMARY", **MINIMIZE}
@@ -131,6 +135,30 @@ def test_percents_become_buckets() -> None:
     new = experiment_of(create_request(trafficAllocation={"variant_0": 33.33, "variant_1": 66.67}), CATALOG)
     assert new.weights == [3_333, 6_667]
     assert new.buckets.count(1) == 6_667
+
+
+@pytest.mark.parametrize(
+    ("percents", "field", "rule"),
+    [
+        ((60.0, 40.0, 0.0), "", ""),
+        ((60.0, 40.0), "", ""),
+        ((50.0, 30.0, 20.0), "traffic_allocation['variant_2']", "paused"),
+        ((100.0,), "traffic_allocation", "two"),
+        ((60.0, 41.0), "traffic_allocation", "sum"),
+        ((60.001, 39.999), "traffic_allocation['variant_0']", "percent"),
+    ],
+)
+def test_shares_change_within_their_rules(percents: tuple[float, ...], field: str, rule: str) -> None:
+    made = experiment(3)
+    gone = replace(made.variants[2], paused_at=NOW, pause_reason="It broke.")
+    record = replace(made, variants=[*made.variants[:2], gone])
+    allocation = shares(*percents)["trafficAllocation"]
+    if not rule:
+        assert changed_weights(allocation, record) == [6_000, 4_000, 0]
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        changed_weights(allocation, record)
+    assert [(fault.field, fault.rule) for fault in caught.value.violations][:1] == [(field, rule)]
 
 
 def test_all_combinations_of_factors() -> None:
