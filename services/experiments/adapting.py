@@ -45,6 +45,10 @@ class Adapting:
         for experiment_id in await self._store.complete_overdue():
             log.info("experiment completed, its time is over", experiment_id=experiment_id)
         for experiment in await self._store.running():
+            if sum(1 for weight in experiment.weights if weight) < 2:
+                # One variant alone is no experiment: the others broke guardrails.
+                await self._store.move(experiment.id, ExperimentStatus.PAUSED)
+                continue
             evidence = Evidence(experiment, await self._measures.read(experiment.id))
             if not self._is_sound(evidence):
                 continue
@@ -81,15 +85,12 @@ class Adapting:
         return not split_of(measured.arrivals, measured.allocations, positions).is_mismatch
 
     async def _take_out(self, experiment: ExperimentRecord, broken: Judged) -> None:
-        position = experiment.variants.index(broken.variant)
-        weights = without(experiment.weights, position)
+        weights = without(experiment.weights, experiment.variants.index(broken.variant))
         reason = _reason(broken)
         allocation = _allocation(experiment, weights)
         if await self._store.reallocate(replace(allocation, reason="guardrail"), pause=(broken.variant.id, reason)):
             metrics.EXPERIMENT_VARIANTS_PAUSED.inc()
             log.warning("variant taken out", experiment_id=experiment.id, variant_id=broken.variant.id, reason=reason)
-            if sum(1 for weight in weights if weight) < 2:
-                await self._store.move(experiment.id, ExperimentStatus.PAUSED)
 
     async def _adapt(self, experiment: ExperimentRecord, evidence: Evidence) -> None:
         estimates = [

@@ -18,12 +18,15 @@ class Measuring:
 
     async def fold(self) -> bool:
         """One turn; whether there may be more."""
-        number = await self._store.fold(_LINES)
-        metrics.EXPERIMENT_LINES.inc(number)
-        return number == _LINES
+        return await self._fold(waits=False)
 
     async def catch_up(self) -> None:
-        """Add up what there is by now."""
+        """Add up what there is by now, or wait until it is."""
         for _ in range(_TURNS):
-            if not await self.fold():
+            if not await self._fold(waits=True):
                 return
+
+    async def _fold(self, *, waits: bool) -> bool:
+        number = await self._store.fold(_LINES, waits=waits)
+        metrics.EXPERIMENT_LINES.inc(number)
+        return number == _LINES

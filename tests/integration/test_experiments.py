@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -178,11 +179,16 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
     why = f"({experiment.id}): variant 'broken' was taken out. It breaks the guardrail success rate"
     assert why in alert["message"]
     request = experiments_pb2.GetExperimentRequest(id=experiment.id)
-    after = (await stub(running).GetExperiment(request, timeout=10)).experiment
+
+    async def paused() -> experiments_pb2.Experiment | None:
+        found = (await stub(running).GetExperiment(request, timeout=10)).experiment
+        return found if found.status == experiments_pb2.EXPERIMENT_STATUS_PAUSED else None
+
+    # One variant alone is no experiment.
+    after = await eventually(paused, within=10, what="the experiment pauses")
+    assert after is not None
     assert after.variants[1].HasField("paused_at")
     assert dict(after.traffic_allocation) == {"variant_0": 100.0, "variant_1": 0.0}
-    # One variant alone is no experiment.
-    assert after.status == experiments_pb2.EXPERIMENT_STATUS_PAUSED
     await gateway_knows(running)
     (later,) = await asked(running, ["user 0"])
     assert (await running.get(later)).experiment_id == ""
@@ -201,7 +207,7 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
 
 @pytest.mark.timeout(120)
 async def test_without_the_experiments_service_requests_run_plain(
-    start_stack: StartStack, simulator: Simulator
+    start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:
     settings = {**SETTINGS, "DARKROOM_EXPERIMENT_STALE_SECONDS": "1"}
     running = await start_stack(services=("gateway", "experiments"), settings=settings)
@@ -234,4 +240,15 @@ async def test_without_the_experiments_service_requests_run_plain(
         return (await running.get(made)).experiment_id == experiment.id
 
     await eventually(takes_part, within=30, what="requests take part again")
+    # Whatever came while it was dead is counted, and once.
+    (row,) = await rows(database, "SELECT count(*) AS number FROM generation_requests WHERE experiment_id IS NOT NULL")
+
+    async def all_counted() -> bool:
+        # This test's own channel finds the service again when it likes.
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            found = await results(running, experiment.id)
+            return sum(one.generations for one in found.counts) == int(row["number"])
+        return False
+
+    await eventually(all_counted, within=10, what="all generations of the experiment are counted")
     assert await simulator.bills() == []

@@ -46,6 +46,7 @@ weighted AS (
 
 # One at a time: whoever else would wait for the same rows, which are few and hot.
 _LOCK = statement("SELECT pg_try_advisory_xact_lock(hashtext('darkroom.experiments.fold'))")
+_WAIT = statement("SELECT true FROM pg_advisory_xact_lock(hashtext('darkroom.experiments.fold'))")
 _TAKE = statement("""
 WITH taken AS (
     DELETE FROM experiment_ledger WHERE id = ANY(ARRAY(SELECT id FROM experiment_ledger ORDER BY id LIMIT :limit))
@@ -193,11 +194,14 @@ class MeasureStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def fold(self, limit: int) -> int:
-        """Add up at most `limit` lines of the ledger; how many there were. 0 while another replica does."""
+    async def fold(self, limit: int, *, waits: bool = False) -> int:
+        """Add up at most `limit` lines of the ledger; how many there were.
+
+        While another does that: 0, or with `waits` what it has left.
+        """
 
         def work(connection: Connection) -> int:
-            if not connection.execute(_LOCK).scalar_one():
+            if not connection.execute(_WAIT if waits else _LOCK).scalar_one():
                 return 0
             taken = connection.execute(_TAKE, {"limit": limit}).one()
             if taken.number:
