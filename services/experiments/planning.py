@@ -13,6 +13,7 @@ from services.experiments.analysis.power import POWER, Before, needed_units
 
 # A variance from fewer says nothing.
 _LEAST_UNITS = 30
+_MOST_SAMPLES = 100_000_000
 
 
 async def planned(new: NewExperiment, store: TrafficStore) -> NewExperiment:
@@ -45,6 +46,9 @@ def _plan(new: NewExperiment, primary: MetricRecord, before: SumsRecord) -> Plan
         [weight / sum(new.weights) for weight in new.weights],
         is_rate=metric in RATES,
     )
+    if needed.always_valid > _MOST_SAMPLES:
+        note = f"Nothing is planned: to find so small a difference takes more than {_MOST_SAMPLES:,} samples."
+        return PlanRecord(baseline=baseline, note=note)
     note = (
         f"To find a difference of {words.distance(metric, effect)} in {words.label(metric)}, which was "
         f"{words.amount(metric, estimate.value)}, with a power of {POWER:.0%}, looking as often as one likes; the days "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ _LAYER = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _SAMPLES = range(100, 100_000_001)
 _FLOOR_PERCENT = 5.0
+_LARGEST = 1e12
 _HIGHEST_FLOOR_PERCENT = 50.0
 _MODES = {
     messages.ALLOCATION_MODE_UNSPECIFIED: AllocationMode.FIXED,
@@ -186,8 +186,8 @@ def _metric_faults(path: str, metric: messages.Metric, times: int) -> Iterator[F
     if metric.name == P95 and metric.role == messages.METRIC_ROLE_PRIMARY:
         fault = f"{P95} informs and guards, but does not decide: take avg_duration"
         yield FieldViolation(f"{path}.type", "primary", fault)
-    if not math.isfinite(metric.margin) or metric.margin < 0:
-        yield FieldViolation(f"{path}.margin", "range", "must be 0 or more")
+    if not 0 <= metric.margin <= _LARGEST:
+        yield FieldViolation(f"{path}.margin", "range", f"must be from 0 to {_LARGEST:g}")
     if metric.margin and metric.role != messages.METRIC_ROLE_GUARDRAIL:
         yield FieldViolation(f"{path}.margin", "guardrail", "must be set for a guardrail only")
 
@@ -243,7 +243,8 @@ def _adaptation(
 
 def _plan_faults(message: messages.CreateExperimentRequest, found: list[FieldViolation]) -> None:
     effect = message.minimum_detectable_effect
-    if message.HasField("minimum_detectable_effect") and not (math.isfinite(effect) and effect > 0):
-        found.append(FieldViolation("minimum_detectable_effect", "range", "must be above 0"))
+    if message.HasField("minimum_detectable_effect") and not 0 < effect <= _LARGEST:
+        fault = f"must be above 0 and at most {_LARGEST:g}"
+        found.append(FieldViolation("minimum_detectable_effect", "range", fault))
     if message.HasField("planned_samples") and message.planned_samples not in _SAMPLES:
         found.append(FieldViolation("planned_samples", "range", f"must be from {_SAMPLES[0]} to {_SAMPLES[-1]}"))

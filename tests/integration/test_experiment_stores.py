@@ -27,8 +27,9 @@ from libs.common.database.stores.experiment_traffic import TrafficStore
 from libs.common.database.stores.experiments import ExperimentStore, LayerFull
 from libs.common.database.stores.ratings import RatingStore
 from services.experiments import buckets
+from services.experiments.planning import planned as planned_by
 from services.experiments.requests import experiment_of
-from tests.support.experiments import create_request
+from tests.support.experiments import CHEAPER, create_request
 from tests.support.rows import execute, insert, new_generation, rows
 from tests.unit.test_create_request import CATALOG
 
@@ -359,3 +360,37 @@ async def test_pages_go_newest_first(database: Database) -> None:
     assert [found.id for found in await store.list_page(2)] == [made[2], made[1]]
     assert [found.id for found in await store.list_page(2, before=made[1])] == [made[0]]
     assert await store.list_page(2, status=ExperimentStatus.RUNNING) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples", "note"),
+    [
+        ({"minimumDetectableEffect": 0.1}, range(300, 3_000), "To find a difference of 10.0 points in success rate"),
+        ({"minimumDetectableEffect": 1e-9}, range(1), "Nothing is planned: to find so small a difference"),
+        ({"plannedSamples": 500}, range(500, 501), "As many samples as were asked for."),
+        ({}, range(1), "Nothing is planned: no minimum detectable effect"),
+        (
+            {"minimumDetectableEffect": 0.1, "variants": [{**CHEAPER["variants"][1]}, {**CHEAPER["variants"][0]}]},
+            range(1),
+            "Nothing is planned: in the last 28 days flux-dev made too few",
+        ),
+    ],
+)
+async def test_a_plan_follows_from_what_was(
+    database: Database, changes: dict[str, Any], samples: range, note: str
+) -> None:
+    made = [new_generation(id=f"gen_7zzzzzzzzz{number:016}", owner="shop") for number in range(60)]
+    await insert(database, made)
+    for number, generation in enumerate(made):
+        state = "SUCCESS" if number % 4 else "FAILED"
+        await execute(database, ENDED, id=generation.id, state=state, seconds=number, cost_usd=0.04)
+    metrics = [{"name": "success_rate", "type": "METRIC_ROLE_PRIMARY", "goal": "METRIC_GOAL_MAXIMIZE"}]
+    new = experiment_of(create_request(metrics=metrics, **changes), CATALOG)
+    plan = (await planned_by(new, TrafficStore(database))).plan
+    assert plan.note.startswith(note)
+    assert plan.samples in samples
+    if changes.get("minimumDetectableEffect") == 0.1 and plan.samples:
+        assert plan.baseline == 0.75
+        assert plan.samples_per_day == 60
+        assert plan.days == pytest.approx(plan.samples / 60)
+        assert 1.5 < plan.samples / plan.fixed_horizon_samples < 2.2

@@ -268,6 +268,12 @@ def test_a_plan_is_the_textbooks_and_more_where_one_may_look_often() -> None:
     assert rarer.always_valid < worse.always_valid
 
 
+@pytest.mark.parametrize("effect", [1e-9, 1e-200, 5e-324, 1e12])
+def test_a_plan_for_any_effect_is_a_number(effect: float) -> None:
+    needed = needed_units(Before(0.9, 0.09), effect, [0.5, 0.5], is_rate=False)
+    assert 0 <= needed.fixed_horizon <= needed.always_valid <= 1e15
+
+
 def test_what_can_be_found_by_now_has_a_power_of_80_percent() -> None:
     found = compared(sums_of_values("a", "x", np.arange(100.0)), sums_of_values("b", "x", np.arange(100.0)))
     effect = detectable_effect(found, PLANNED, 0.05)

@@ -89,6 +89,8 @@ PROMPTS = {"name": "prompt", "varies": "prompt", "levels": ["{prompt}", "{prompt
         ({"targeting": {"trafficPercent": 33.333}}, "targeting.traffic_percent", "percent"),
         ({"minimumDetectableEffect": 0}, "minimum_detectable_effect", "range"),
         ({"minimumDetectableEffect": "Infinity"}, "minimum_detectable_effect", "range"),
+        ({"minimumDetectableEffect": "NaN"}, "minimum_detectable_effect", "range"),
+        (metric(margin="NaN"), "metrics[0].margin", "range"),
         ({"plannedSamples": 99}, "planned_samples", "range"),
         ({"stopAt": "2020-01-01T00:00:00Z"}, "stop_at", "future"),
         ({"adaptation": {"mode": 7}}, "adaptation.mode", "one_of"),

@@ -11,6 +11,8 @@ from services.experiments.analysis.comparing import Compared
 from services.experiments.analysis.sequential import ALPHA, boundary
 
 POWER = 0.8
+# What nobody will ever have, and what a square becomes that is too small for a float.
+_MOST, _LEAST = 1e15, 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,10 @@ def needed_units(before: Before, effect: float, shares: list[float], *, is_rate:
     """
     alpha = ALPHA / (len(shares) - 1)
     smallest = min(shares[1:])
-    scale = (before.variance / shares[0] + before.after(effect, is_rate=is_rate) / smallest) / effect**2
+    scale = (before.variance / shares[0] + before.after(effect, is_rate=is_rate) / smallest) / max(effect**2, _LEAST)
     # Of all that come, this part comes to the two variants that are compared.
     always, fixed = boundary(1.0, 1.0, alpha), -float(ndtri(alpha / 2))
-    return Needed(*(math.ceil(scale * (score + float(ndtri(POWER))) ** 2) for score in (always, fixed)))
+    return Needed(*(math.ceil(min(_MOST, scale * (score + float(ndtri(POWER))) ** 2)) for score in (always, fixed)))
 
 
 def power_of(compared: Compared, effect: float, planned_units: float, alpha: float) -> float:
