@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 COUNT = 1_000
 # A turn of a loop more or less in so long a time is less than a statement a second.
-_IDLE_SECONDS = 4
+_IDLE_SECONDS = 6
 POOL = Settings.model_fields["database_pool_size"].default
 # Readiness looks at the database over a connection of its own.
 CONNECTIONS = {"gateway": POOL + 1, "dispatcher": POOL + 1, "poller": POOL + 1}
