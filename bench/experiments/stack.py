@@ -223,7 +223,7 @@ _ENDED = """
 INSERT INTO experiment_ledger (experiment_id, variant_id, version, unit, owner, user_id, kind, outcome, seconds,
     cost_usd)
 SELECT experiment_id, variant_id, experiment_version,
-    CASE WHEN user_id IS NOT NULL THEN md5(owner || chr(10) || user_id)::uuid END, owner, user_id, 'ended', state,
+    experiment_unit(owner, user_id), owner, user_id, 'ended', state,
     extract(epoch FROM ended_at - created_at), cost_usd
 FROM generation_requests WHERE id >= 'gen_' || lpad(%(first)s::text, 26, '0')
     AND id <= 'gen_' || lpad(%(last)s::text, 26, '0')"""

@@ -19,7 +19,6 @@ from libs.common.experiments.allocation import BUCKETS
 from services.experiments import bandits, buckets
 from services.experiments.analysis import words
 from services.experiments.analysis.judging import Evidence, Judged, judged
-from services.experiments.analysis.sample_ratio import split_of
 from services.experiments.analysis.sequential import MINIMUM_UNITS
 
 log = structlog.get_logger()
@@ -50,7 +49,7 @@ class Adapting:
                 await self._store.move(experiment.id, ExperimentStatus.PAUSED)
                 continue
             evidence = Evidence(experiment, await self._measures.read(experiment.id))
-            if not self._is_sound(evidence):
+            if evidence.split.is_mismatch:
                 continue
             broken = broken_guardrail(evidence)
             if broken is not None:
@@ -77,12 +76,6 @@ class Adapting:
                 return False
             await self._store.notified(notice.variant_id)
         return False
-
-    @staticmethod
-    def _is_sound(evidence: Evidence) -> bool:
-        experiment, measured = evidence.experiment, evidence.measured
-        positions = {variant.id: position for position, variant in enumerate(experiment.variants)}
-        return not split_of(measured.arrivals, measured.allocations, positions).is_mismatch
 
     async def _take_out(self, experiment: ExperimentRecord, broken: Judged) -> None:
         weights = without(experiment.weights, experiment.variants.index(broken.variant))

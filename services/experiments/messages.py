@@ -7,8 +7,8 @@ from google.protobuf.json_format import ParseDict
 
 from libs.common.database.records_experiments import ExperimentRecord, MetricRecord, TargetRecord, VariantRecord
 from libs.common.experiments.allocation import Running, Targeting, VariantSpec
+from libs.common.experiments.messages import variant_message
 from libs.common.rpc.messages import timestamp
-from libs.common.rpc.structs import to_struct
 
 
 def experiment_message(record: ExperimentRecord) -> messages.Experiment:
@@ -20,7 +20,7 @@ def experiment_message(record: ExperimentRecord) -> messages.Experiment:
         description=record.description,
         hypothesis=record.hypothesis,
         status=messages.ExperimentStatus.Value(f"EXPERIMENT_STATUS_{record.status}"),
-        variants=[variant_message(variant) for variant in record.variants],
+        variants=[_variant_message(variant) for variant in record.variants],
         traffic_allocation={f"variant_{place}": weight / 100 for place, weight in enumerate(record.weights)},
         metrics=[_metric_message(metric) for metric in record.metrics],
         created_at=timestamp(record.created_at),
@@ -46,18 +46,18 @@ def experiment_message(record: ExperimentRecord) -> messages.Experiment:
     )
 
 
-def variant_message(record: VariantRecord) -> messages.Variant:
-    """A variant as people see it."""
-    return messages.Variant(
-        id=record.id,
-        name=record.name,
-        model_identifier=record.model_identifier,
-        prompt=record.prompt,
-        parameters=to_struct(record.parameters),
-        levels=record.levels,
-        paused_at=timestamp(record.paused_at),
-        pause_reason=record.pause_reason or "",
-    )
+def _variant_message(record: VariantRecord) -> messages.Variant:
+    message = variant_message(_spec(record))
+    message.levels.update(record.levels)
+    message.pause_reason = record.pause_reason or ""
+    if record.paused_at is not None:
+        message.paused_at.FromDatetime(record.paused_at)
+    return message
+
+
+def _spec(record: VariantRecord) -> VariantSpec:
+    """What allocation needs of a variant."""
+    return VariantSpec(record.id, record.name, record.model_identifier, record.prompt, record.parameters)
 
 
 def _metric_message(metric: MetricRecord) -> messages.Metric:
@@ -89,9 +89,7 @@ def running_of(record: ExperimentRecord) -> Running:
         targeting=Targeting(
             frozenset(record.target.model_identifiers), frozenset(record.target.api_key_ids), record.target.labels
         ),
-        variants=tuple(
-            VariantSpec(one.id, one.name, one.model_identifier, one.prompt, one.parameters) for one in record.variants
-        ),
+        variants=tuple(map(_spec, record.variants)),
         buckets=record.buckets,
         version=record.version,
     )

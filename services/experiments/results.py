@@ -15,7 +15,7 @@ from services.experiments.analysis.effects import Effect, effects_of
 from services.experiments.analysis.estimates import Estimate
 from services.experiments.analysis.judging import Evidence, Judged, judged
 from services.experiments.analysis.power import detectable_effect, power_of
-from services.experiments.analysis.sample_ratio import Split, split_of
+from services.experiments.analysis.sample_ratio import Split
 from services.experiments.analysis.segments import Segment, segments_of, warnings_of
 from services.experiments.analysis.sequential import ALPHA
 from services.experiments.designs import Factor
@@ -80,8 +80,7 @@ class Asked:
 def results_of(experiment: ExperimentRecord, measured: Measured, factors: Sequence[Factor], asked: Asked) -> Results:
     """The results."""
     evidence = Evidence(experiment, measured)
-    positions = {variant.id: position for position, variant in enumerate(experiment.variants)}
-    split = split_of(measured.arrivals, measured.allocations, positions)
+    split = evidence.split
     counts = _counts(experiment, measured, split)
     strength = _strength(evidence, split, asked.now)
     if reason := deciding.withheld(experiment, split):

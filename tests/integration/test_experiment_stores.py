@@ -334,7 +334,8 @@ async def test_shares_are_taken_over_once(database: Database) -> None:
     found = await store.get(made.id)
     assert found is not None
     assert (found.version, found.weights, found.variants[1].pause_reason) == (3, [10_000, 0], "It broke.")
-    assert [(one.version, one.weights, one.reason) for one in await store.allocations(made.id)] == [
+    measured = await MeasureStore(database).read(made.id)
+    assert [(one.version, one.weights, one.reason) for one in measured.allocations] == [
         (1, [5_000, 5_000], "planned"), (2, [2_000, 8_000], "bandit"), (3, [10_000, 0], "guardrail"),
     ]  # fmt: skip
     (notice,) = await store.notices()

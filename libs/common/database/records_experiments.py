@@ -11,6 +11,9 @@ from libs.common.database.states import AllocationMode, ExperimentStatus, Metric
 
 Reason = Literal["planned", "operator", "bandit", "guardrail"]
 Ranges = list[list[int]]
+RATING_METRIC = "user_rating"
+MEASURED_METRICS = frozenset({"success_rate", "avg_duration", "avg_cost", "p95_duration", RATING_METRIC})
+"""What is measured of every generation; all other metrics are numbers in a rating's context."""
 DURATION_GROWTH = 1.02
 """How much longer each bucket of durations is than the one before."""
 

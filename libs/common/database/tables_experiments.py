@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -45,6 +47,18 @@ def _sum(name: str, comment: str) -> Column[float]:
 
 def _count(name: str, comment: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default="0", comment=comment)
+
+
+def _moments() -> list[Column[Any]]:
+    """What a mean and its variance need: the sums of m and d over units, of their squares and their product."""
+    return [
+        _count("units", "Users (generations, without a user) that they come from."),
+        _sum("m", "Sum over units of m: their values, each over the probability of the variant."),
+        _sum("d", "Sum over units of d: their counts, each over the probability of the variant."),
+        _sum("mm", "Sum over units of m²."),
+        _sum("dd", "Sum over units of d²."),
+        _sum("md", "Sum over units of m·d."),
+    ]
 
 
 experiments = Table(
@@ -194,12 +208,7 @@ experiment_sums = Table(
     Column("metric", Text, primary_key=True, comment="The metric."),
     _count("samples", "Generations that it rests on."),
     _sum("total", "Sum of their values."),
-    _count("units", "Users (generations, without a user) that they come from."),
-    _sum("m", "Sum over units of m: their values, each over the probability of the variant."),
-    _sum("d", "Sum over units of d: their counts, each over the probability of the variant."),
-    _sum("mm", "Sum over units of m²."),
-    _sum("dd", "Sum over units of d²."),
-    _sum("md", "Sum over units of m·d."),
+    *_moments(),
     _sum("a", "Sum over units of a: values in the 28 days before the experiment."),
     _sum("b", "Sum over units of b: counts in the 28 days before the experiment."),
     _sum("aa", "Sum over units of a²."),
@@ -244,12 +253,7 @@ experiment_snapshots = Table(
     time("at", "When.", key=True),
     _variant(),
     Column("metric", Text, primary_key=True, comment="The metric."),
-    _count("units", "As in experiment_sums, at that time."),
-    _sum("m", "As in experiment_sums."),
-    _sum("d", "As in experiment_sums."),
-    _sum("mm", "As in experiment_sums."),
-    _sum("dd", "As in experiment_sums."),
-    _sum("md", "As in experiment_sums."),
+    *_moments(),
     comment="The sums at earlier times, at each twentieth more, for pictures over time.",
 )
 

@@ -89,7 +89,7 @@ def compare(
         return None
     degrees = _welch(parts, (variant.units, control.units))
     units = control.units + variant.units
-    widths = _Widths.of(units, planned_units, alpha, degrees)
+    widths = Widths.of(units, planned_units, alpha, degrees)
     difference = variant.centre - control.centre - adjusted.shift
     deviation = math.sqrt(variance)
     t = difference / deviation
@@ -115,25 +115,25 @@ def interval(estimate: Estimate, *, is_rate: bool, alpha: float = ALPHA) -> tupl
 
 
 @dataclass(frozen=True, slots=True)
-class _Widths:
-    """How many standard errors an interval reaches to each side."""
+class Widths:
+    """How many standard errors an interval reaches to each side: for any number of looks, and for one."""
 
     always: float
     fixed: float
 
     @classmethod
-    def of(cls, units: float, planned_units: float, alpha: float, degrees: float) -> _Widths:
+    def of(cls, units: float, planned_units: float, alpha: float, degrees: float) -> Widths:
+        """With so many units, where so many are planned, and so many degrees of freedom."""
         always = student_score(boundary(units, planned_units, alpha), degrees)
         return cls(always, -float(stdtrit(degrees, alpha / 2)))
 
     def around(self, value: float, deviation: float) -> Range:
+        """The intervals around a value with that standard error."""
         always, fixed = self.always * deviation, self.fixed * deviation
         return Range(value, value - always, value + always, value - fixed, value + fixed)
 
 
-def _ratio(
-    control: Estimate, variant: Estimate, difference: float, parts: list[float], widths: _Widths
-) -> Range | None:
+def _ratio(control: Estimate, variant: Estimate, difference: float, parts: list[float], widths: Widths) -> Range | None:
     """The difference over the control's mean (delta method), where that is surely not 0."""
     base = control.centre
     if base == 0 or control.variance > (base / widths.always) ** 2:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.experiments.analysis.comparing import Range
+from services.experiments.analysis.comparing import Range, Widths
 from services.experiments.analysis.corrections import holm
 from services.experiments.analysis.estimates import Estimate
-from services.experiments.analysis.sequential import ALPHA, always_valid_p, boundary
+from services.experiments.analysis.sequential import ALPHA, always_valid_p
 
 _NOTHING = 1e-9
 Column = NDArray[np.float64]
@@ -121,19 +121,12 @@ def _judged(
 ) -> list[Effect]:
     means = np.array([estimate.centre for estimate in estimates])
     variances = np.array([estimate.variance for estimate in estimates])
-    always, fixed = boundary(units, planned_units, ALPHA), 1.96
+    widths = Widths.of(units, planned_units, ALPHA, units - len(estimates))
     judged: list[tuple[Term, Range, float]] = []
     for term, weights in found:
         value, deviation = float(weights @ means), math.sqrt(float(weights**2 @ variances))
-        around = Range(
-            value,
-            value - always * deviation,
-            value + always * deviation,
-            value - fixed * deviation,
-            value + fixed * deviation,
-        )
         p_value = always_valid_p(value / deviation, units, planned_units) if deviation > 0 else 1.0
-        judged.append((term, around, p_value))
+        judged.append((term, widths.around(value, deviation), p_value))
     corrected = holm([p_value for _, _, p_value in judged])
     return [
         Effect(term, around, p_value, aliases.get(term, []))

@@ -12,6 +12,7 @@ from services.experiments.analysis.comparing import Compared, compare
 from services.experiments.analysis.corrections import benjamini_hochberg, holm
 from services.experiments.analysis.estimates import RATES, Adjustment, Estimate, adjustment_of, estimate_of
 from services.experiments.analysis.percentiles import P95, p95_of
+from services.experiments.analysis.sample_ratio import Split, split_of
 from services.experiments.analysis.sequential import ALPHA, DEFAULT_PLANNED_UNITS
 
 Verdict = Literal["better", "worse", "open", "broken", "kept"]
@@ -38,6 +39,12 @@ class Evidence:
         self._sums = {(found.variant_id, found.metric): found for found in measured.sums}
         came = {arrival.version for arrival in measured.arrivals if arrival.units}
         self.is_reweighted = len(came) > 1
+
+    @property
+    def split(self) -> Split:
+        """What came to each variant, beside what was to be expected."""
+        positions = {variant.id: position for position, variant in enumerate(self.experiment.variants)}
+        return split_of(self.measured.arrivals, self.measured.allocations, positions)
 
     def sums(self, variant: VariantRecord, metric: str) -> SumsRecord | None:
         """The sums of a metric in a variant."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from darkroom.gateway.v1 import gateway_pb2 as messages
 
-from libs.common.database.records_experiments import NewRating
+from libs.common.database.records_experiments import MEASURED_METRICS, NewRating
 from libs.common.database.stores.ratings import RatingStore
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.rpc.messages import timestamp
@@ -20,8 +20,6 @@ from services.gateway.cancels import no_generation
 _FEEDBACK_LIMIT = 2_000
 _CONTEXT_LIMIT, _KEY_LIMIT, _CONTEXT_BYTES = 50, 64, 8_192
 _LARGEST = 1e12
-# What is measured of generations themselves.
-_TAKEN = frozenset({"success_rate", "avg_duration", "avg_cost", "p95_duration", "user_rating"})
 
 
 class Ratings:
@@ -65,7 +63,7 @@ def _context_faults(context: dict[str, Any]) -> list[FieldViolation]:
         path = f"context.{key[:_KEY_LIMIT]}"
         if not 1 <= len(key) <= _KEY_LIMIT:
             found.append(FieldViolation(path, "length", f"keys have 1 to {_KEY_LIMIT} characters"))
-        if key in _TAKEN:
+        if key in MEASURED_METRICS:
             found.append(FieldViolation(path, "reserved", "is measured by itself; take another key"))
         if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST):
             found.append(FieldViolation(path, "range", f"must be a number of at most {_LARGEST:g}"))

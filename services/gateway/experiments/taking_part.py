@@ -22,7 +22,6 @@ Message = gateway_pb2.CreateGenerationRequest
 Validate = Callable[[Message], NewRequest]
 PROMPT = "{prompt}"
 _SHAPES = 4_096
-# What a variant cannot break, or what is looked at by itself.
 
 
 class TakingPart:

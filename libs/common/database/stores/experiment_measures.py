@@ -30,6 +30,8 @@ BEFORE_DAYS = 28
 _FIRST_SNAPSHOT, _NEXT_SNAPSHOT = 20, 1.05
 # Of a weight that was added and taken away again.
 _NOTHING = 1e-9
+WEIGHT = "10000::float / GREATEST(1, (a.weights ->> v.position)::int)"
+"""One over the probability that the shares `a` gave to the variant `v`."""
 _SUMS = "units, m, d, mm, dd, md, a, b, aa, bb, ab, ma, mb, da, db"
 _LINES = """
 line AS (
@@ -37,9 +39,9 @@ line AS (
         version int, unit uuid, owner text, user_id text, kind text, outcome text, seconds float, cost_usd float,
         metric text, value float, old_value float)
 )"""
-_WEIGHTED = """
+_WEIGHTED = f"""
 weighted AS (
-    SELECT line.*, 10000::float / GREATEST(1, (a.weights ->> v.position)::int) AS weight
+    SELECT line.*, {WEIGHT} AS weight
     FROM line JOIN experiment_variants v ON v.id = line.variant_id
     JOIN experiment_allocations a ON a.experiment_id = line.experiment_id AND a.version = line.version
 )"""

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records_experiments import SegmentRecord, SumsRecord
+from libs.common.database.stores.experiment_measures import WEIGHT
 from libs.common.database.stores.sets import statement
 
 SegmentKind = Literal["user", "weekday", "api_key", "model", "label"]
@@ -19,6 +20,8 @@ _SEGMENTS: dict[SegmentKind, str] = {
     "model": "COALESCE(g.requested_model_identifier, g.model_identifier)",
     "label": "COALESCE(g.labels ->> :label, '')",
 }
+UNIT = "CASE WHEN g.user_id IS NULL THEN g.id ELSE g.owner || chr(10) || g.user_id END"
+"""Whose value it is: a user's, or without one the generation's own."""
 METRIC_NUMBER = "CASE WHEN jsonb_typeof(r.context -> :metric) = 'number' THEN (r.context ->> :metric)::float END"
 # Value, and whether there is one.
 METRIC_VALUES = {
@@ -31,8 +34,8 @@ METRIC_VALUES = {
 
 # Each is read for each generation, so only for what needs it.
 _JOIN_USERS = """
-    LEFT JOIN experiment_users u ON u.experiment_id = g.experiment_id AND g.user_id IS NOT NULL
-        AND u.unit = md5(g.owner || chr(10) || g.user_id)::uuid"""
+    LEFT JOIN experiment_users u ON u.experiment_id = g.experiment_id
+        AND u.unit = experiment_unit(g.owner, g.user_id)"""
 _JOIN_RATINGS = """
     LEFT JOIN generation_ratings r ON r.generation_id = g.id"""
 
@@ -42,8 +45,7 @@ def _sql(segment: str, value: str) -> str:
     return f"""
 WITH measured AS (
     SELECT {segment} AS segment, g.variant_id, {value} AS value,
-        CASE WHEN g.user_id IS NULL THEN g.id ELSE g.owner || chr(10) || g.user_id END AS unit,
-        10000::float / GREATEST(1, (a.weights ->> v.position)::int) AS weight
+        {UNIT} AS unit, {WEIGHT} AS weight
     FROM generation_requests g JOIN experiment_variants v ON v.id = g.variant_id
     JOIN experiment_allocations a ON a.experiment_id = g.experiment_id AND a.version = g.experiment_version{joins}
     WHERE g.experiment_id = :id AND g.state IN ('SUCCESS', 'FAILED')

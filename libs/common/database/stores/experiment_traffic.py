@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records_experiments import SumsRecord, TargetRecord
-from libs.common.database.stores.experiment_segments import METRIC_NUMBER, METRIC_VALUES
+from libs.common.database.stores.experiment_segments import METRIC_NUMBER, METRIC_VALUES, UNIT
 from libs.common.database.stores.sets import statement
 from libs.common.ids import first_id
 
@@ -19,7 +19,7 @@ TRAFFIC_DAYS, BASELINE_DAYS = 7, 28
 _ROWS = 200_000
 
 _TRAFFIC = statement(f"""
-SELECT count(DISTINCT CASE WHEN user_id IS NULL THEN id ELSE owner || chr(10) || user_id END) AS units,
+SELECT count(DISTINCT {UNIT}) AS units,
     count(*) AS generations,
     extract(epoch FROM now() - min(created_at)) / 86400.0 AS days
 FROM (
@@ -33,7 +33,7 @@ WHERE COALESCE(requested_model_identifier, model_identifier) = ANY(:models)
 def _baseline_sql(value: str) -> str:
     return f"""
 WITH measured AS (
-    SELECT {value} AS value, CASE WHEN g.user_id IS NULL THEN g.id ELSE g.owner || chr(10) || g.user_id END AS unit
+    SELECT {value} AS value, {UNIT} AS unit
     FROM (
         SELECT * FROM generation_requests WHERE id >= :since AND model_identifier = :model
         ORDER BY id DESC LIMIT {_ROWS}

@@ -12,7 +12,6 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records_experiments import (
-    AllocationRecord,
     ExperimentRecord,
     MetricRecord,
     NewAllocation,
@@ -72,8 +71,6 @@ FROM experiment_variants WHERE experiment_id = ANY(:ids) ORDER BY experiment_id,
 _METRICS = statement("""
 SELECT experiment_id, name, role, goal, margin
 FROM experiment_metrics WHERE experiment_id = ANY(:ids) ORDER BY experiment_id, position""")
-_ALLOCATIONS = statement("""
-SELECT version, weights, reason, began_at FROM experiment_allocations WHERE experiment_id = :id ORDER BY version""")
 
 # Those of one layer are placed one after the other.
 _LOCK_LAYER = statement("SELECT pg_advisory_xact_lock(hashtext('darkroom.layer'), hashtext(:layer))")
@@ -141,13 +138,6 @@ class ExperimentStore:
             "running_experiments", lambda c: _read(c, list(c.execute(_LIVE).scalars()))
         )
         return found[::-1]
-
-    async def allocations(self, experiment_id: str) -> list[AllocationRecord]:
-        """The history of an experiment's shares."""
-        return await self._database.transaction(
-            "experiment_allocations",
-            lambda c: records(AllocationRecord, c.execute(_ALLOCATIONS, {"id": experiment_id})),
-        )
 
     async def start(self, experiment_id: str, place: Place) -> ExperimentRecord | None:
         """Let it run, in its layer's part that `place` finds free. None where it does not stand in a state for that.

@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.database.records_experiments import NewRating
+from libs.common.database.records_experiments import RATING_METRIC, NewRating
 from libs.common.database.stores.sets import rows_as_json, statement
 
-RATING_METRIC = "user_rating"
 # Two opinions of one generation come one after the other.
 _HOLD = statement("""
 SELECT g.id, g.state, g.owner, g.user_id, g.experiment_id, g.variant_id, g.experiment_version
@@ -29,7 +28,7 @@ RETURNING rated_at""")
 _TELL = statement("""
 INSERT INTO experiment_ledger (experiment_id, variant_id, version, unit, owner, user_id, kind, metric, value, old_value)
 SELECT :experiment_id, :variant_id, :version,
-    CASE WHEN CAST(:user_id AS text) IS NOT NULL THEN md5(:owner || chr(10) || :user_id)::uuid END, :owner, :user_id,
+    experiment_unit(:owner, :user_id), :owner, :user_id,
     'rated', metric, value, old_value
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(metric text, value float, old_value float)""")
 

@@ -2,19 +2,23 @@
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
 # As with usage and statistics: whatever makes or ends a generation, now or in a later version, is told with the same
 # commit, and waits for nobody. What takes part in no experiment writes nothing.
+# A user among those of all owners; nobody without a user_id.
+_UNIT = """
+CREATE FUNCTION experiment_unit(owner text, user_id text) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT md5(owner || chr(10) || user_id)::uuid
+$$"""
 _ASSIGNED = """
 CREATE FUNCTION experiment_assigned() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO experiment_ledger (experiment_id, variant_id, version, unit, owner, user_id, kind)
-    SELECT experiment_id, variant_id, experiment_version,
-        CASE WHEN user_id IS NOT NULL THEN md5(owner || chr(10) || user_id)::uuid END, owner, user_id, 'assigned'
+    SELECT experiment_id, variant_id, experiment_version, experiment_unit(owner, user_id), owner, user_id, 'assigned'
     FROM made WHERE experiment_id IS NOT NULL;
     RETURN NULL;
 END $$"""
@@ -24,9 +28,8 @@ BEGIN
     INSERT INTO experiment_ledger (experiment_id, variant_id, version, unit, owner, user_id, kind, outcome, seconds,
         cost_usd)
     VALUES (NEW.experiment_id, NEW.variant_id, NEW.experiment_version,
-        CASE WHEN NEW.user_id IS NOT NULL THEN md5(NEW.owner || chr(10) || NEW.user_id)::uuid END,
-        NEW.owner, NEW.user_id, 'ended', NEW.state, extract(epoch FROM NEW.ended_at - NEW.created_at),
-        COALESCE(NEW.cost_usd, 0));
+        experiment_unit(NEW.owner, NEW.user_id), NEW.owner, NEW.user_id, 'ended', NEW.state,
+        extract(epoch FROM NEW.ended_at - NEW.created_at), COALESCE(NEW.cost_usd, 0));
     RETURN NULL;
 END $$"""
 _TRIGGERS = (
@@ -41,10 +44,11 @@ _TRIGGERS = (
 
 
 def upgrade() -> None:
-    for statement in (_ASSIGNED, _ENDED, *_TRIGGERS):
+    for statement in (_UNIT, _ASSIGNED, _ENDED, *_TRIGGERS):
         op.execute(statement)
 
 
 def downgrade() -> None:
     for name in ("experiment_assigned", "experiment_ended"):
         op.execute(f"DROP FUNCTION {name} CASCADE")
+    op.execute("DROP FUNCTION experiment_unit")
