@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from scipy.special import stdtrit
 
 from bench.experiments.peers import others
 from bench.experiments.simulated import NOW, sums_of, sums_of_values
@@ -276,8 +277,9 @@ def _factorial(random: np.random.Generator) -> Case:
     theirs = others.coefficients(columns, values)
     names = ("one", "other", "both")
     ours = {name: effect.effect.value for name, effect in zip(names, effects, strict=True)}
+    reach = float(stdtrit(2_000 - 4, 0.975))
     ours |= {
-        f"{name}'s error": (effect.effect.fixed_high - effect.effect.value) / 1.96
+        f"{name}'s error": (effect.effect.fixed_high - effect.effect.value) / reach
         for name, effect in zip(names, effects, strict=True)
     }
     told = {name: value for name, (value, _) in zip(names, theirs, strict=True)}

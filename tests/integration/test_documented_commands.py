@@ -41,18 +41,20 @@ def test_there_are_some() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS)
 async def test_a_documented_command_runs(running: Running, tmp_path: Path, block: str) -> None:
-    await _run(running, tmp_path, block)
+    code, output = await _run(running, tmp_path, block)
+    assert code == 0, output[-3_000:]
 
 
 async def test_documented_experiments_run(start_stack: StartStack, tmp_path: Path) -> None:
     running = await start_stack(services=SERVICES)
     await service_answers(running)
     for name, block in EXPERIMENTS.items():
-        output = await _run(running, tmp_path, block)
+        code, output = await _run(running, tmp_path, block)
+        assert code == 0, output[-3_000:]
         assert '"reason"' in output or '"winner"' in output, name
 
 
-async def _run(running: Running, folder: Path, block: str) -> str:
+async def _run(running: Running, folder: Path, block: str) -> tuple[int | None, str]:
     address = f"127.0.0.1:{running.stack.plan.ports.grpc['gateway']}"
     script = block.replace("127.0.0.1:50051", address).replace("http://127.0.0.1:8080", running.gateway_url())
     script = script.replace(".venv/bin/", f"{ROOT}/.venv/bin/").replace("curl -s", "curl -sf")
@@ -64,5 +66,4 @@ async def _run(running: Running, folder: Path, block: str) -> str:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(child.communicate(), 60)
-    assert child.returncode == 0, output.decode()[-3_000:]
-    return output.decode()
+    return child.returncode, output.decode()

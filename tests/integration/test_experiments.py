@@ -76,6 +76,28 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     running = await start_stack(services=SERVICES, settings=SETTINGS)
     await simulator.behave(task_seconds=0.2, active_tasks_limit=500)
     await service_answers(running)
+    experiment_id, pro, dev = await _planned_and_started(running)
+    users = await users_of(database, experiment_id, 80)
+    ids = await asked(running, users)
+    found = await all_ended(running, experiment_id, 160)
+    assert found.winner.variant_id == dev
+    assert found.winner.recommendation.startswith("Take 'dev' (flux-dev): 38 % lower cost ($0.025 against $0.04)")
+    assert {cost.variant_id: round(cost.per_success_usd, 6) for cost in found.costs} == {pro: 0.04, dev: 0.025}
+
+    generations = await asyncio.gather(*map(running.get, ids))
+    assert {one.experiment_id for one in generations} == {experiment_id}
+    assert {(one.variant_id, one.model_identifier, one.requested_model_identifier) for one in generations} == {
+        (pro, "flux-pro", ""), (dev, "flux-dev", "flux-pro"),
+    }  # fmt: skip
+    again = await asyncio.gather(*map(running.get, await asked(running, users[:12])))
+    assert [one.variant_id for one in again] == [one.variant_id for one in generations[:12]]
+    await _rated_twice(running, experiment_id, pro, dev, generations[:120])
+    await _refusals(running, ids[0])
+    await _ended(running, experiment_id, dev)
+
+
+async def _planned_and_started(running: Running) -> tuple[str, str, str]:
+    """An experiment by REST that the gateway knows of, and its variants."""
     key, url = running.admin_key, running.gateway_url()
     described = {
         **CHEAPER,
@@ -93,36 +115,30 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     reply = await call(url, f"{EXPERIMENTS}/{experiment_id}/start", method="POST", key=key, json_body={})
     assert (reply.status, reply.json["status"]) == (200, "RUNNING")
     await gateway_knows(running)
-
-    users = await users_of(database, experiment_id, 80)
-    ids = await asked(running, users)
-    found = await all_ended(running, experiment_id, 160)
     pro, dev = (variant["id"] for variant in made.json["variants"])
-    assert found.winner.variant_id == dev
-    assert found.winner.recommendation.startswith("Take 'dev' (flux-dev): 38 % lower cost ($0.025 against $0.04)")
-    assert {cost.variant_id: round(cost.per_success_usd, 6) for cost in found.costs} == {pro: 0.04, dev: 0.025}
+    return experiment_id, pro, dev
 
-    generations = await asyncio.gather(*map(running.get, ids))
-    assert {one.experiment_id for one in generations} == {experiment_id}
-    assert {(one.variant_id, one.model_identifier, one.requested_model_identifier) for one in generations} == {
-        (pro, "flux-pro", ""), (dev, "flux-dev", "flux-pro"),
-    }  # fmt: skip
-    again = [await running.get(generation_id) for generation_id in await asked(running, users[:12])]
-    assert [one.variant_id for one in again] == [one.variant_id for one in generations[:12]]
 
-    for one in generations[:120]:
-        await rate(running, one.id, 3 if one.variant_id == pro else 2, revenue=0.5)
-    for one in generations[:120]:
-        await rate(running, one.id, 3 if one.variant_id == pro else 4, revenue=1.0)
+async def _rated_twice(
+    running: Running, experiment_id: str, pro: str, dev: str, generations: Sequence[gateway_pb2.Generation]
+) -> None:
+    """What users think now counts, once each."""
+    for opinion, revenue in ((2, 0.5), (4, 1.0)):
+        for one in generations:
+            await rate(running, one.id, 3 if one.variant_id == pro else opinion, revenue=revenue)
     rated = await results(running, experiment_id, value_metric="revenue", segment_by="weekday", plots=PLOTS)
     values = {(one.variant_id, one.metric): (one.samples, one.value) for one in rated.metrics}
     assert (values[pro, "user_rating"][1], values[dev, "user_rating"][1]) == (3.0, 4.0)
-    assert values[pro, "user_rating"][0] + values[dev, "user_rating"][0] == 120
+    assert values[pro, "user_rating"][0] + values[dev, "user_rating"][0] == len(generations)
     assert all(cost.return_per_usd > 0 for cost in rated.costs)
     assert [plot.plot for plot in rated.plots] == PLOTS
     assert all(plot.svg.startswith("<?xml") for plot in rated.plots)
     assert rated.segments[0].samples >= 160
 
+
+async def _ended(running: Running, experiment_id: str, dev: str) -> None:
+    """It pauses, ends for good, and still tells its results."""
+    key, url = running.admin_key, running.gateway_url()
     for verb, status in (("pause", "PAUSED"), ("complete", "COMPLETED")):
         reply = await call(url, f"{EXPERIMENTS}/{experiment_id}/{verb}", method="POST", key=key, json_body={})
         assert reply.json["status"] == status
@@ -131,7 +147,6 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     assert (await call(url, f"{EXPERIMENTS}/{experiment_id}/results", key=key)).json["winner"]["variantId"] == dev
     listed = await call(url, f"{EXPERIMENTS}?status=completed", key=key)
     assert [one["id"] for one in listed.json["experiments"]] == [experiment_id]
-    await _refusals(running, ids[0])
 
 
 async def _refusals(running: Running, generation_id: str) -> None:

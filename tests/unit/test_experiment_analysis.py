@@ -300,7 +300,7 @@ def test_effects_of_all_combinations() -> None:
     assert found["other=z"].effect.value == pytest.approx(0.0)
     assert found["one=b and other=y"].effect.value == pytest.approx(-0.3)
     # The mean of three cells beside that of three: twice a third of 0.01.
-    width = (found["one=b"].effect.fixed_high - found["one=b"].effect.value) / 1.96
+    width = (found["one=b"].effect.fixed_high - found["one=b"].effect.value) / stats.t.ppf(0.975, 600 - 6)
     assert width == pytest.approx(math.sqrt(2 * 0.01 / 3))
     assert all(effect.aliases == [] for effect in found.values())
 
