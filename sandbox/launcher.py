@@ -185,7 +185,8 @@ class Stack:
         environment = self._base_environment() | {"DARKROOM_DATABASE_URL": database_url}
         environment |= secrets_of(self.plan)
         environment |= self._start_object_store() | self._start_providers()
-        self.environment = {**environment, **_DRAIN, **self.plan.ports.variables(), **self.plan.settings}
+        console = {"DARKROOM_CONSOLE_URL": f"http://127.0.0.1:{self.plan.ports.gateway_http}/admin"}
+        self.environment = {**console, **environment, **_DRAIN, **self.plan.ports.variables(), **self.plan.settings}
         self._tell("database schema")
         migrate.upgrade(database_url)
         if self.plan.object_store_url is not None and not self.plan.has_bucket:

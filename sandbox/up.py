@@ -24,6 +24,7 @@ Darkroom is up. Ctrl-C stops it. Data and logs are in {folder}.
 
   gateway      127.0.0.1:{gateway}     dispatcher 127.0.0.1:{dispatcher}     poller 127.0.0.1:{poller}
   monitor      127.0.0.1:{monitor}     experiments 127.0.0.1:{experiments}
+  console      http://127.0.0.1:{http}/admin
   REST         http://127.0.0.1:{http}/api/openapi.json
   OpenAI face  http://127.0.0.1:{http}/v1
   webhooks     http://127.0.0.1:{http}/api/webhooks/<provider>

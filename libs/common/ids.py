@@ -7,7 +7,9 @@ from typing import Literal
 
 from ulid import ULID
 
-Prefix = Literal["gen", "batch", "exp", "var", "alert", "err", "log", "sil", "dlv", "ntf", "sub", "key", "req", "img"]
+Prefix = Literal[
+    "gen", "batch", "exp", "var", "alert", "err", "log", "sil", "dlv", "ntf", "sub", "key", "req", "img", "aud"
+]
 
 
 def first_id(prefix: Prefix, at: datetime) -> str:

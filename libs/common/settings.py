@@ -136,6 +136,10 @@ class Settings(BaseSettings):
     console_url: str | None = Field(
         default=None, pattern=r"^https?://\S+$", description="Where people reach the console; alerts link to it."
     )
+    console_session_seconds: PositiveFloat = Field(default=43_200.0, description="How long one is signed in at most.")
+    console_idle_seconds: PositiveFloat = Field(default=3_600.0, description="And how long without a look at a page.")
+    console_live_seconds: PositiveFloat = Field(default=2.0, description="Between two looks for a page that is live.")
+    audit_days: PositiveInt = Field(default=400, description="How long is kept who pressed what in the console.")
     health_check_seconds: PositiveFloat = Field(default=3.0, description="Between two looks at all components.")
     error_warn_days: PositiveInt = Field(default=7, description="How long warnings stay in the error log.")
     error_error_days: PositiveInt = Field(default=30, description="How long errors do.")

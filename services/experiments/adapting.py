@@ -44,9 +44,12 @@ class Adapting:
         for experiment_id in await self._store.complete_overdue():
             log.info("experiment completed, its time is over", experiment_id=experiment_id)
         for experiment in await self._store.running():
-            if sum(1 for weight in experiment.weights if weight) < 2:
+            if sum(1 for variant in experiment.variants if variant.paused_at is None) < 2:
                 # One variant alone is no experiment: the others broke guardrails.
                 await self._store.move(experiment.id, ExperimentStatus.PAUSED)
+                continue
+            if sum(1 for weight in experiment.weights if weight) < 2:
+                # An operator has rolled one out: there is nothing to compare it with any more.
                 continue
             evidence = Evidence(experiment, await self._measures.read(experiment.id))
             if evidence.split.is_mismatch:

@@ -21,7 +21,7 @@ from libs.common.experiments.messages import variant_message
 from libs.common.rpc.pages import page, page_size, page_start
 from libs.common.rpc.requests import known
 from services.experiments import buckets
-from services.experiments.messages import experiment_message
+from services.experiments.messages import draft_message, experiment_message
 from services.experiments.planning import planned
 from services.experiments.reporting import Reporting
 from services.experiments.requests import experiment_of
@@ -68,6 +68,8 @@ class ExperimentHandlers(ExperimentServiceServicer):
     ) -> messages.CreateExperimentResponse:
         """See the proto."""
         new = await planned(experiment_of(request, self._catalog.current), self._traffic)
+        if request.validate_only:
+            return messages.CreateExperimentResponse(experiment=draft_message(new, datetime.now(UTC)))
         record = await self._experiments.create(new)
         return messages.CreateExperimentResponse(experiment=experiment_message(record))
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from darkroom.experiments.v1 import experiments_pb2 as messages
 from google.protobuf.json_format import ParseDict
 
-from libs.common.database.records_experiments import ExperimentRecord, MetricRecord, TargetRecord, VariantRecord
+from libs.common.database.records_experiments import (
+    ExperimentRecord,
+    MetricRecord,
+    NewExperiment,
+    TargetRecord,
+    VariantRecord,
+)
+from libs.common.database.states import ExperimentStatus
 from libs.common.experiments.allocation import Running, Targeting, VariantSpec
 from libs.common.experiments.messages import variant_message
 from libs.common.rpc.messages import timestamp
@@ -43,6 +52,23 @@ def experiment_message(record: ExperimentRecord) -> messages.Experiment:
             mode=messages.AllocationMode.Value(f"ALLOCATION_MODE_{record.mode}"),
             floor_percent=record.floor_buckets / 100,
         ),
+    )
+
+
+def draft_message(new: NewExperiment, now: datetime) -> messages.Experiment:
+    """An experiment as it would be if it were kept now."""
+    shared = {name: getattr(new, name) for name in new.__dataclass_fields__ if name != "weights"}
+    return experiment_message(
+        ExperimentRecord(
+            **shared,
+            status=ExperimentStatus.DRAFT,
+            layer_ranges=[],
+            version=1,
+            created_at=now,
+            updated_at=now,
+            started_at=None,
+            ended_at=None,
+        )
     )
 
 

@@ -14,13 +14,12 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from libs.common.database.records_experiments import AllocationRecord, ExperimentRecord, Measured, SnapshotRecord
+from libs.common.database.records_experiments import AllocationRecord, ExperimentRecord
 from libs.common.experiments.allocation import BUCKETS
 from services.experiments.analysis import words
-from services.experiments.analysis.comparing import Compared, interval
+from services.experiments.analysis.comparing import interval
 from services.experiments.analysis.estimates import RATES, Estimate
-from services.experiments.analysis.judging import Evidence
-from services.experiments.analysis.sequential import ALPHA
+from services.experiments.history import Step
 from services.experiments.results import Results
 
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -56,13 +55,13 @@ def _interval_rows(panel: Axes, rows: dict[int, Estimate], metric: str) -> None:
         panel.plot([estimate.value * scale], [row], "o", color=_COLOURS[row % len(_COLOURS)])
 
 
-def effect_plot(experiment: ExperimentRecord, snapshots: Sequence[SnapshotRecord], measured: Measured) -> str:
+def effect_plot(experiment: ExperimentRecord, steps: Sequence[Step]) -> str:
     """The primary metric's difference from the control over time, with its always-valid bounds."""
     metric = experiment.primary.name
     scale = _scale(metric)
     figure, (panel,) = _figure(_HEIGHT_INCHES)
     for position, variant in enumerate(experiment.variants[1:], start=1):
-        points = _effects(experiment, snapshots, measured, position)
+        points = [(step.at, step.compared) for step in steps if step.variant is variant]
         times = _times([at for at, _ in points])
         colour = _COLOURS[position % len(_COLOURS)]
         lows = [compared.difference.low * scale for _, compared in points]
@@ -75,22 +74,6 @@ def effect_plot(experiment: ExperimentRecord, snapshots: Sequence[SnapshotRecord
     panel.set_ylabel(f"difference in {words.titled(metric)}")
     _legend(panel)
     return _svg(figure, "Effect over time, with bounds that hold at any look")
-
-
-def _effects(
-    experiment: ExperimentRecord, snapshots: Sequence[SnapshotRecord], measured: Measured, position: int
-) -> list[tuple[datetime, Compared]]:
-    found = []
-    alpha = ALPHA / (len(experiment.variants) - 1)
-    for at in sorted({snapshot.at for snapshot in snapshots}):
-        sums = [snapshot.sums for snapshot in snapshots if snapshot.at == at]
-        evidence = Evidence(experiment, Measured(sums, measured.arrivals, [], measured.allocations))
-        compared = evidence.compare(
-            experiment.control, experiment.variants[position], experiment.primary.name, alpha=alpha
-        )
-        if compared is not None:
-            found.append((at, compared))
-    return found
 
 
 def allocation_plot(experiment: ExperimentRecord, allocations: Sequence[AllocationRecord], until: datetime) -> str:

@@ -17,6 +17,7 @@ from libs.common.rpc.requests import raise_for, text_faults
 from services.experiments import plots
 from services.experiments.analysis.percentiles import P95
 from services.experiments.designs import Factor, factors_of
+from services.experiments.history import Step, effects
 from services.experiments.measuring import Measuring
 from services.experiments.result_messages import results_message
 from services.experiments.results import Asked, Results, results_of
@@ -48,13 +49,14 @@ class Reporting:
             kind, label = segmentation
             segments = await self._segments.read(experiment.id, kind, experiment.primary.name, label=label)
         snapshots: Sequence[SnapshotRecord] = ()
-        if messages.PLOT_EFFECT in request.plots:
+        if messages.PLOT_EFFECT in request.plots or request.with_history:
             snapshots = await self._measures.snapshots(experiment.id)
         asked = Asked(now, segments, request.value_metric)
         results = results_of(experiment, measured, _factors(experiment), asked)
-        # Drawing takes a processor's time, and the loop has others to serve.
-        drawn = await asyncio.to_thread(_draw, set(request.plots), results, measured, snapshots, now)
-        return results_message(results, drawn)
+        # Both take a processor's time, and the loop has others to serve.
+        steps = await asyncio.to_thread(effects, experiment, snapshots, measured) if results.estimates else []
+        drawn = await asyncio.to_thread(_draw, set(request.plots), results, measured, steps, now)
+        return results_message(results, drawn, steps if request.with_history else ())
 
 
 def _factors(experiment: ExperimentRecord) -> list[Factor]:
@@ -89,7 +91,7 @@ def _draw(
     wanted: set[messages.Plot.ValueType],
     results: Results,
     measured: Measured,
-    snapshots: Sequence[SnapshotRecord],
+    steps: Sequence[Step],
     now: datetime,
 ) -> dict[int, str]:
     """The pictures; those of what is withheld are not drawn."""
@@ -98,7 +100,7 @@ def _draw(
     if messages.PLOT_INTERVALS in wanted and results.estimates:
         drawn[messages.PLOT_INTERVALS] = plots.intervals_plot(results)
     if messages.PLOT_EFFECT in wanted and results.estimates:
-        drawn[messages.PLOT_EFFECT] = plots.effect_plot(experiment, snapshots, measured)
+        drawn[messages.PLOT_EFFECT] = plots.effect_plot(experiment, steps)
     if messages.PLOT_ALLOCATION in wanted:
         until = experiment.ended_at or now
         drawn[messages.PLOT_ALLOCATION] = plots.allocation_plot(experiment, measured.allocations, until)

@@ -233,7 +233,7 @@ def _adaptation(
     if mode is None:
         found.append(FieldViolation("adaptation.mode", "one_of", "must be one of the modes"))
         mode = AllocationMode.FIXED
-    percent = given.floor_percent if given.HasField("floor_percent") else min(_FLOOR_PERCENT, 100 / (2 * len(weights)))
+    percent = given.floor_percent if given.HasField("floor_percent") else min(_FLOOR_PERCENT, 50 / max(1, len(weights)))
     if not 1 <= percent <= _HIGHEST_FLOOR_PERCENT or percent * len(weights) > 100:
         fault = f"must be from 1 to {_HIGHEST_FLOOR_PERCENT:g} percent, and all of them together at most 100"
         found.append(FieldViolation("adaptation.floor_percent", "range", fault))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from darkroom.experiments.v1 import experiments_pb2 as messages
 
+from libs.common.rpc.messages import timestamp
 from services.experiments.analysis.comparing import Compared, Range, interval
 from services.experiments.analysis.effects import Effect
 from services.experiments.analysis.estimates import RATES
 from services.experiments.analysis.judging import Judged
 from services.experiments.analysis.segments import Segment
+from services.experiments.history import Step
 from services.experiments.messages import experiment_message
 from services.experiments.results import METHOD, Results, Strength
 
 
-def results_message(results: Results, plots: Mapping[int, str]) -> messages.GetResultsResponse:
-    """The results as people see them, with the pictures that were drawn."""
+def results_message(results: Results, plots: Mapping[int, str], history: Sequence[Step]) -> messages.GetResultsResponse:
+    """The results as people see them, with the pictures that were drawn and how the difference went."""
     winner = results.winner
     return messages.GetResultsResponse(
         experiment=experiment_message(results.experiment),
@@ -46,6 +48,12 @@ def results_message(results: Results, plots: Mapping[int, str]) -> messages.GetR
         plots=[messages.PlotImage(plot=messages.Plot.ValueType(plot), svg=svg) for plot, svg in plots.items()],
         warnings=results.warnings,
         method=METHOD,
+        history=[
+            messages.EffectPoint(
+                at=timestamp(step.at), variant_id=step.variant.id, difference=_interval(step.compared.difference)
+            )
+            for step in history
+        ],
     )
 
 

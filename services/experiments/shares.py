@@ -12,7 +12,7 @@ from libs.common.rpc.requests import raise_for
 
 
 def changed_weights(allocation: Mapping[str, float], record: ExperimentRecord) -> list[int]:
-    """Percents as buckets for an experiment that is planned or runs: 0 takes a variant out, two must stay.
+    """Percents as buckets for an experiment that is planned or runs: 0 takes a variant out, and 100 rolls one out.
 
     Raises InvalidRequest, also for a share of a variant that broke a guardrail.
     """
@@ -23,8 +23,6 @@ def changed_weights(allocation: Mapping[str, float], record: ExperimentRecord) -
         for place, (variant, weight) in enumerate(zip(record.variants, weights, strict=True))
         if weight and variant.paused_at is not None
     ]
-    if not found and sum(1 for weight in weights if weight) < 2:
-        found.append(FieldViolation("traffic_allocation", "two", "must leave something to two variants at least"))
     raise_for(found)
     return weights
 

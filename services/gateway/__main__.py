@@ -8,15 +8,20 @@ import grpc
 from aiohttp import web
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from darkroom.experiments.v1.experiments_pb2_grpc import ExperimentServiceStub
-from darkroom.gateway.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
-from darkroom.gateway.v1.gateway_pb2_grpc import add_GenerationServiceServicer_to_server
+from darkroom.gateway.v1.admin_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub, add_GenerationServiceServicer_to_server
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.api_keys import key_secret
+from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.api_keys import ApiKeyStore
+from libs.common.database.stores.audit import AuditStore
 from libs.common.database.stores.batches import BatchStore
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.database.stores.cancelling import CancelStore
+from libs.common.database.stores.console_reads import ConsoleReads
+from libs.common.database.stores.console_sessions import ConsoleSessionStore
 from libs.common.database.stores.dispatching import DispatchStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.intake import IntakeStore
@@ -42,6 +47,9 @@ from services.gateway.batches.intake import BatchIntake
 from services.gateway.batches.routes import BatchRoutes
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
+from services.gateway.console.console import Console
+from services.gateway.console.parts import Parts
+from services.gateway.console.sessions import Sessions
 from services.gateway.experiments.ratings import Ratings
 from services.gateway.experiments.snapshot import Snapshot
 from services.gateway.experiments.taking_part import TakingPart
@@ -61,6 +69,7 @@ from services.gateway.webhooks import Webhooks
 
 # What an answer holds beside an image.
 _ROOM_BYTES = 64 * 1024
+_FORGET_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class _Stores:
     intake: IntakeStore
     objects: ObjectStore
     batches: BatchStore
+    preparer: Preparer
 
 
 async def wire(frame: Frame) -> None:
@@ -84,6 +94,7 @@ async def wire(frame: Frame) -> None:
         IntakeStore(database, admit),
         ObjectStore(settings),
         BatchStore(database, admit_batch),
+        Preparer.from_settings(settings, waiting=settings.image_waiting),
     )
     authentication = Authentication(
         stores.keys,
@@ -97,6 +108,7 @@ async def wire(frame: Frame) -> None:
     frame.on_close(to_poller.close)
     frame.on_close(to_experiments.close)
     frame.on_close(stores.objects.close)
+    frame.on_close(stores.preparer.close)
     _serve_rpcs(frame, stores, authentication, poller, _taking_part(frame, to_experiments))
     _serve_http(frame, stores, authentication, poller, to_experiments)
     Upkeep(stores.keys, stores.intake, authentication).run_in(frame)
@@ -180,14 +192,12 @@ def _batches(frame: Frame, stores: _Stores, nudges: Nudges) -> Batches:
 
 def _images(frame: Frame, stores: _Stores) -> Images:
     settings = frame.settings
-    preparer = Preparer.from_settings(settings, waiting=settings.image_waiting)
     fetcher = Fetcher.from_settings(settings)
     frame.on_close(fetcher.close)
-    frame.on_close(preparer.close)
     return Images(
         frame.catalog,
         fetcher,
-        preparer,
+        stores.preparer,
         Keeper(PreparedImageStore(frame.database), stores.objects),
         at_once=max(1, settings.image_waiting // 2),
         answer_bytes=settings.grpc_message_limit_bytes - _ROOM_BYTES,
@@ -200,6 +210,40 @@ def _batch_routes(frame: Frame, stores: _Stores, own: OwnServer, authentication:
     ).routes()
 
 
+def _console(frame: Frame, stores: _Stores, own: OwnServer, peers: Peers, authentication: Authentication) -> Console:
+    settings, database = frame.settings, frame.database
+    sessions = Sessions(
+        ConsoleSessionStore(database),
+        authentication,
+        secret=key_secret(settings),
+        seconds=settings.console_session_seconds,
+        idle_seconds=settings.console_idle_seconds,
+        cache_seconds=settings.key_cache_seconds,
+    )
+    parts = Parts(
+        generation=GenerationServiceStub(own.channel),
+        admin=AdminServiceStub(own.channel),
+        monitor=MonitorServiceStub(peers.monitor),
+        experiment=ExperimentServiceStub(peers.experiments),
+        catalog=frame.catalog,
+        reads=ConsoleReads(database),
+        generations=stores.generations,
+        submissions=SubmissionStore(database),
+        callbacks=CallbackStore(database),
+        batches=stores.batches,
+        accounts=AccountStore(database),
+        keys=stores.keys,
+        statistics=StatisticsStore(database),
+        audit=AuditStore(database),
+        objects=stores.objects,
+        export=Export(stores.generations, stores.objects),
+        preparer=stores.preparer,
+    )
+    console = Console(settings, parts, sessions, authentication)
+    frame.loop("console", console.forget, interval_seconds=_FORGET_SECONDS)
+    return console
+
+
 def _serve_http(
     frame: Frame,
     stores: _Stores,
@@ -210,12 +254,14 @@ def _serve_http(
     own = OwnServer()
     to_monitor = open_channel(frame.settings.monitor_address, frame.settings)
     frame.guard(KeysOnly(authentication), private_address=own.address)
+    peers = Peers(to_monitor, to_experiments)
     http = Http(
         frame.settings,
         [
+            *_console(frame, stores, own, peers, authentication).routes(),
             *Webhooks(frame.catalog, WebhookKeys(), poller).routes(),
             *_batch_routes(frame, stores, own, authentication),
-            *rest_routes(own, Peers(to_monitor, to_experiments), authentication, frame),
+            *rest_routes(own, peers, authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],
     )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 
 import structlog
@@ -97,6 +98,7 @@ class Authentication:
         self._cache_seconds = cache_seconds
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._used: set[str] = set()
+        self._standing_in: dict[str, Caller] = {}
         self._guesses = Guesses(delay_seconds)
 
     async def caller(self, given: str, address: str) -> Caller:
@@ -110,6 +112,8 @@ class Authentication:
             raise GenerationError(
                 ErrorCode.AUTHENTICATION_FAILED, "An API key is needed: send authorization: Bearer <key>, or x-api-key."
             )
+        if (stood_for := self._standing_in.get(given)) is not None:
+            return stood_for
         digest = hash_of(given[: KEY_LIMIT + 1], self._secret)
         known = self._known.get(digest)
         if known is None or time.monotonic() >= known.until or time.time() >= known.expires_at:
@@ -123,6 +127,16 @@ class Authentication:
         metrics.AUTHENTICATIONS.labels("known").inc()
         self._used.add(known.caller.key_id)
         return known.caller
+
+    @contextmanager
+    def standing_in(self, caller: Caller) -> Iterator[str]:
+        """A key that stands for the caller's own, which nobody has any more, for one call within this process."""
+        given = secrets.token_urlsafe(32)
+        self._standing_in[given] = caller
+        try:
+            yield given
+        finally:
+            del self._standing_in[given]
 
     def forget(self, key_id: str) -> None:
         """Look this key up anew the next time."""

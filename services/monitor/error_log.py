@@ -88,7 +88,9 @@ def code_number(word: str) -> common_pb2.ErrorCode.ValueType:
 
 def group_filter(request: monitor_pb2.ListErrorsRequest) -> GroupFilter:
     """Which groups are wanted. InvalidRequest with every fault."""
-    found = text_faults({"source": request.source, "text": request.text}, {"source": 200, "text": 500})
+    found = text_faults(
+        {"source": request.source, "text": request.text, "id": request.id}, {"source": 200, "text": 500, "id": 200}
+    )
     if request.level and request.level not in _LEVELS:
         found.append(FieldViolation("level", "one_of", "must be one of the levels"))
     if request.code and not code_word(request.code):
@@ -101,6 +103,7 @@ def group_filter(request: monitor_pb2.ListErrorsRequest) -> GroupFilter:
         code=code_word(request.code),
         text=request.text,
         include_resolved=request.include_resolved,
+        id=request.id,
     )
 
 
@@ -141,6 +144,7 @@ def group_message(group: ErrorGroup) -> monitor_pb2.ErrorGroup:
         resolved_at=timestamp(group.resolved_at),
         resolved_by=group.resolved_by or "",
         resolution_note=group.resolution_note or "",
+        recent_counts=group.recent_counts,
         regressions=group.regressions,
         regressed_at=timestamp(group.regressed_at),
     )

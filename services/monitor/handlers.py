@@ -26,6 +26,7 @@ from services.monitor.board import Board
 from services.monitor.keeping import Keeping
 from services.monitor.messages import (
     alert_message,
+    channel_messages,
     delivery_message,
     health_message,
     instance_message,
@@ -133,6 +134,12 @@ class MonitorHandlers(MonitorServiceServicer):
         return messages.ListAlertsResponse(
             alerts=[alert_message(alert, rules.runbook_url(alert.type)) for alert in shown], next_page_token=token
         )
+
+    async def ListChannels(
+        self, request: messages.ListChannelsRequest, context: Context
+    ) -> messages.ListChannelsResponse:
+        """See the proto."""
+        return messages.ListChannelsResponse(channels=channel_messages(self._rules.current))
 
     async def GetAlert(self, request: messages.GetAlertRequest, context: Context) -> messages.GetAlertResponse:
         """See the proto."""

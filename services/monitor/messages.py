@@ -11,6 +11,7 @@ from libs.common.database.records_monitor import AlertRecord, DeliveryRecord, In
 from libs.common.rpc.messages import timestamp
 from libs.common.rpc.structs import to_struct
 from services.monitor.board import Component, Whole
+from services.monitor.rules import Rules
 
 _STATUSES = {
     "up": monitor_pb2.COMPONENT_STATUS_UP,
@@ -58,6 +59,23 @@ def delivery_message(delivery: DeliveryRecord) -> monitor_pb2.Delivery:
             for attempt in delivery.attempts
         ],
     )
+
+
+def channel_messages(rules: Rules) -> list[monitor_pb2.AlertChannel]:
+    """The channels of the rules file, set up or not."""
+    return [
+        monitor_pb2.AlertChannel(
+            name=name,
+            type=kind,
+            severities=[
+                monitor_pb2.AlertSeverity.Value(f"ALERT_SEVERITY_{severity.value}")
+                for severity, names in rules.file.severities.items()
+                if name in names
+            ],
+            missing_variables=rules.unset.get(name, ()),
+        )
+        for name, kind in sorted(rules.types.items())
+    ]
 
 
 def silence_message(silence: SilenceRecord) -> monitor_pb2.Silence:

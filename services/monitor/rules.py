@@ -112,6 +112,7 @@ class Rules:
         rules: by name.
         channels: those that are configured, by name.
         unset: of the others, the environment variables that are missing.
+        types: the kind of each, set up or not.
     """
 
     def __init__(self, file: _File, rules: dict[str, Rule]) -> None:
@@ -119,6 +120,7 @@ class Rules:
         self.rules = rules
         self.channels: dict[str, Channel] = {}
         self.unset: dict[str, list[str]] = {}
+        self.types: dict[str, str] = {}
 
     def channels_of(self, severity: AlertSeverity, named: tuple[str, ...] | None = None) -> list[str]:
         """Where alerts of a severity go to, or those named; as far as they are configured."""
@@ -159,6 +161,7 @@ def _add_channel(rules: Rules, name: str, entry: object, environment: Mapping[st
     if not isinstance(entry, dict) or kind is None:
         faults.append(f"{path}.type: must be one of {', '.join(sorted(channel_kinds()))}")
         return
+    rules.types[name] = str(entry["type"])
     missing: list[str] = []
     values = {key: _from_environment(value, environment, missing) for key, value in entry.items() if key != "type"}
     given = {key: value for key, value in values.items() if value is not None and value != [None]}

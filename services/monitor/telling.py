@@ -19,7 +19,7 @@ def told(alert: AlertRecord, rules: Rules, console_url: str | None) -> Told:
         alert=alert,
         value=shown(kind, alert.value),
         threshold=shown(kind, alert.threshold),
-        console_url=f"{console_url.rstrip('/')}/monitoring/alerts#{alert.id}" if console_url else "",
+        console_url=f"{console_url.rstrip('/')}/monitoring/alerts/{alert.id}" if console_url else "",
         runbook_url=rules.runbook_url(alert.type),
     )
 

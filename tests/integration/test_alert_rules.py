@@ -81,7 +81,7 @@ def _says_what(told: Desk, alert: Mapping[str, Any]) -> None:
     assert html is not None
     assert alert["type"] in mail["Subject"]
     for part in (text.get_content(), html.get_content()):
-        for word in (alert["message"], "threshold", "UTC", f"https://console.example/monitoring/alerts#{alert['id']}"):
+        for word in (alert["message"], "threshold", "UTC", f"https://console.example/monitoring/alerts/{alert['id']}"):
             assert word in part, (word, part)
     payload = told.webhook.received[0].verified(told.secret)
     (shown,) = payload["data"]["alerts"]

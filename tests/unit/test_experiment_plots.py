@@ -9,6 +9,7 @@ from xml.parsers import expat
 from bench.experiments.simulated import NOW
 from libs.common.database.records_experiments import AllocationRecord, SnapshotRecord
 from services.experiments import plots
+from services.experiments.history import effects
 from services.experiments.results import Asked, results_of
 from tests.unit.test_experiment_decisions import experiment, measured
 
@@ -49,7 +50,7 @@ def test_effect_over_time() -> None:
         for hours, units in ((3, 100), (2, 500), (1, 2_000))
         for sums in measured([(units, 0.04, 0.99), (units, 0.03, 0.98)]).sums
     ]
-    svg = plots.effect_plot(made, snapshots, measured(SIDES))
+    svg = plots.effect_plot(made, effects(made, snapshots, measured(SIDES)))
     assert "<!-- difference in cost, US dollars -->" in _texts(svg)
     assert "<!-- b -->" in svg
     assert "<!-- a -->" not in svg

@@ -145,7 +145,6 @@ def test_percents_become_buckets() -> None:
         ((60.0, 40.0, 0.0), "", ""),
         ((60.0, 40.0), "", ""),
         ((50.0, 30.0, 20.0), "traffic_allocation['variant_2']", "paused"),
-        ((100.0,), "traffic_allocation", "two"),
         ((60.0, 41.0), "traffic_allocation", "sum"),
         ((60.001, 39.999), "traffic_allocation['variant_0']", "percent"),
     ],

@@ -6,6 +6,7 @@ from libs.common.database import (
     tables,
     tables_accounts,
     tables_batches,
+    tables_console,
     tables_edge,
     tables_experiments,
     tables_images,
@@ -22,5 +23,6 @@ MODULES = (
     tables_images,
     tables_monitor,
     tables_experiments,
+    tables_console,
 )
 metadata = MODULES[0].metadata

@@ -54,6 +54,7 @@ class ErrorGroup(Fault):
     resolution_note: str | None
     regressions: int
     regressed_at: datetime | None
+    recent_counts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class GroupFilter:
     code: str = ""
     text: str = ""
     include_resolved: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

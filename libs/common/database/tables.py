@@ -195,6 +195,15 @@ Index(
     postgresql_where=text("state = 'PENDING'"),
     postgresql_include=["released_at"],
 )
+# What has not succeeded, state by state and newest first: what an operator looks for.
+Index(
+    "ix_generation_requests_state",
+    generation_requests.c.state,
+    generation_requests.c.id,
+    postgresql_where=text("state <> 'SUCCESS'"),
+)
+# What a log line or a trace leads to.
+Index("ix_generation_requests_request_id", generation_requests.c.request_id)
 # What takes a place at the provider, and what a dead dispatcher left behind.
 Index(
     "ix_generation_requests_at_provider",

@@ -65,6 +65,22 @@ error_groups = Table(
 Index("ix_error_groups_last_seen_at", error_groups.c.last_seen_at, error_groups.c.id)
 Index("ix_error_groups_words", error_groups.c.words, postgresql_using="gin")
 
+error_group_hours = Table(
+    "error_group_hours",
+    metadata,
+    Column(
+        "group_id",
+        Text,
+        ForeignKey("error_groups.id", ondelete="CASCADE"),
+        primary_key=True,
+        comment="The fault.",
+    ),
+    time("at", "When the hour began.", key=True),
+    Column("count", BigInteger, nullable=False, comment="How often it was seen in that hour."),
+    comment="How often each fault was seen, by the hour, for the last two days.",
+)
+Index("ix_error_group_hours_at", error_group_hours.c.at)
+
 error_logs = Table(
     "error_logs",
     metadata,

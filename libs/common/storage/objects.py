@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -19,10 +21,22 @@ from libs.common.settings import Settings
 from libs.common.storage.download import Media
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
 _CHUNK_BYTES = 256 * 1024
+_NOT_THERE = {"NoSuchKey", "InvalidRange"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An object, or a part of it. `content_range`: which, as HTTP says it; empty for the whole."""
+
+    size_bytes: int
+    content_range: str
+    chunks: AsyncGenerator[bytes]
 
 
 def object_key(prefix: str, created_at: datetime, generation_id: str, index: int, extension: str) -> str:
@@ -70,20 +84,26 @@ class ObjectStore:
 
         await self._run("upload", work)
 
-    async def stream(self, key: str) -> AsyncIterator[bytes]:
+    async def stream(self, key: str) -> AsyncGenerator[bytes]:
         """An object in pieces. NotFound where it is not there; S3_UPLOAD_FAILED where storage does not answer."""
-        try:
-            found = await self._run("read", lambda: self._client.get_object(Bucket=self._bucket, Key=key))
-        except GenerationError as error:
-            if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"]["Code"] == "NoSuchKey":
-                raise NotFound("id", "The file is not there any more.") from error
-            raise
-        body = found["Body"]
-        try:
-            while chunk := await self._run("read", lambda: body.read(_CHUNK_BYTES)):
+        found = await self._found(lambda: self._client.get_object(Bucket=self._bucket, Key=key))
+        async with aclosing(self._chunks(found["Body"])) as chunks:
+            async for chunk in chunks:
                 yield chunk
-        finally:
-            body.close()
+
+    async def read(self, key: str, *, begin: int | None = None, end: int | None = None) -> Part:
+        """An object, or its bytes from `begin` to `end` (included; None: the last), in pieces.
+
+        NotFound where it is not there, and for a beginning behind its end; S3_UPLOAD_FAILED where storage does not
+        answer.
+        """
+        wanted = {} if begin is None else {"Range": f"bytes={begin}-{'' if end is None else end}"}
+
+        def work() -> GetObjectOutputTypeDef:
+            return self._client.get_object(Bucket=self._bucket, Key=key, **wanted)  # type: ignore[arg-type]
+
+        found = await self._found(work)
+        return Part(found["ContentLength"], found.get("ContentRange", ""), self._chunks(found["Body"]))
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error. GenerationError S3_UPLOAD_FAILED where that fails."""
@@ -116,6 +136,22 @@ class ObjectStore:
         return self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds or self._url_seconds
         )
+
+    async def _found(self, work: Callable[[], GetObjectOutputTypeDef]) -> GetObjectOutputTypeDef:
+        try:
+            return await self._run("read", work)
+        except GenerationError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] in _NOT_THERE:
+                raise NotFound("id", "The file is not there any more.") from error
+            raise
+
+    async def _chunks(self, body: StreamingBody) -> AsyncGenerator[bytes]:
+        try:
+            while chunk := await self._run("read", lambda: body.read(_CHUNK_BYTES)):
+                yield chunk
+        finally:
+            body.close()
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:
         started = perf_counter()

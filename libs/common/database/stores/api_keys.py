@@ -12,15 +12,15 @@ from libs.common.database.engine import Database
 from libs.common.database.records_edge import ApiKeyChange, ApiKeyRecord, NewApiKey
 from libs.common.database.stores.sets import records, statement
 
-_OWN = """
+OWN_COLUMNS = """
 SELECT k.id, k.prefix, k.key_hash, k.role, k.owner, k.requests_per_minute, k.live_generations AS live_limit,
     CAST(k.monthly_budget_usd AS float) AS monthly_budget_usd, k.callback_url, k.created_at, k.expires_at,
     k.revoked_at, k.last_used_at,
     k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AS is_valid"""
 
-_FIND = statement(f"{_OWN} FROM api_keys k WHERE k.prefix = :prefix")
+_FIND = statement(f"{OWN_COLUMNS} FROM api_keys k WHERE k.prefix = :prefix")
 
-_WITH_USAGE = f"""{_OWN},
+_WITH_USAGE = f"""{OWN_COLUMNS},
     u.live_generations + COALESCE(ledger.live, 0) AS live_generations,
     CAST(COALESCE(s.reserved_usd, 0) + COALESCE(ledger.reserved_usd, 0) AS float) AS reserved_usd,
     CAST(COALESCE(s.spent_usd, 0) + COALESCE(ledger.spent_usd, 0) AS float) AS spent_usd

@@ -20,6 +20,7 @@ from libs.common.database.states import ErrorLevel
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
 _FAULT = "level, source, code, message, stack, context, request_id, generation_id, provider_task_id"
+_RECENT_HOURS = 24
 _GROUP = f"""id, {_FAULT}, count, first_seen_at, last_seen_at, resolved_at, resolved_by, resolution_note, regressions,
     regressed_at"""
 
@@ -51,6 +52,11 @@ WITH item AS (
         resolved_at = CASE WHEN g.resolved_at < EXCLUDED.last_seen_at THEN NULL ELSE g.resolved_at END,
         resolved_by = CASE WHEN g.resolved_at < EXCLUDED.last_seen_at THEN NULL ELSE g.resolved_by END
     RETURNING id, fingerprint
+), by_hour AS (
+    INSERT INTO error_group_hours AS h (group_id, at, count)
+    SELECT kept.id, date_trunc('hour', occurred_at), count(*) FROM fresh JOIN kept USING (fingerprint)
+    GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (group_id, at) DO UPDATE SET count = h.count + EXCLUDED.count
 )
 INSERT INTO error_logs (id, group_id, {_FAULT}, occurred_at)
 SELECT fresh.id, kept.id, {", ".join(f"fresh.{name}" for name in _FAULT.split(", "))}, fresh.occurred_at
@@ -59,10 +65,16 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id""")
 
 _LIST = statement(f"""
-SELECT {_GROUP} FROM error_groups
-WHERE (:level = '' OR level = :level) AND (:source = '' OR source = :source) AND (:code = '' OR code = :code)
+SELECT {_GROUP}, ARRAY(
+    SELECT COALESCE(h.count, 0)
+    FROM generate_series(date_trunc('hour', now()) - interval '{_RECENT_HOURS - 1} hours', now(), '1 hour') AS hour (at)
+    LEFT JOIN error_group_hours h ON h.group_id = error_groups.id AND h.at = hour.at ORDER BY hour.at
+) AS recent_counts
+FROM error_groups
+WHERE (:id = '' OR id = :id)
+    AND (:level = '' OR level = :level) AND (:source = '' OR source = :source) AND (:code = '' OR code = :code)
     AND (:text = '' OR words @@ websearch_to_tsquery('simple', :text))
-    AND (:include_resolved OR resolved_at IS NULL)
+    AND (:include_resolved OR :id <> '' OR resolved_at IS NULL)
     AND (CAST(:before_at AS timestamptz) IS NULL OR (last_seen_at, id) < (:before_at, :before_id))
 ORDER BY last_seen_at DESC, id DESC LIMIT :limit""")
 
@@ -90,6 +102,10 @@ _FORGET_LOGS = statement("""
 DELETE FROM error_logs WHERE id = ANY(ARRAY(
     SELECT id FROM error_logs WHERE level = :level AND created_at < now() - make_interval(days => :days)
     ORDER BY created_at LIMIT :limit))""")
+
+_FORGET_HOURS = statement(f"""
+DELETE FROM error_group_hours WHERE (group_id, at) IN (
+    SELECT group_id, at FROM error_group_hours WHERE at < now() - interval '{2 * _RECENT_HOURS} hours' LIMIT :limit)""")
 
 _FORGET_GROUPS = statement("""
 DELETE FROM error_groups WHERE id = ANY(ARRAY(
@@ -162,6 +178,7 @@ class ErrorStore:
         parameters = {"level": level.value, "days": days, "limit": limit}
 
         def work(c: Any) -> int:
+            c.execute(_FORGET_HOURS, {"limit": limit})
             return int(c.execute(_FORGET_LOGS, parameters).rowcount + c.execute(_FORGET_GROUPS, parameters).rowcount)
 
         return await self._database.transaction("forget_errors", work)

@@ -60,7 +60,7 @@ _IS_CONTINUED = sa.exists().where(_continuation.c.continues_id == generation_req
 _PROGRESS = sa.case(
     (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
 ).label("progress")
-_READ = (
+READ = (
     sa.select(
         *(generation_requests.c[name] for name in _OWN_COLUMNS),
         _PROGRESS,
@@ -86,7 +86,7 @@ STAMP = sa.func.concat_ws(
 _ids, _stamps = sa.bindparam("ids", type_=ARRAY(sa.Text)), sa.bindparam("stamps", type_=ARRAY(sa.Text))
 _known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp").render_derived(name="known")
 _CHANGED = (
-    _READ.add_columns(STAMP.label("stamp"))
+    READ.add_columns(STAMP.label("stamp"))
     .join(_known, _known.c.id == generation_requests.c.id)
     .where(_known.c.stamp.is_distinct_from(STAMP))
 )
@@ -120,6 +120,7 @@ class GenerationFilter:
     api_key_id: str | None = None
     batch_id: str | None = None
     experiment_id: str | None = None
+    request_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -151,7 +152,7 @@ class GenerationStore:
 
     async def get(self, generation_id: str, *, owner: str | None = None) -> GenerationRecord | None:
         """The generation of that id, or None."""
-        query = _READ.where(generation_requests.c.id == generation_id)
+        query = READ.where(generation_requests.c.id == generation_id)
         if owner is not None:
             query = query.where(generation_requests.c.owner == owner)
         found = await self._read("get_generation", query)
@@ -159,7 +160,7 @@ class GenerationStore:
 
     async def list_page(self, limit: int, wanted: GenerationFilter, *, before: str | None) -> list[GenerationRecord]:
         """At most `limit` generations, newest first, older than `before`: what comes in meanwhile moves nothing."""
-        query = _READ.where(*_conditions(wanted)).order_by(generation_requests.c.id.desc()).limit(limit)
+        query = READ.where(*conditions(wanted).values()).order_by(generation_requests.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(generation_requests.c.id < before)
         return await self._read("list_generations", query)
@@ -169,7 +170,7 @@ class GenerationStore:
     ) -> list[GenerationRecord]:
         """At most `limit` generations of a batch, by their places after `after`: those that no other continues."""
         columns = generation_requests.c
-        query = _READ.where(columns.batch_id == batch_id, columns.batch_index > after, ~_IS_CONTINUED)
+        query = READ.where(columns.batch_id == batch_id, columns.batch_index > after, ~_IS_CONTINUED)
         if states:
             query = query.where(columns.state.in_([state.value for state in states]))
         return await self._read("list_batch_generations", query.order_by(columns.batch_index).limit(limit))
@@ -225,20 +226,22 @@ def _change(row: dict[str, Any]) -> Change:
     return Change(GenerationRecord(**row), stamp)
 
 
-def _conditions(wanted: GenerationFilter) -> list[sa.ColumnElement[bool]]:
+def conditions(wanted: GenerationFilter) -> dict[str, sa.ColumnElement[bool]]:
+    """What is looked for, each condition by what it is about."""
     columns = generation_requests.c
-    found: list[sa.ColumnElement[bool]] = [
-        columns[name] == value
-        for name in ("owner", "model_identifier", "api_key_id", "batch_id", "experiment_id")
+    found: dict[str, sa.ColumnElement[bool]] = {
+        name: columns[name] == value
+        for name in ("owner", "model_identifier", "api_key_id", "batch_id", "experiment_id", "request_id")
         if (value := getattr(wanted, name)) is not None
-    ]
+    }
     if wanted.states:
-        found.append(columns.state.in_([state.value for state in wanted.states]))
+        found["state"] = columns.state.in_([state.value for state in wanted.states])
     if wanted.created_after is not None:
-        found.append(columns.created_at >= wanted.created_after)
+        found["created_after"] = columns.created_at >= wanted.created_after
     if wanted.created_before is not None:
-        found.append(columns.created_at < wanted.created_before)
+        found["created_before"] = columns.created_at < wanted.created_before
     if wanted.labels:
         # The second condition lets the index of rows that have labels serve.
-        found += [columns.labels.contains(dict(wanted.labels)), sa.literal_column("labels <> '{}'::jsonb", sa.Boolean)]
+        has_labels = sa.literal_column("labels <> '{}'::jsonb", sa.Boolean)
+        found["labels"] = sa.and_(columns.labels.contains(dict(wanted.labels)), has_labels)
     return found

@@ -1,0 +1,224 @@
+"""What the console reads beside what RPCs answer: never more rows than a page needs, however large the tables are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from libs.common.database.engine import Database
+from libs.common.database.records import GenerationRecord, Json
+from libs.common.database.states import State
+from libs.common.database.stores.generations import READ, GenerationFilter, conditions
+from libs.common.database.stores.sets import records, statement
+from libs.common.database.tables import generation_requests
+
+WINDOW = 10_000
+"""How many generations are looked through for a page of those that no index leads to."""
+
+_MINUTES = statement("""
+SELECT at, sum(count) FILTER (WHERE kind = 'generation_created')::float AS created,
+    sum(count) FILTER (WHERE kind = 'generation_ended' AND outcome = 'SUCCESS')::float AS succeeded,
+    sum(count) FILTER (WHERE kind = 'generation_ended' AND outcome = 'FAILED')::float AS failed
+FROM statistics
+WHERE period = 'minute' AND at >= date_trunc('minute', now()) - make_interval(mins => :minutes)
+GROUP BY at ORDER BY at""")
+
+_TODAY = statement("""
+SELECT provider_id, sum(cost_usd)::float AS cost_usd FROM statistics
+WHERE period = 'hour' AND at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    AND kind = 'generation_ended'
+GROUP BY provider_id""")
+
+_TASK = statement("""
+SELECT state, strategy, poll_interval_ms, attempts, retry_count, progress, last_error, next_poll_at, deadline_at,
+    created_at, ended_at
+FROM poll_tasks WHERE generation_id = :generation_id""")
+
+_INPUTS = statement("""
+SELECT input_images, preprocess, store_attempts, next_attempt_at, released_at, expected_cost_usd, when_uncertain,
+    fallbacks, images_from, experiment_version
+FROM generation_requests WHERE id = :id""")
+
+_RATING = statement("SELECT rating, feedback, created_at FROM generation_ratings WHERE generation_id = :id")
+
+_FAILURES = statement("""
+SELECT error ->> 'code' AS code, min(error ->> 'message') AS message, count(*) AS number
+FROM (SELECT error FROM generation_requests g
+    WHERE batch_id = :batch_id AND state IN ('FAILED', 'CANCELLED') AND error IS NOT NULL
+        AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id)
+    LIMIT :limit) found
+GROUP BY 1 ORDER BY 3 DESC, 1""")
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What happened in a minute."""
+
+    at: datetime
+    created: float
+    succeeded: float
+    failed: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A provider's task, as its poller sees it."""
+
+    state: str
+    strategy: str
+    poll_interval_ms: int
+    attempts: int
+    retry_count: int
+    progress: int
+    last_error: Json | None
+    next_poll_at: datetime
+    deadline_at: datetime
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What of a generation's request its owner is not shown."""
+
+    input_images: list[str]
+    preprocess: Json | None
+    store_attempts: int
+    next_attempt_at: datetime
+    released_at: datetime
+    expected_cost_usd: float
+    when_uncertain: str
+    fallbacks: list[Json]
+    images_from: list[Json]
+    experiment_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRecord:
+    """What a user thought of a generation's results."""
+
+    rating: int
+    feedback: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands behind a generation. None: it has none such."""
+
+    request: RequestRecord
+    task: TaskRecord | None
+    rating: RatingRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Generations that failed for the same reason, with one of their messages."""
+
+    code: str
+    message: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPage:
+    """Generations, newest first.
+
+    `before`: where older ones begin; None: there are none. `is_partial`: only a window was looked through.
+    """
+
+    generations: list[GenerationRecord]
+    before: str | None
+    is_partial: bool = False
+
+
+class ConsoleReads:
+    """Reads of the console."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def minutes(self, minutes: int) -> tuple[list[Minute], dict[str, float]]:
+        """What happened in the last minutes, and what each provider cost today (UTC), in US dollars."""
+
+        def work(connection: Connection) -> tuple[list[Minute], dict[str, float]]:
+            found = [
+                Minute(row.at, row.created or 0.0, row.succeeded or 0.0, row.failed or 0.0)
+                for row in connection.execute(_MINUTES, {"minutes": minutes})
+            ]
+            return found, {row.provider_id: row.cost_usd for row in connection.execute(_TODAY)}
+
+        return await self._database.transaction("console_minutes", work)
+
+    async def generations(
+        self, limit: int, wanted: GenerationFilter, *, before: str | None, after: str | None = None
+    ) -> GenerationPage:
+        """A page of generations older than the id `before`, and not older than the id `after`.
+
+        A condition that an index leads to is followed; for others at most `WINDOW` generations are looked through, so
+        that a page costs the same whatever there is.
+        """
+        within = [before > _ID] if before is not None else []
+        within += [after <= _ID] if after is not None else []
+        leading, others = _parted(wanted, within, limit + 1)
+
+        def work(connection: Connection) -> GenerationPage:
+            query = READ.where(*leading, *within).order_by(_ID.desc()).limit(limit + 1)
+            floor = None
+            if others:
+                last = sa.select(_ID).where(*leading, *within).order_by(_ID.desc()).offset(WINDOW - 1).limit(1)
+                floor = connection.execute(last).scalar_one_or_none()
+                query = query.where(*others, *([floor <= _ID] if floor is not None else []))
+            found = records(GenerationRecord, connection.execute(query))
+            if len(found) > limit:
+                return GenerationPage(found[:limit], found[limit - 1].id)
+            return GenerationPage(found, floor, is_partial=floor is not None)
+
+        return await self._database.transaction("console_generations", work)
+
+    async def behind(self, generation_id: str) -> Behind:
+        """What stands behind a generation that is there."""
+
+        def work(connection: Connection) -> Behind:
+            (request,) = records(RequestRecord, connection.execute(_INPUTS, {"id": generation_id}))
+            tasks = records(TaskRecord, connection.execute(_TASK, {"generation_id": generation_id}))
+            ratings = records(RatingRecord, connection.execute(_RATING, {"id": generation_id}))
+            return Behind(request, tasks[0] if tasks else None, ratings[0] if ratings else None)
+
+        return await self._database.transaction("console_generation", work)
+
+    async def failures(self, batch_id: str, *, limit: int) -> list[Failures]:
+        """Why generations of a batch failed, the most frequent reason first, by the first `limit` of them."""
+        parameters = {"batch_id": batch_id, "limit": limit}
+        return await self._database.transaction(
+            "console_batch_failures", lambda c: records(Failures, c.execute(_FAILURES, parameters))
+        )
+
+
+_LEADERS = ("request_id", "batch_id", "owner", "experiment_id")
+_ID = generation_requests.c.id
+Conditions = list[sa.ColumnElement[bool]]
+
+
+def _parted(wanted: GenerationFilter, within: Conditions, limit: int) -> tuple[Conditions, Conditions]:
+    """The condition that an index leads to in the order of ids, and the others."""
+    found = conditions(wanted)
+    if set(found) == {"state"} and State.SUCCESS not in wanted.states:
+        return [_newest_of_states(wanted, within, limit)], []
+    leader = next((name for name in _LEADERS if name in found), None)
+    return [found[leader]] if leader else [], [value for name, value in found.items() if name != leader]
+
+
+def _newest_of_states(wanted: GenerationFilter, within: Conditions, limit: int) -> sa.ColumnElement[bool]:
+    """The newest of each state apart, each by its own stretch of the index."""
+    state = generation_requests.c.state
+    # As the index has it, so that it serves.
+    unended = sa.literal_column("state <> 'SUCCESS'", sa.Boolean)
+    newest = [
+        sa.select(_ID).where(state == one.value, unended, *within).order_by(_ID.desc()).limit(limit).subquery()
+        for one in wanted.states
+    ]
+    return _ID.in_(sa.union_all(*(sa.select(found.c.id) for found in newest)))

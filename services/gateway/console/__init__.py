@@ -1,0 +1,1 @@
+"""The console: what operators look at and press, as pages under /admin."""
