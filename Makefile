@@ -12,7 +12,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test prometheus lint format protos bench dashboards chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,17 @@ prometheus:  ## Install Prometheus and Alertmanager, which some tests need (Debi
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null || \
 		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
 		prometheus prometheus-alertmanager >/dev/null; }
+
+browser:  ## Install Chromium with Chinese type, which the console's tests need (Debian, as root); without it they are skipped.
+	@command -v chromium >/dev/null && ls /usr/share/fonts/opentype/noto/NotoSansCJK* >/dev/null 2>&1 || \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+		chromium fonts-noto-cjk >/dev/null; }
+
+pictures: $(VENV)/.development $(GENERATED)/.made  ## Take pictures of all pages of the console into docs/pictures/console.
+	@DARKROOM_PICTURES=docs/pictures/console $(BIN)/python -m pytest tests/browser/test_pictures.py -n 0 --durations 0 --timeout 900
+
+translations: $(GENERATED)/.made  ## Look for what the console says, and tell what lacks a translation.
+	@$(BIN)/python -m sandbox translations
 
 lint: $(VENV)/.development $(GENERATED)/.made  ## Check style, types, dependency rules and protos.
 	$(BIN)/ruff check .
