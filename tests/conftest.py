@@ -68,7 +68,7 @@ class StartStack(Protocol):
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def stack_folder() -> Iterator[Path]:
     """A folder apart from pytest's own.
 
     Another run of pytest locks those against other users, and as root the embedded Postgres is another user.
@@ -79,13 +79,13 @@ def _folder() -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    with _folder() as folder:
+    with stack_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Infrastructure]:
-    with _folder() as folder, infrastructure(folder) as found:
+    with stack_folder() as folder, infrastructure(folder) as found:
         yield found
 
 
@@ -117,7 +117,7 @@ def settings(shared: Infrastructure, database_url: str, monkeypatch: pytest.Monk
     return Settings()
 
 
-def _plan(
+def stack_plan(
     shared: Infrastructure,
     folder: Path,
     url: str,
@@ -155,7 +155,7 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
         folder = tmp_path / f"stack-{len(started)}"
         folder.mkdir()
         url = "" if own_postgres else database_url
-        plan = _plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services)
+        plan = stack_plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services)
         if own_objects:
             plan = replace(plan, environment={**plan.environment, "DARKROOM_S3_ENDPOINT_URL": ""})
         if webhooks:
@@ -193,8 +193,8 @@ def _reporting(plan: Plan) -> Plan:
 @pytest.fixture(scope="session")
 def _lasting_hooked_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting_hooked", template=TEMPLATE)
-    with _folder() as folder:
-        plan = _reporting(_plan(shared, folder, url, settings={}, adjust=with_webhooks))
+    with stack_folder() as folder:
+        plan = _reporting(stack_plan(shared, folder, url, settings={}, adjust=with_webhooks))
         with Stack(plan) as stack:
             yield stack
 
@@ -211,7 +211,7 @@ async def hooked(_lasting_hooked_stack: Stack) -> AsyncIterator[Running]:
 def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
     services: tuple[ServiceName, ...] = (*PATH_SERVICES, "monitor")
-    with _folder() as folder, Stack(_plan(shared, folder, url, settings={}, services=services)) as stack:
+    with stack_folder() as folder, Stack(stack_plan(shared, folder, url, settings={}, services=services)) as stack:
         yield stack
 
 

@@ -23,7 +23,7 @@ def _draw(prompt: str, seed: int) -> bytes:
     still = Image.open(io.BytesIO(pictures.draw(prompt, seed, _WIDTH, _HEIGHT, "png"))).convert("RGB")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=_RATE)
+        stream = container.add_stream("libx264", rate=_RATE)
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
         for number in range(_FRAMES):
             picture = ImageEnhance.Brightness(still).enhance(0.4 + 0.6 * number / _FRAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlencode
 
 import structlog
@@ -113,10 +114,11 @@ class Console:
 
     async def _stream(self, visit: Visit, show: Callable[[Visit], Awaitable[Page | Gone]]) -> web.StreamResponse:
         async def make() -> Page:
+            self._guard.look(visit.request)
             shown = await show(visit)
             if isinstance(shown, Gone) or not rendering.is_live(shown.template):
                 raise NotFound("path", "This page does not keep up by itself.")
-            return shown
+            return Page(shown.template, self._values(visit.request, shown, visit.session))
 
         await make()
         return await self._live.stream(visit.request, make)
@@ -191,8 +193,15 @@ class Console:
         return self._html(request, Page("fault.html", values, status), session)
 
     def _html(self, request: web.Request, page: Page, session: Session | None, visitor: str = "") -> web.Response:
+        values = self._values(request, page, session, visitor)
+        return web.Response(
+            text=rendering.page(page.template, values), status=page.status, content_type="text/html", charset="utf-8"
+        )
+
+    def _values(self, request: web.Request, page: Page, session: Session | None, visitor: str = "") -> dict[str, Any]:
+        """What a page shows, with what all of them do."""
         said = SAID.get(request.query.get("said", ""), "")
-        values = {
+        return {
             "session": session,
             "form_token": self._sessions.form_token(session.token if session else visitor),
             "path": request.path,
@@ -202,9 +211,6 @@ class Console:
             "once": "",
             **page.values,
         }
-        return web.Response(
-            text=rendering.page(page.template, values), status=page.status, content_type="text/html", charset="utf-8"
-        )
 
     async def _note(self, request: web.Request, session: Session, action: str, outcome: str) -> None:
         subject = next(iter(request.match_info.values()), "")

@@ -59,8 +59,13 @@ class Guard:
 
     async def session(self, request: web.Request) -> Session | None:
         """Who is signed in; from here on it is written for them."""
-        look_as(viewer_of(request.cookies, request.headers.get(hdrs.ACCEPT_LANGUAGE, "")))
+        self.look(request)
         return await self.sessions.find(request.cookies.get(self._session_cookie, ""))
+
+    @staticmethod
+    def look(request: web.Request) -> None:
+        """Write for whoever has sent this, as of now."""
+        look_as(viewer_of(request.cookies, request.headers.get(hdrs.ACCEPT_LANGUAGE, "")))
 
     def visitor(self, request: web.Request) -> str:
         """What tells a browser apart that is not signed in; empty for a new one."""

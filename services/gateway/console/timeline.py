@@ -66,7 +66,7 @@ def _beginning(known: Known) -> Iterator[Event]:
         yield Event(request.released_at, _("Released from its batch"), "calm", "▷")
     if record.cancel_requested_at:
         yield Event(record.cancel_requested_at, _("Asked to be cancelled"), "warn", "⊘")
-    if record.state is State.PENDING and record.attempts and record.next_attempt_at > current_viewer().now:
+    if record.state == State.PENDING and record.attempts and record.next_attempt_at > current_viewer().now:
         yield Event(record.next_attempt_at, _("Next attempt"), "calm", "↺", is_ahead=True)
 
 
@@ -119,9 +119,9 @@ def _task(known: Known) -> Iterator[Event]:
 def _storing(known: Known) -> Iterator[Event]:
     record, request = known.record, known.behind.request
     tries = _("%(number)s tries") % {"number": request.store_attempts}
-    if record.state is State.STORING:
+    if record.state == State.STORING:
         yield Event(record.updated_at, _("On its way into storage"), "busy", "◕", tries, _code(record.error))
-    elif record.state is State.SUCCESS and record.outputs and record.ended_at and not record.reused_from_id:
+    elif record.state == State.SUCCESS and record.outputs and record.ended_at and not record.reused_from_id:
         kept = sum(output.get("size_bytes", 0) for output in record.outputs)
         words = {"number": len(record.outputs), "size": formats.size(kept)}
         detail = _("%(number)s files, %(size)s") % words
@@ -144,13 +144,13 @@ def _ending(known: Known) -> Iterator[Event]:
     if record.ended_at is None:
         return
     word = wording.word(record.state)
-    facts = [_message(record.error)] if record.state is not State.SUCCESS else []
-    if record.state is State.SUCCESS:
+    facts = [_message(record.error)] if record.state != State.SUCCESS else []
+    if record.state == State.SUCCESS:
         facts.append(formats.money(record.cost_usd or 0.0))
         if record.reused_from_id:
             facts.append(_("the result of %(id)s was taken, without a bill") % {"id": record.reused_from_id})
     title = _("Ended: %(outcome)s") % {"outcome": word.text}
-    code = _code(record.error) if record.state is not State.SUCCESS else ""
+    code = _code(record.error) if record.state != State.SUCCESS else ""
     yield Event(record.ended_at, title, word.tone, word.shape, " · ".join(filter(None, facts)), code)
 
 
