@@ -37,7 +37,7 @@ browser:  ## Install Chromium with Chinese type, which the console's tests need 
 		chromium fonts-noto-cjk >/dev/null; }
 
 pictures: $(VENV)/.development $(GENERATED)/.made  ## Take pictures of all pages of the console into docs/pictures/console.
-	@DARKROOM_PICTURES=docs/pictures/console $(BIN)/python -m pytest tests/browser/test_pictures.py -n 0 --durations 0 --timeout 900
+	@$(BIN)/python -m pytest tests/browser/pictures.py -n 0 -s --durations 0 --timeout 900
 
 translations: $(GENERATED)/.made  ## Look for what the console says, and tell what lacks a translation.
 	@$(BIN)/python -m sandbox translations
@@ -61,7 +61,7 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
 bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(VENV)/gbstats/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway monitor batches imaging experiments); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+	@for bench in $(or $(BENCH),poller gateway monitor batches imaging experiments console); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from darkroom.common.v1 import common_pb2
 from darkroom.experiments.v1 import experiments_pb2
@@ -32,15 +33,18 @@ PROMPTS = (
 
 
 async def pages(
-    stage: Stage, *, prompts: Sequence[str] = PROMPTS[:2], users: int = 3, text: str = ""
+    stage: Stage, *, prompts: Sequence[str] = PROMPTS[:2], users: int = 3, text: str = "", quick: bool = True
 ) -> dict[str, str]:
-    """The paths of all pages by their names, once there is something on each. `text`: stands wherever people write."""
-    running = stage.running
+    """The paths of all pages by their names, once there is something on each. `text`: stands wherever people write.
+
+    `quick`: providers answer at once, as prompts tell them to; else prompts are as people write them.
+    """
+    running, words = stage.running, partial(_words, text=text, quick=quick)
     made = [
-        await running.create("flux-pro", simulated(f"{prompt}{text}", task_seconds=0), labels={"team": f"night{text}"})
+        await running.create("flux-pro", words(prompt), labels={"team": f"night{text}"}, user_id="u_7")
         for prompt in prompts
     ]
-    video = await running.create("kling-v1-6", simulated(f"an owl that flies{text}", task_seconds=0))
+    video = await running.create("kling-v1-6", words("an owl that flies"))
     failed = await running.create("flux-pro", simulated(f"a storm{text}", task_seconds=0, faults=FAILS))
     lost = await running.create(
         "flux-schnell", simulated(f"a letter lost {datetime.now(UTC)}{text}", task_seconds=0, faults=LOST_REPLY)
@@ -49,10 +53,10 @@ async def pages(
         await running.ended(one)
     rating = gateway_pb2.RateGenerationRequest(id=made[0], rating=4, feedback=f"lovely{text}")
     await running.gateway.RateGeneration(rating, timeout=10)
-    batch = await _batch(stage, prompts, text)
+    batch = await _batch(stage, [words(f"{prompt} again") for prompt in prompts], text)
     error = await _error(stage, failed, text)
     alert = await _alert(stage, text)
-    experiment = await _experiment(stage, users, text)
+    experiment = await _experiment(stage, users, text, words)
     return {
         "sign-in": "/admin/sign-in",
         "overview": "/admin",
@@ -77,11 +81,14 @@ async def pages(
     }
 
 
+def _words(prompt: str, *, text: str, quick: bool) -> str:
+    return simulated(f"{prompt}{text}", task_seconds=0) if quick else f"{prompt}{text}"
+
+
 async def _batch(stage: Stage, prompts: Sequence[str], text: str) -> str:
     bad = simulated(f"a bad owl{text}", task_seconds=0, faults=[{"operation": "result", "kind": "moderated"}])
     requests = [
-        gateway_pb2.CreateGenerationRequest(model_identifier="flux-dev", prompt=prompt)
-        for prompt in (*(simulated(f"{prompt} again{text}", task_seconds=0) for prompt in prompts), bad)
+        gateway_pb2.CreateGenerationRequest(model_identifier="flux-dev", prompt=prompt) for prompt in (*prompts, bad)
     ]
     options = gateway_pb2.BatchOptions(max_concurrency=4)
     request = gateway_pb2.CreateBatchRequest(requests=requests, options=options)
@@ -128,7 +135,7 @@ async def _alert(stage: Stage, text: str) -> str:
     return str(alert.id)
 
 
-async def _experiment(stage: Stage, users: int, text: str) -> str:
+async def _experiment(stage: Stage, users: int, text: str, words: Callable[[str], str]) -> str:
     stub = ExperimentServiceStub(stage.running.channel("experiments"))
     request = create_request(name=f"Is flux-dev good enough?{text}", hypothesis=f"It is, and cheaper.{text}")
     request.variants[1].name = f"dev{text}"[:100]
@@ -137,7 +144,10 @@ async def _experiment(stage: Stage, users: int, text: str) -> str:
     await gateway_knows(stage.running)
     found = await users_of(stage.database, made.id, users)
     ids = await asyncio.gather(
-        *(stage.running.create("flux-pro", simulated(f"for {user}", task_seconds=0), user_id=user) for user in found)
+        *(
+            stage.running.create("flux-pro", words(f"a harbour in the morning, for {user}"), user_id=user)
+            for user in found
+        )
     )
     await asyncio.gather(*(stage.running.ended(one, within=60) for one in ids))
     await stub.PauseExperiment(experiments_pb2.PauseExperimentRequest(id=made.id), timeout=10)

@@ -15,6 +15,7 @@ from libs.common.database.states import State
 from libs.common.database.stores.console_reads import Behind
 from services.gateway.console import formats, wording
 from services.gateway.console.translations import gettext as _
+from services.gateway.console.translations import ngettext
 from services.gateway.console.viewer import current_viewer
 
 
@@ -61,7 +62,7 @@ def _beginning(known: Known) -> Iterator[Event]:
     if record.experiment_id and record.requested_model_identifier:
         words = {"asked": record.requested_model_identifier, "variant": record.variant_id}
         detail = _("%(asked)s was asked for; variant %(variant)s") % words
-        yield Event(record.created_at, _("Takes part in an experiment"), "calm", "⚗", detail)
+        yield Event(record.created_at, _("Takes part in an experiment"), "calm", "⇄", detail)
     if record.batch_id and request.released_at > record.created_at:
         yield Event(request.released_at, _("Released from its batch"), "calm", "▷")
     if record.cancel_requested_at:
@@ -104,7 +105,7 @@ def _task(known: Known) -> Iterator[Event]:
     words = {"strategy": task.strategy, "seconds": formats.seconds(task.poll_interval_ms / 1_000)}
     detail = _("polled %(strategy)s, %(seconds)s at first") % words
     yield Event(task.created_at, _("Handed to the poller"), "busy", "⇢", detail)
-    polls = _("%(number)s polls") % {"number": formats.number(task.attempts)}
+    polls = ngettext("%(number)s poll", "%(number)s polls", task.attempts) % {"number": formats.number(task.attempts)}
     if task.ended_at:
         word = wording.word(task.state)
         title = _("The provider's task: %(outcome)s") % {"outcome": word.text}
@@ -113,18 +114,18 @@ def _task(known: Known) -> Iterator[Event]:
     failed = _("%(number)s failed in a row") % {"number": task.retry_count} if task.retry_count else ""
     facts = [polls, formats.percent(task.progress / 100, 0), failed, *([_message(task.last_error)])]
     yield Event(task.next_poll_at, _("Next poll"), "busy", "◑", " · ".join(filter(None, facts)), is_ahead=True)
-    yield Event(task.deadline_at, _("Counts as lost"), "calm", "⌛", is_ahead=True)
+    yield Event(task.deadline_at, _("Counts as lost"), "calm", "◷", is_ahead=True)
 
 
 def _storing(known: Known) -> Iterator[Event]:
     record, request = known.record, known.behind.request
-    tries = _("%(number)s tries") % {"number": request.store_attempts}
+    tries = ngettext("%(number)s try", "%(number)s tries", request.store_attempts) % {"number": request.store_attempts}
     if record.state == State.STORING:
         yield Event(record.updated_at, _("On its way into storage"), "busy", "◕", tries, _code(record.error))
     elif record.state == State.SUCCESS and record.outputs and record.ended_at and not record.reused_from_id:
         kept = sum(output.get("size_bytes", 0) for output in record.outputs)
         words = {"number": len(record.outputs), "size": formats.size(kept)}
-        detail = _("%(number)s files, %(size)s") % words
+        detail = ngettext("%(number)s file, %(size)s", "%(number)s files, %(size)s", len(record.outputs)) % words
         yield Event(record.ended_at, _("Stored"), "good", "▣", detail)
 
 
@@ -158,7 +159,7 @@ def _callbacks(known: Known) -> Iterator[Event]:
     for one in known.callbacks:
         word = wording.word(one.state)
         words = {"event": one.event, "outcome": word.text}
-        facts = [_("%(number)s tries") % {"number": one.attempts}]
+        facts = [ngettext("%(number)s try", "%(number)s tries", one.attempts) % {"number": one.attempts}]
         facts += [f"HTTP {one.last_http_status}"] if one.last_http_status else []
         facts += [one.last_error] if one.last_error and one.ended_at is None else []
         title = _("Callback %(event)s: %(outcome)s") % words

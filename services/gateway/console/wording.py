@@ -29,7 +29,7 @@ class Word:
 
 
 _WORDS: dict[str, tuple[str, str, str]] = {
-    "HELD": (marked("held"), "calm", "⏸"),
+    "HELD": (marked("held"), "calm", "‖"),
     "PENDING": (marked("pending"), "calm", "○"),
     "DISPATCHING": (marked("dispatching"), "busy", "◔"),
     "PROCESSING": (marked("processing"), "busy", "◑"),
@@ -64,7 +64,7 @@ _WORDS: dict[str, tuple[str, str, str]] = {
     "RESOLVED": (marked("resolved"), "good", "✓"),
     "DRAFT": (marked("draft"), "calm", "○"),
     "RUNNING": (marked("running"), "busy", "▶"),
-    "PAUSED": (marked("paused"), "warn", "⏸"),
+    "PAUSED": (marked("paused"), "warn", "‖"),
     "healthy": (marked("healthy"), "good", "✓"),
     "degraded": (marked("degraded"), "warn", "▲"),
     "unhealthy": (marked("unhealthy"), "bad", "✕"),

@@ -1,0 +1,28 @@
+"""`python -m bench.console`: each page of the console over millions of generations."""
+
+from __future__ import annotations
+
+import argparse
+
+import uvloop
+from rich.console import Console
+
+from bench.console.pages import Measured, measure
+from bench.place import place
+from sandbox.plan import FOLDER
+
+
+def main() -> None:
+    """Fill a database, start the services over it, and ask for each page."""
+    parser = argparse.ArgumentParser(prog="python -m bench.console", description=__doc__)
+    parser.add_argument("--generations", type=int, default=1_000_000, help="that have ended within a month")
+    parser.add_argument("--times", type=int, default=20, help="how often each page is asked for")
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    with place(FOLDER / "bench" / "console", console) as where:
+        found = uvloop.run(measure(where, arguments.generations, arguments.times))
+    console.print(Measured.table(found, arguments.generations))
+
+
+if __name__ == "__main__":
+    main()
