@@ -18,7 +18,8 @@ _STATEMENTS = (
     f"""
     UPDATE generation_requests g SET batch_id = '{BATCH}', batch_index = numbered.place
     FROM (SELECT id, row_number() OVER (ORDER BY id DESC) - 1 AS place
-        FROM (SELECT id FROM generation_requests WHERE id < 'gen_a' ORDER BY id DESC LIMIT {BATCH_SIZE}) newest) numbered
+        FROM (SELECT id FROM generation_requests WHERE id < 'gen_a' ORDER BY id DESC LIMIT {BATCH_SIZE}) newest
+    ) numbered
     WHERE g.id = numbered.id""",
     """
     INSERT INTO error_groups (id, fingerprint, level, source, code, message, count, first_seen_at, last_seen_at)

@@ -76,6 +76,7 @@ TABLE = {
     "MonitorService/SendAlert": Row("admin", {"type": "TEST", "severity": "ALERT_SEVERITY_INFO", "message": "x"}),
     "MonitorService/GetAlert": Row("admin", {"id": "alert_1"}),
     "MonitorService/ListAlerts": Row("admin"),
+    "MonitorService/ListChannels": Row("admin"),
     "MonitorService/AcknowledgeAlert": Row("admin", {"id": "alert_1"}),
     "MonitorService/SilenceAlerts": Row("admin", {"until": "2100-01-01T00:00:00Z", "reason": "x"}),
     "MonitorService/ListSilences": Row("admin"),

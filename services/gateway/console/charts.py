@@ -57,9 +57,10 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
     """A few values as small bars."""
     top = max(values, default=0) or 1
     width = _SPARK_WIDTH / max(1, len(values))
+    wide = max(1.0, width - 1)
     # One path for all of them: there are many such pictures on a page.
     bars = "".join(
-        f"M{place * width:.4g} {_SPARK_HEIGHT}v{-max(1.5, value / top * _SPARK_HEIGHT):.3g}h{max(1.0, width - 1):.3g}V{_SPARK_HEIGHT}"
+        f"M{place * width:.4g} {_SPARK_HEIGHT}v-{_bar_height(value / top):.3g}h{wide:.3g}V{_SPARK_HEIGHT}"
         for place, value in enumerate(values)
         if value
     )
@@ -67,6 +68,11 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
         '<svg class="spark" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">'
         '<path class="bars" d="{3}"/><path class="axis" d="M0 {4}H{0}"/></svg>'
     ).format(_SPARK_WIDTH, _SPARK_HEIGHT, label, bars, _SPARK_HEIGHT - 0.5)
+
+
+def _bar_height(share: float) -> float:
+    """What is there at all can be seen."""
+    return max(1.5, share * _SPARK_HEIGHT)
 
 
 def lines(times: Sequence[datetime], series: Sequence[Line], label: str, write: Write = formats.compact) -> Markup:
