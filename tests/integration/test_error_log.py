@@ -51,6 +51,18 @@ async def _post(running: Running, path: str, body: dict[str, Any]) -> Any:
     return (await call(running.gateway_url(), path, method="POST", key=running.admin_key, json_body=body)).json
 
 
+async def test_a_group_is_found_by_its_id_with_its_counts_by_the_hour(running: Running) -> None:
+    word = f"fault{uuid4().hex[:8]}q"
+    await _log(running, *(_entry(f"{word} again", seconds_ago=hours * 3_600) for hours in (0, 0, 1, 5, 30)))
+    (group,) = (await _get(running, f"{_ERRORS}?text={word}"))["errors"]
+    counts = group["recentCounts"]
+    assert (len(counts), counts[-1], counts[-2], counts[-6], sum(counts)) == (24, 2, 1, 1, 4)
+    await _post(running, f"{_ERRORS}/{group['id']}/resolve", {"note": "mended"})
+    assert (await _get(running, f"{_ERRORS}?text={word}"))["errors"] == []
+    (found,) = (await _get(running, f"{_ERRORS}?id={group['id']}"))["errors"]
+    assert (found["id"], found["resolutionNote"], found["recentCounts"]) == (group["id"], "mended", counts)
+
+
 async def test_ten_thousand_of_one_fault_are_one_line(running: Running) -> None:
     word = f"fault{uuid4().hex[:8]}q"
     for _ in range(10):

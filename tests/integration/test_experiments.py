@@ -93,6 +93,7 @@ async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simul
     assert [one.variant_id for one in again] == [one.variant_id for one in generations[:12]]
     await _rated_twice(running, experiment_id, pro, dev, generations[:120])
     await _refusals(running, ids[0])
+    await _rolled_out(running, experiment_id, dev)
     await _ended(running, experiment_id, dev)
 
 
@@ -112,11 +113,36 @@ async def _planned_and_started(running: Running) -> tuple[str, str, str]:
     assert (made.status, made.json["status"], made.json["metrics"][0]["type"]) == (200, "DRAFT", "PRIMARY")
     experiment_id = made.json["id"]
     assert (await results(running, experiment_id)).reason == "The experiment has not started."
+    await _only_checked(running, described)
     reply = await call(url, f"{EXPERIMENTS}/{experiment_id}/start", method="POST", key=key, json_body={})
     assert (reply.status, reply.json["status"]) == (200, "RUNNING")
     await gateway_knows(running)
     pro, dev = (variant["id"] for variant in made.json["variants"])
     return experiment_id, pro, dev
+
+
+async def _only_checked(running: Running, described: dict[str, Any]) -> None:
+    """What is only checked is planned and not kept."""
+    key, url = running.admin_key, running.gateway_url()
+    body = {**described, "validateOnly": True, "plannedSamples": 5_000}
+    answer = await call(url, EXPERIMENTS, method="POST", key=key, json_body=body)
+    assert (answer.status, answer.json["status"], answer.json["plan"]["samples"]) == (200, "DRAFT", 5_000)
+    assert (await call(url, f"{EXPERIMENTS}/{answer.json['id']}", key=key)).status == 404
+    refused = await call(url, EXPERIMENTS, method="POST", key=key, json_body={**body, "variants": []})
+    assert (refused.status, refused.json["violations"][0]["field"]) == (400, "variants")
+
+
+async def _rolled_out(running: Running, experiment_id: str, dev: str) -> None:
+    """All get the variant, and the experiment goes on."""
+    key, url = running.admin_key, running.gateway_url()
+    body = {"trafficAllocation": {"variant_1": 100}}
+    path = f"{EXPERIMENTS}/{experiment_id}/allocation"
+    changed = await call(url, path, method="POST", key=key, json_body=body)
+    assert changed.json["trafficAllocation"] == {"variant_0": 0, "variant_1": 100}
+    await gateway_knows(running)
+    made = await asyncio.gather(*map(running.ended, await asked(running, [f"late {number}" for number in range(8)])))
+    assert {one.variant_id for one in made} == {dev}
+    assert (await call(url, f"{EXPERIMENTS}/{experiment_id}", key=key)).json["status"] == "RUNNING"
 
 
 async def _rated_twice(
@@ -126,7 +152,12 @@ async def _rated_twice(
     for opinion, revenue in ((2, 0.5), (4, 1.0)):
         for one in generations:
             await rate(running, one.id, 3 if one.variant_id == pro else opinion, revenue=revenue)
-    rated = await results(running, experiment_id, value_metric="revenue", segment_by="weekday", plots=PLOTS)
+    rated = await results(
+        running, experiment_id, value_metric="revenue", segment_by="weekday", plots=PLOTS, with_history=True
+    )
+    assert {point.variant_id for point in rated.history} == {dev}
+    assert all(point.difference.low <= point.difference.value <= point.difference.high for point in rated.history)
+    assert [point.at.ToDatetime() for point in rated.history] == sorted(one.at.ToDatetime() for one in rated.history)
     values = {(one.variant_id, one.metric): (one.samples, one.value) for one in rated.metrics}
     assert (values[pro, "user_rating"][1], values[dev, "user_rating"][1]) == (3.0, 4.0)
     assert values[pro, "user_rating"][0] + values[dev, "user_rating"][0] == len(generations)

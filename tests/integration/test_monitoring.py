@@ -132,6 +132,15 @@ async def test_health_tells_each_component_and_answers_for_the_whole(running: Ru
     assert (await call(running.gateway_url(), "/api/health/detailed", key=client)).status == 403
 
 
+async def _told_by_list(running: Running) -> None:
+    found = {one["name"]: one for one in (await _ask(running, f"{_MONITORING}/channels")).json["channels"]}
+    assert sorted(found) == ["alertmanager", "email", "slack", "webhook"]
+    assert {name: one["type"] for name, one in found.items()} == {name: name for name in found}
+    assert found["alertmanager"]["missingVariables"] == ["DARKROOM_ALERTMANAGER_URL"]
+    assert [one["missingVariables"] for name, one in found.items() if name != "alertmanager"] == [[], [], []]
+    assert set(found["email"]["severities"]) == {"CRITICAL", "WARNING"}
+
+
 async def test_a_test_message_reaches_each_channel(start_stack: StartStack, tmp_path: Any) -> None:
     async with desk(tmp_path) as told:
         rules = tmp_path / "alerts.yaml"
@@ -139,6 +148,7 @@ async def test_a_test_message_reaches_each_channel(start_stack: StartStack, tmp_
         running = await start_stack(
             services=("gateway", "monitor"), settings={**told.environment, "DARKROOM_ALERT_RULES": str(rules)}
         )
+        await _told_by_list(running)
         channels = ["email", "webhook", "slack"]
         body = {"type": "TEST", "severity": "INFO", "message": "does it ring?", "channels": channels}
         made = (await _ask(running, f"{_MONITORING}/alerts", body)).json["id"]

@@ -94,6 +94,7 @@ PROMPTS = {"name": "prompt", "varies": "prompt", "levels": ["{prompt}", "{prompt
         ({"plannedSamples": 99}, "planned_samples", "range"),
         ({"stopAt": "2020-01-01T00:00:00Z"}, "stop_at", "future"),
         ({"adaptation": {"mode": 7}}, "adaptation.mode", "one_of"),
+        ({"variants": [], "adaptation": {"mode": 2}}, "variants", "length"),
         ({"adaptation": {"mode": 2, "floorPercent": 51}}, "adaptation.floor_percent", "range"),
         ({"adaptation": {"mode": 2, "floorPercent": 0.5}}, "adaptation.floor_percent", "range"),
         (factorial(), "factorial.factors", "length"),
@@ -114,6 +115,10 @@ def test_what_breaks_a_rule_is_told_by_its_path(changes: dict[str, Any], field: 
     with pytest.raises(InvalidRequest) as caught:
         experiment_of(create_request(**changes), CATALOG)
     assert (field, rule) in {(fault.field, fault.rule) for fault in caught.value.violations}
+
+
+def test_a_variant_may_be_rolled_out() -> None:
+    assert changed_weights(shares(0.0, 100.0)["trafficAllocation"], experiment(2)) == [0, 10_000]
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -309,8 +309,9 @@ def _gone(done: Gone) -> web.Response:
     return _redirect(f"{done.path}{mark}said={done.said}" if done.said else done.path)
 
 
-async def _nowhere(visit: Visit) -> Page:
-    del visit
+async def _nowhere(visit: Visit) -> Page | Gone:
+    if visit.request.path == f"{HOME}/":
+        return Gone(HOME)
     raise NotFound("path", _("There is no such page."))
 
 

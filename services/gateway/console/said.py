@@ -24,5 +24,4 @@ SAID = {
     "quota_changed": marked("The bounds of the key are changed."),
     "revoked": marked("The key is revoked. Its generations go on."),
     "signed_out": marked("You are signed out."),
-    "expired": marked("Please sign in again: the session is over."),
 }
