@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sandbox import processes
+from sandbox.processes import Process, Start
 
 Show = Callable[[str, str], None]
 """Takes the name of a process and a line that it logged."""
@@ -28,6 +28,7 @@ class Child:
         environment: all of its environment.
         log: the file to which its output is appended.
         show: is also given each line of output; None: the file is enough.
+        start: starts the process.
     """
 
     def __init__(
@@ -38,21 +39,23 @@ class Child:
         environment: Mapping[str, str],
         log: Path,
         show: Show | None = None,
+        start: Start = processes.start,
     ) -> None:
         self.name = name
         self._command = [sys.executable if part == "python" else part for part in command]
         self._environment = dict(environment)
         self._log = log
         self._show = show
+        self._start = start
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._reader: threading.Thread | None = None
 
     def start(self, extra: Mapping[str, str] | None = None) -> int:
         """Start it, with further variables in its environment if given, and answer its process id."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._tail.clear()
-        self._process = processes.start(self._command, environment=self._environment | dict(extra or {}))
+        self._process = self._start(self._command, environment=self._environment | dict(extra or {}))
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         return self._process.pid
@@ -95,12 +98,12 @@ class Child:
         processes.stop(self._process, timeout_seconds=timeout_seconds)
         return self.wait(10)
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Process:
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
+    def _read(self, process: Process) -> None:
         if process.stdout is None:
             return
         with self._log.open("ab", buffering=0) as log, process.stdout:

@@ -25,6 +25,7 @@ from sandbox.health import health
 from sandbox.objectstore import ObjectServer
 from sandbox.plan import ROOT, SHIPPED_ALERT_RULES, SHIPPED_CATALOG, Plan
 from sandbox.postgres import Postgres, PostgresFailed
+from sandbox.processes import Start
 from sandbox.secrets import secrets_of
 
 POSTGRES = "postgres"
@@ -45,9 +46,17 @@ class Stack:
         plan: what to start.
         tell: is told each step.
         show: is given each line that the services log.
+        start: starts their processes.
     """
 
-    def __init__(self, plan: Plan, *, tell: Callable[[str], None] = lambda _: None, show: Show | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+        show: Show | None = None,
+        start: Start = processes.start,
+    ) -> None:
         self.plan = plan
         self.environment: dict[str, str] = {}
         self.children: dict[str, Child] = {}
@@ -55,6 +64,7 @@ class Stack:
         self.postgres: Postgres | None = None
         self._tell = tell
         self._show = show
+        self._start = start
         self._pids = processes.PidFile(plan.folder / "processes")
         self._lock: io.TextIOWrapper | None = None
 
@@ -265,7 +275,9 @@ class Stack:
 
     def _add(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> Child:
         log = self.plan.folder / f"logs/{name}.log"
-        made = Child(name, command, environment=environment or self.environment, log=log, show=self._show)
+        made = Child(
+            name, command, environment=environment or self.environment, log=log, show=self._show, start=self._start
+        )
         return self._remember(name, made)
 
     def _remember(self, name: str, child: Child) -> Child:

@@ -10,12 +10,37 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
 
 import psutil
 
 _BLOCK = 120
 _FIRST = 20_000 + os.getpid() % 100 * _BLOCK
 _candidates = itertools.cycle(range(_FIRST, _FIRST + _BLOCK))
+
+
+class Process(Protocol):
+    """A process that was started: what of `subprocess.Popen` is used."""
+
+    pid: int
+    stdout: IO[bytes] | None
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended. subprocess.TimeoutExpired where that takes longer."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal, unless it has ended."""
+
+
+class Start(Protocol):
+    """Starts a process with an environment of its own, and its output in a pipe."""
+
+    def __call__(self, command: Sequence[str | Path], *, environment: Mapping[str, str]) -> Process:
+        """Start it."""
 
 
 def free_port() -> int:
@@ -94,7 +119,7 @@ def start(
     )
 
 
-def stop(process: subprocess.Popen[bytes], *, timeout_seconds: float, by: int = signal.SIGTERM) -> int:
+def stop(process: Process, *, timeout_seconds: float, by: int = signal.SIGTERM) -> int:
     """Ask a process to end, kill its group if it does not, and answer its exit code."""
     if process.poll() is None:
         process.send_signal(by)
@@ -103,5 +128,4 @@ def stop(process: subprocess.Popen[bytes], *, timeout_seconds: float, by: int = 
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-    return process.returncode
+    return process.wait(10)

@@ -162,7 +162,7 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
             plan = _reporting(plan)
         # One that is cut off must keep what it has committed.
         plan = replace(plan, durable=own_postgres)
-        stack = Stack(plan)
+        stack = Stack(plan, start=shared.nursery.start)
         await asyncio.to_thread(stack.start)
         started.append(Running(stack))
         return started[-1]
@@ -195,7 +195,7 @@ def _lasting_hooked_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting_hooked", template=TEMPLATE)
     with stack_folder() as folder:
         plan = _reporting(stack_plan(shared, folder, url, settings={}, adjust=with_webhooks))
-        with Stack(plan) as stack:
+        with Stack(plan, start=shared.nursery.start) as stack:
             yield stack
 
 
@@ -211,8 +211,10 @@ async def hooked(_lasting_hooked_stack: Stack) -> AsyncIterator[Running]:
 def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
     services: tuple[ServiceName, ...] = (*PATH_SERVICES, "monitor")
-    with stack_folder() as folder, Stack(stack_plan(shared, folder, url, settings={}, services=services)) as stack:
-        yield stack
+    with stack_folder() as folder:
+        plan = stack_plan(shared, folder, url, settings={}, services=services)
+        with Stack(plan, start=shared.nursery.start) as stack:
+            yield stack
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.conftest import stack_folder, stack_plan
 from tests.support.alerting import desk, rules_text
 from tests.support.browser import Operator, Stage, launched
 from tests.support.infrastructure import TEMPLATE, Infrastructure
+from tests.support.pages import pages
 from tests.support.running import Running
 from tests.support.simulator import Simulator
 
@@ -47,12 +48,18 @@ async def stage(shared: Infrastructure) -> AsyncIterator[Stage]:
             plan = stack_plan(shared, folder, url, settings=settings, services=SERVICES)
             database = Database(url, size=2, statement_timeout_seconds=10, application_name="test")
             browser = await launched(playwright)
-            with Stack(replace(plan, durable=False)) as stack:
+            with Stack(replace(plan, durable=False), start=shared.nursery.start) as stack:
                 running = Running(stack)
                 yield Stage(running, database, told, Simulator(shared.simulators_url), browser)
                 await running.close()
             await browser.close()
             await database.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def paths(stage: Stage) -> dict[str, str]:
+    """The paths of all pages, with something on each."""
+    return await pages(stage)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -16,6 +16,7 @@ from sandbox.objectstore import ObjectServer
 from sandbox.plan import ROOT, SHIPPED_CATALOG
 from sandbox.postgres import Postgres
 from sandbox.processes import free_port, is_used
+from tests.support.nursery import Nursery
 
 TEMPLATE = "template_with_schema"
 BUCKET = "darkroom"
@@ -30,6 +31,7 @@ class Infrastructure:
     postgres: Postgres
     objects: ObjectServer
     simulators_url: str
+    nursery: Nursery
 
     def catalog(self, folder: Path, adjust: Adjust | None) -> tuple[Path, dict[str, str]]:
         """A catalog over the simulated providers, and its credentials."""
@@ -70,6 +72,7 @@ def infrastructure(folder: Path) -> Iterator[Infrastructure]:
         log=folder / "simulators.log",
     )
     server = objects.child()
+    nursery = Nursery(folder, PATH)
     try:
         simulators.start()
         objects.make_bucket(BUCKET)
@@ -78,8 +81,9 @@ def infrastructure(folder: Path) -> Iterator[Infrastructure]:
         migrate.upgrade(postgres.create_database(TEMPLATE))
         _await_port(server, objects.port)
         _await_port(simulators, port)
-        yield Infrastructure(folder, postgres, objects, f"http://127.0.0.1:{port}")
+        yield Infrastructure(folder, postgres, objects, f"http://127.0.0.1:{port}", nursery)
     finally:
+        nursery.close()
         simulators.stop(5)
         server.stop(5)
         postgres.stop()

@@ -60,8 +60,11 @@ class Console:
     """
 
     def __init__(self, settings: Settings, parts: Parts, sessions: Sessions, authentication: Authentication) -> None:
-        is_secure = settings.gateway_tls_certificate is not None or (settings.console_url or "").startswith("https:")
-        self._guard = Guard(sessions, is_secure=is_secure, body_seconds=settings.http_body_timeout_seconds)
+        url = settings.console_url or ""
+        is_secure = settings.gateway_tls_certificate is not None or url.startswith("https:")
+        self._guard = Guard(
+            sessions, is_secure=is_secure, body_seconds=settings.http_body_timeout_seconds, console_url=url
+        )
         self._live = Live(
             interval_seconds=settings.console_live_seconds, send_seconds=settings.watch_write_timeout_seconds
         )

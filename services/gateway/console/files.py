@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import structlog
 from aiohttp import hdrs, web
 
 from libs.common.database.records import Json
@@ -14,6 +16,7 @@ from libs.common.imaging.faults import ImageFault
 from services.gateway.console.guard import FILE_POLICY, dress
 from services.gateway.console.visit import Visit
 
+log = structlog.get_logger()
 _THUMBNAIL = PreprocessConfig.model_validate(
     {
         "format": "webp",
@@ -56,14 +59,7 @@ async def output(visit: Visit) -> web.StreamResponse:
             **({hdrs.CONTENT_RANGE: part.content_range} if part.content_range else {}),
         },
     )
-    dress(response, FILE_POLICY)
-    await response.prepare(visit.request)
-    async with aclosing(part.chunks) as chunks:
-        async for chunk in chunks:
-            async with asyncio.timeout(_WRITE_SECONDS):
-                await response.write(chunk)
-    await response.write_eof()
-    return response
+    return await _sent(visit.request, response, part.chunks)
 
 
 async def thumbnail(visit: Visit) -> web.StreamResponse:
@@ -75,6 +71,8 @@ async def thumbnail(visit: Visit) -> web.StreamResponse:
     async with aclosing(visit.parts.objects.stream(found["object_key"])) as chunks:
         async for chunk in chunks:
             content += chunk
+            if len(content) > _SOURCE_LIMIT_BYTES:
+                raise NotFound("index", "There is no small picture of this.")
     try:
         prepared = (await visit.parts.preparer.prepare(bytes(content), _THUMBNAIL)).prepared
     except ImageFault as fault:
@@ -101,19 +99,26 @@ async def batch_results(visit: Visit) -> web.StreamResponse:
             hdrs.CONTENT_DISPOSITION: f'attachment; filename="{batch_id}.{"zip" if is_zip else "jsonl"}"',
         }
     )
+    return await _sent(visit.request, response, make(batch_id))
+
+
+async def _sent(
+    request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[bytes]
+) -> web.StreamResponse:
+    """Send a file in pieces. What fails on the way is cut off, never as if it had ended: half of a file is none."""
     dress(response, FILE_POLICY)
-    await response.prepare(visit.request)
+    await response.prepare(request)
     try:
-        async with aclosing(make(batch_id)) as chunks:
+        async with aclosing(chunks):
             async for chunk in chunks:
                 if chunk:
                     async with asyncio.timeout(_WRITE_SECONDS):
                         await response.write(chunk)
         await response.write_eof()
-    except TimeoutError:
-        # Never as if it had ended: half of a file is none.
-        if visit.request.transport is not None:
-            visit.request.transport.abort()
+    except (TimeoutError, GenerationError) as error:
+        log.warning("file was not sent to its end", error=error)
+        if request.transport is not None:
+            request.transport.abort()
     return response
 
 

@@ -46,11 +46,13 @@ class Guard:
         sessions: who is signed in.
         is_secure: whether browsers come by TLS, so that cookies must not go any other way.
         body_seconds: what a browser gets for the body of a form.
+        console_url: where browsers reach the console, should a proxy change what they say; empty: as they say.
     """
 
-    def __init__(self, sessions: Sessions, *, is_secure: bool, body_seconds: float) -> None:
+    def __init__(self, sessions: Sessions, *, is_secure: bool, body_seconds: float, console_url: str = "") -> None:
         self.sessions = sessions
         self.is_secure = is_secure
+        self._host = urlsplit(console_url).netloc
         self._body_seconds = body_seconds
         # A name that browsers take with Secure, this host and its root alone (RFC 6265bis, 4.1.3.2).
         prefix = "__Host-" if is_secure else ""
@@ -73,7 +75,7 @@ class Guard:
 
     async def form(self, request: web.Request, cookie: str) -> Form:
         """The form that was sent. Refused for one that is not from a page of ours, shown to whoever has this cookie."""
-        if not _is_same_site(request):
+        if not self._is_same_site(request):
             raise Refused
         async with asyncio.timeout(self._body_seconds):
             form = await request.post()
@@ -101,6 +103,13 @@ class Guard:
         response.set_cookie(
             name, value, path=HOME, max_age=_YEAR_SECONDS, samesite="Strict", secure=self.is_secure, httponly=True
         )
+
+    def _is_same_site(self, request: web.Request) -> bool:
+        """What browsers say of who sent a form (Fetch Metadata, and Origin)."""
+        if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+            return False
+        origin = request.headers.get(hdrs.ORIGIN)
+        return origin is None or urlsplit(origin).netloc in {request.host, self._host or request.host}
 
     @property
     def _path(self) -> str:
@@ -146,11 +155,3 @@ def own_path(text: str) -> str:
 def is_from_elsewhere(request: web.Request) -> bool:
     """Whether another site led here: then the session's cookie stayed away, and the browser is to ask once more."""
     return request.headers.get("sec-fetch-site") == "cross-site" and request.headers.get("sec-fetch-mode") == "navigate"
-
-
-def _is_same_site(request: web.Request) -> bool:
-    """What browsers say of who sent a form (Fetch Metadata, and Origin)."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        return False
-    origin = request.headers.get(hdrs.ORIGIN)
-    return origin is None or urlsplit(origin).netloc == request.host

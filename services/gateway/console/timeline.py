@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from darkroom.common.v1 import common_pb2
 from darkroom.monitor.v1 import monitor_pb2
 
 from libs.common.database.records import GenerationRecord, Json, SubmissionRecord
@@ -133,11 +132,10 @@ def _logs(known: Known) -> Iterator[Event]:
     for entry in known.logs or ():
         level = monitor_pb2.ErrorLevel.Name(entry.level).removeprefix("ERROR_LEVEL_")
         word = wording.word(level)
-        code = common_pb2.ErrorCode.Name(entry.code).removeprefix("ERROR_CODE_")
         at = formats.instant(entry.occurred_at)
         if at is not None:
             title = _("%(source)s logged: %(level)s") % {"source": entry.source, "level": word.text}
-            yield Event(at, title, word.tone, word.shape, entry.message, code)
+            yield Event(at, title, word.tone, word.shape, entry.message, wording.code(entry.code))
 
 
 def _ending(known: Known) -> Iterator[Event]:

@@ -14,7 +14,6 @@ from services.gateway.console.translations import marked
 
 SEVERITY, ALERT_STATE = monitor_pb2.AlertSeverity, monitor_pb2.AlertState
 LEVEL, COMPONENT_STATUS, DELIVERY_STATE = monitor_pb2.ErrorLevel, monitor_pb2.ComponentStatus, monitor_pb2.DeliveryState
-CODE = common_pb2.ErrorCode
 EXPERIMENT_STATUS, MODE = experiments_pb2.ExperimentStatus, experiments_pb2.AllocationMode
 ROLE, GOAL = experiments_pb2.MetricRole, experiments_pb2.MetricGoal
 
@@ -108,6 +107,11 @@ def word(name: str) -> Word:
 def plain(name: str) -> str:
     """What is no state but a word of the contract, too."""
     return _(_ROLES.get(name, name))
+
+
+def code(value: int) -> str:
+    """The word of an error's code; empty for one without."""
+    return "" if not value else name_of(common_pb2.ErrorCode, value, "ERROR_CODE_")
 
 
 def name_of(kind: Any, value: int, prefix: str) -> str:

@@ -1,0 +1,187 @@
+"""Services for tests as forks of a process that has imported them, since importing is most of what a start costs.
+
+A fork runs the service's own `run` with the environment it is given, as `python -m services.<name>` does: what it logs,
+how it ends and how it dies are the same. gRPC has started no thread before the fork, so that it does not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, get_args
+
+from libs.common.settings import ServiceName
+from sandbox import processes
+
+_PREFIX = "services."
+_MESSAGE_LIMIT = 1 << 20
+_LOOK_SECONDS = 0.01
+_NURSERY_SECONDS = 60.0
+
+
+class Forked:
+    """A forked service, handled as `subprocess.Popen` is."""
+
+    def __init__(self, pid: int, told: socket.socket, stdout: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdout: IO[bytes] | None = stdout
+        self.returncode: int | None = None
+        self._told = told
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.returncode is None:
+            try:
+                said = self._told.recv(32)
+            except BlockingIOError:
+                return None
+            # A nursery that has gone takes its forks with it.
+            self.returncode = int(said) if said else -signal.SIGKILL
+            self._told.close()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended. subprocess.TimeoutExpired where that takes longer."""
+        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            time.sleep(_LOOK_SECONDS)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Nursery:
+    """The process that is forked."""
+
+    def __init__(self, folder: Path, path: str) -> None:
+        self._address = folder / "nursery"
+        command = [sys.executable, "-m", "tests.support.nursery", str(self._address)]
+        environment = {"PYTHONPATH": path, "PATH": os.environ.get("PATH", ""), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+        self._process = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def start(
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | Forked:
+        """Start a service as a fork; anything else as itself."""
+        words = [str(part) for part in command]
+        if len(words) != 3 or words[1] != "-m" or not words[2].startswith(_PREFIX):
+            return processes.start(command, environment=environment)
+        reader, writer = os.pipe()
+        told = self._connected()
+        request = json.dumps({"name": words[2].removeprefix(_PREFIX), "environment": dict(environment)}).encode()
+        socket.send_fds(told, [len(request).to_bytes(4, "big")], [writer])
+        told.sendall(request)
+        os.close(writer)
+        pid = int.from_bytes(told.recv(4, socket.MSG_WAITALL), "big")
+        told.setblocking(False)
+        return Forked(pid, told, os.fdopen(reader, "rb"))
+
+    def close(self) -> None:
+        """End it."""
+        processes.stop(self._process, timeout_seconds=5)
+
+    def _connected(self) -> socket.socket:
+        deadline = time.monotonic() + _NURSERY_SECONDS
+        while True:
+            found = socket.socket(socket.AF_UNIX)
+            try:
+                found.connect(str(self._address))
+            except (FileNotFoundError, ConnectionRefusedError):
+                found.close()
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return found
+
+
+def _serve(address: str) -> None:
+    """Import all services, then fork one for each that asks, and tell it how its fork ended."""
+    for name in get_args(ServiceName):
+        importlib.import_module(f"{_PREFIX}{name}.__main__")
+    gc.collect()
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(64)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                _take(listener, selector)
+            else:
+                _tell(key.fd, key.data, selector)
+
+
+def _take(listener: socket.socket, selector: selectors.BaseSelector) -> None:
+    told, _ = listener.accept()
+    size, (output,), _, _ = socket.recv_fds(told, 4, 1)
+    request = json.loads(told.recv(min(_MESSAGE_LIMIT, int.from_bytes(size, "big")), socket.MSG_WAITALL))
+    pid = os.fork()
+    if pid == 0:
+        _live(request, output)
+    os.close(output)
+    told.sendall(pid.to_bytes(4, "big"))
+    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, told))
+
+
+def _tell(handle: int, child: tuple[int, socket.socket], selector: selectors.BaseSelector) -> None:
+    pid, told = child
+    selector.unregister(handle)
+    os.close(handle)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    # Whoever asked may not care any more.
+    with contextlib.suppress(OSError):
+        told.sendall(str(code).encode())
+    told.close()
+
+
+def _live(request: Mapping[str, Any], output: int) -> None:
+    """Be the service, and never come back."""
+    os.setsid()
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, 64)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    name = request["name"]
+    sys.argv = [f"{_PREFIX}{name}"]
+    code: Any = 0
+    try:
+        service = importlib.import_module(f"{_PREFIX}{name}.__main__")
+        service.run(name, service.wire)
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
