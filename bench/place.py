@@ -34,10 +34,14 @@ class Place:
 
 
 @contextmanager
-def place(folder: Path, console: Console) -> Iterator[Place]:
-    """A fresh folder with a Postgres that keeps what it is told; what is told is shown with the seconds it took."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def place(folder: Path, console: Console, *, again: bool = False) -> Iterator[Place]:
+    """A fresh folder with a Postgres that keeps what it is told; what is told is shown with the seconds it took.
+
+    `again`: what the last run has left there is still there.
+    """
+    if not again:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
     def tell(words: str) -> None:

@@ -17,10 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.console", description=__doc__)
     parser.add_argument("--generations", type=int, default=1_000_000, help="that have ended within a month")
     parser.add_argument("--times", type=int, default=20, help="how often each page is asked for")
+    parser.add_argument("--again", action="store_true", help="over the rows that the last run has made")
     arguments = parser.parse_args()
     console = Console(width=120)
-    with place(FOLDER / "bench" / "console", console) as where:
-        found = uvloop.run(measure(where, arguments.generations, arguments.times))
+    with place(FOLDER / "bench" / "console", console, again=arguments.again) as where:
+        fresh = None if arguments.again else arguments.generations
+        found = uvloop.run(measure(where, fresh, arguments.times))
     console.print(Measured.table(found, arguments.generations))
 
 

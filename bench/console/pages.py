@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -140,16 +141,13 @@ class _Visitor:
         return total
 
 
-async def measure(where: Place, generations: int, times: int) -> list[Measured]:
-    """Fill a database, start the services over it, and ask for each page."""
-    url = where.postgres.create_database("console")
-    migrate.upgrade(url)
-    plain = url.replace("postgresql+psycopg2", "postgresql")
-    await asyncio.to_thread(fill, plain, generations, where.tell)
-    await asyncio.to_thread(add, plain)
-    where.tell("batches, errors, alerts, keys and records beside them")
-    await _fold(url)
-    where.tell("statistics added up")
+async def measure(where: Place, generations: int | None, times: int) -> list[Measured]:
+    """Fill a database, start the services over it, and ask for each page. None: it was filled before."""
+    url = where.postgres.url_of("console")
+    if generations is not None:
+        where.postgres.create_database("console")
+        await _fill(where, url, generations)
+    shutil.rmtree(where.folder / "stack", ignore_errors=True)
     plan = Plan(
         where.folder / "stack",
         Ports.free(),
@@ -167,6 +165,16 @@ async def measure(where: Place, generations: int, times: int) -> list[Measured]:
             return await _all(await _Visitor(stack, http).sign_in(), experiment, times)
     finally:
         await asyncio.to_thread(stack.stop)
+
+
+async def _fill(where: Place, url: str, generations: int) -> None:
+    migrate.upgrade(url)
+    plain = url.replace("postgresql+psycopg2", "postgresql")
+    await asyncio.to_thread(fill, plain, generations, where.tell)
+    await asyncio.to_thread(add, plain)
+    where.tell("batches, errors, alerts, keys and records beside them")
+    await _fold(url)
+    where.tell("statistics added up")
 
 
 async def _all(visitor: _Visitor, experiment: str, times: int) -> list[Measured]:

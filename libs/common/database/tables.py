@@ -262,6 +262,13 @@ Index(
     generation_requests.c.batch_ref,
     postgresql_where=text("batch_ref IS NOT NULL"),
 )
+# Why parts of a batch did not succeed.
+Index(
+    "ix_generation_requests_batch_unsuccessful",
+    generation_requests.c.batch_id,
+    generation_requests.c.id,
+    postgresql_where=text("batch_id IS NOT NULL AND state IN ('FAILED', 'CANCELLED')"),
+)
 # What of a batch may be released next: in order, and for a provider account.
 Index(
     "ix_generation_requests_held",

@@ -63,6 +63,8 @@ error_groups = Table(
     comment="One row for each fault, however often it was seen. The example is the most recent of its errors.",
 )
 Index("ix_error_groups_last_seen_at", error_groups.c.last_seen_at, error_groups.c.id)
+# What each source saw last.
+Index("ix_error_groups_source", error_groups.c.source, error_groups.c.last_seen_at)
 Index("ix_error_groups_words", error_groups.c.words, postgresql_using="gin")
 
 error_group_hours = Table(

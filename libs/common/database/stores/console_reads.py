@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -161,21 +163,24 @@ class ConsoleReads:
         A condition that an index leads to is followed; for others at most `WINDOW` generations are looked through, so
         that a page costs the same whatever there is.
         """
-        within = [before > _ID] if before is not None else []
-        within += [after <= _ID] if after is not None else []
-        leading, others = _parted(wanted, within, limit + 1)
+        found = conditions(wanted)
+        if set(found) == {"state"} and State.SUCCESS not in wanted.states:
+            led, others = _led_by_state(wanted, before, after, limit + 1), []
+        else:
+            led = _led(found, before, after)
+            others = [value for name, value in found.items() if name != led.name]
 
         def work(connection: Connection) -> GenerationPage:
-            query = READ.where(*leading, *within).order_by(_ID.desc()).limit(limit + 1)
+            query = READ.where(*led.conditions).order_by(*led.order).limit(limit + 1)
             floor = None
             if others:
-                last = sa.select(_ID).where(*leading, *within).order_by(_ID.desc()).offset(WINDOW - 1).limit(1)
+                last = sa.select(_columns.id).where(*led.conditions).order_by(*led.order).offset(WINDOW - 1).limit(1)
                 floor = connection.execute(last).scalar_one_or_none()
-                query = query.where(*others, *([floor <= _ID] if floor is not None else []))
-            found = records(GenerationRecord, connection.execute(query))
-            if len(found) > limit:
-                return GenerationPage(found[:limit], found[limit - 1].id)
-            return GenerationPage(found, floor, is_partial=floor is not None)
+                query = query.where(*others, *([_columns.id >= floor] if floor is not None else []))
+            page = records(GenerationRecord, connection.execute(query))
+            if len(page) > limit:
+                return GenerationPage(page[:limit], page[limit - 1].id)
+            return GenerationPage(page, floor, is_partial=floor is not None)
 
         return await self._database.transaction("console_generations", work)
 
@@ -198,27 +203,51 @@ class ConsoleReads:
         )
 
 
-_LEADERS = ("request_id", "batch_id", "owner", "experiment_id")
-_ID = generation_requests.c.id
-Conditions = list[sa.ColumnElement[bool]]
+# Those with an index that goes on by the id.
+_LEADERS = ("batch_id", "owner", "experiment_id")
+_columns = generation_requests.c
+# Sorts after all ids of generations.
+_AFTER_ALL = "h"
 
 
-def _parted(wanted: GenerationFilter, within: Conditions, limit: int) -> tuple[Conditions, Conditions]:
-    """The condition that an index leads to in the order of ids, and the others."""
-    found = conditions(wanted)
-    if set(found) == {"state"} and State.SUCCESS not in wanted.states:
-        return [_newest_of_states(wanted, within, limit)], []
-    leader = next((name for name in _LEADERS if name in found), None)
-    return [found[leader]] if leader else [], [value for name, value in found.items() if name != leader]
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """What an index leads to, newest first. `name`: the condition that it stands for; empty: none."""
+
+    name: str
+    conditions: list[sa.ColumnElement[bool]]
+    order: list[sa.ColumnElement[Any]]
 
 
-def _newest_of_states(wanted: GenerationFilter, within: Conditions, limit: int) -> sa.ColumnElement[bool]:
+def _led(found: Mapping[str, Any], before: str | None, after: str | None) -> _Led:
+    bounds = [_columns.id < before] if before is not None else []
+    bounds += [_columns.id >= after] if after is not None else []
+    if "request_id" in found:
+        return _Led("request_id", [found["request_id"], *bounds], [_columns.id.desc()])
+    name = next((name for name in _LEADERS if name in found), "")
+    if not name:
+        return _Led("", bounds, [_columns.id.desc()])
+    # As rows of the index: a planner that knows the column to be one value goes along the primary key instead, past
+    # whatever others have made since.
+    column, value = _columns[name], found[name].right
+    key = sa.tuple_(column, _columns.id)
+    upper = key < sa.tuple_(value, sa.literal(before or _AFTER_ALL))
+    lower = key >= sa.tuple_(value, sa.literal(after or ""))
+    return _Led(name, [column.is_not(None), upper, lower], [column.desc(), _columns.id.desc()])
+
+
+def _led_by_state(wanted: GenerationFilter, before: str | None, after: str | None, limit: int) -> _Led:
     """The newest of each state apart, each by its own stretch of the index."""
-    state = generation_requests.c.state
+    bounds = _led({}, before, after).conditions
     # As the index has it, so that it serves.
     unended = sa.literal_column("state <> 'SUCCESS'", sa.Boolean)
     newest = [
-        sa.select(_ID).where(state == one.value, unended, *within).order_by(_ID.desc()).limit(limit).subquery()
+        sa.select(_columns.id)
+        .where(_columns.state == one.value, unended, *bounds)
+        .order_by(_columns.id.desc())
+        .limit(limit)
+        .subquery()
         for one in wanted.states
     ]
-    return _ID.in_(sa.union_all(*(sa.select(found.c.id) for found in newest)))
+    ids = sa.union_all(*(sa.select(found.c.id) for found in newest))
+    return _Led("state", [_columns.id.in_(ids)], [_columns.id.desc()])

@@ -95,8 +95,8 @@ WHERE level = ANY(ARRAY['WARN', 'ERROR', 'CRITICAL']) AND created_at >= :from_ti
 GROUP BY code, source ORDER BY count(*) DESC, code, source""")
 
 _LAST_OF_SOURCES = statement(f"""
-SELECT DISTINCT ON (source) {_GROUP} FROM error_groups WHERE source = ANY(:sources)
-ORDER BY source, last_seen_at DESC""")
+SELECT found.* FROM unnest(CAST(:sources AS text[])) AS wanted (source) CROSS JOIN LATERAL (
+    SELECT {_GROUP} FROM error_groups g WHERE g.source = wanted.source ORDER BY last_seen_at DESC LIMIT 1) AS found""")
 
 _FORGET_LOGS = statement("""
 DELETE FROM error_logs WHERE id = ANY(ARRAY(

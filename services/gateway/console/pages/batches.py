@@ -14,7 +14,7 @@ from services.gateway.console.pages.generations import STATUSES
 from services.gateway.console.visit import Gone, Page, Visit
 
 _GENERATIONS = 60
-_FAILURES_LOOKED_AT = 10_000
+_FAILURES_LOOKED_AT = 2_000
 
 
 async def show(visit: Visit) -> Page:

@@ -1,4 +1,4 @@
-"""the_console."""
+"""The console: who is signed in, who pressed what, faults by the hour, and what an operator looks for."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -75,6 +75,14 @@ def upgrade() -> None:
         comment="How often each fault was seen, by the hour, for the last two days.",
     )
     op.create_index("ix_error_group_hours_at", "error_group_hours", ["at"], unique=False)
+    op.create_index("ix_error_groups_source", "error_groups", ["source", "last_seen_at"], unique=False)
+    op.create_index(
+        "ix_generation_requests_batch_unsuccessful",
+        "generation_requests",
+        ["batch_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("batch_id IS NOT NULL AND state IN ('FAILED', 'CANCELLED')"),
+    )
     op.create_index("ix_generation_requests_request_id", "generation_requests", ["request_id"], unique=False)
     op.create_index(
         "ix_generation_requests_state",
@@ -92,6 +100,12 @@ def downgrade() -> None:
         "ix_generation_requests_state", table_name="generation_requests", postgresql_where=sa.text("state <> 'SUCCESS'")
     )
     op.drop_index("ix_generation_requests_request_id", table_name="generation_requests")
+    op.drop_index(
+        "ix_generation_requests_batch_unsuccessful",
+        table_name="generation_requests",
+        postgresql_where=sa.text("batch_id IS NOT NULL AND state IN ('FAILED', 'CANCELLED')"),
+    )
+    op.drop_index("ix_error_groups_source", table_name="error_groups")
     op.drop_index("ix_error_group_hours_at", table_name="error_group_hours")
     op.drop_table("error_group_hours")
     op.drop_index("ix_console_sessions_expires_at", table_name="console_sessions")
