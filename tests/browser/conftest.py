@@ -1,4 +1,7 @@
-"""One stack of all five services for the tests of a worker that look at the console, and one browser."""
+"""One stack of all five services for the tests of a worker that look at the console, and one browser.
+
+Both end with them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def stage(shared: Infrastructure) -> AsyncIterator[Stage]:
     url = shared.postgres.create_database("browser", template=TEMPLATE)
     with stack_folder() as folder:
@@ -56,7 +59,7 @@ async def stage(shared: Infrastructure) -> AsyncIterator[Stage]:
             await database.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def paths(stage: Stage) -> dict[str, str]:
     """The paths of all pages, with something on each."""
     return await pages(stage)

@@ -30,7 +30,7 @@ RPCS = {
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
     "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
     "MonitorService": "LogError ListErrors ResolveError ListErrorLogs GetErrorStats SendAlert GetAlert ListAlerts "
-    "AcknowledgeAlert SilenceAlerts ListSilences EndSilence GetHealth GetStats ListInstances SetLogLevel",
+    "ListChannels AcknowledgeAlert SilenceAlerts ListSilences EndSilence GetHealth GetStats ListInstances SetLogLevel",
     "ExperimentService": "CreateExperiment GetExperiment ListExperiments StartExperiment PauseExperiment "
     "CompleteExperiment ChangeAllocation AllocateVariant GetAllocations GetResults",
 }

@@ -64,7 +64,13 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # It may end at this moment, as any process may.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def __del__(self) -> None:
+        """Let go of it, as Popen does of one that nobody waits for."""
+        self._told.close()
 
 
 class Nursery:

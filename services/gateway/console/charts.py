@@ -43,7 +43,8 @@ class Range:
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers that span from `low` to `high`."""
     span = high - low
-    if span <= 0 or not math.isfinite(span):
+    # What is smaller than numbers of that size can tell apart has no ticks between.
+    if not math.isfinite(span) or span <= max(abs(low), abs(high), 1e-300) * 1e-12:
         return [low]
     raw = span / count
     power = 10 ** math.floor(math.log10(raw))
