@@ -23,7 +23,7 @@ _EXAMPLES_OF_AN_OPERATION = 25
 _SETTINGS = {"DARKROOM_WRONG_KEY_DELAY_SECONDS": "0"}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 async def test_no_request_finds_a_fault(start_stack: StartStack, tmp_path: Path) -> None:
     running = await start_stack(services=("gateway", "monitor", "experiments"), settings=_SETTINGS)
     command = [
