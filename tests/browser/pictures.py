@@ -59,3 +59,5 @@ async def test_pictures_of_all_pages(stage: Stage) -> None:
     async with stage.operator(viewport=WIDE, color_scheme="light", locale="zh-CN") as operator:
         await operator.sign_in()
         await _taken(await operator.open("/admin"), _FOLDER / "overview-1440-zh.webp")
+    taken = len(_SCREENS) * 2 * (len(paths) + 1) + 1
+    assert len(list(_FOLDER.glob("*.webp"))) == taken

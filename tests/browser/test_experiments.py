@@ -32,7 +32,7 @@ async def _planned(stage: Stage, operator: Operator) -> str:
     return page.url.partition("?")[0].rpartition("/")[2]
 
 
-async def test_a_plan_is_checked_while_it_is_written(operator: Operator) -> None:
+async def test_a_plan_is_checked_while_it_is_written(stage: Stage, operator: Operator) -> None:
     page = await operator.open("/admin/experiments/new")
     await page.get_by_label("Name").first.fill("x")
     await expect(page.locator("#check")).to_contain_text("variants")
@@ -42,6 +42,8 @@ async def test_a_plan_is_checked_while_it_is_written(operator: Operator) -> None
     await expect(page.locator("#check")).to_contain_text("20,000")
     await page.get_by_role("group", name="Variant 2").get_by_label("Model").fill("no-such")
     await expect(page.locator("#check")).to_contain_text("there is no model")
+    # Nothing of it was kept.
+    assert not await stage.rows("SELECT FROM experiments WHERE name = 'cheaper'")
 
 
 async def test_what_is_wrong_is_told_at_its_field_and_what_was_written_stays(stage: Stage, operator: Operator) -> None:

@@ -77,6 +77,8 @@ async def test_a_life_is_told_as_it_is_lived(stage: Stage, operator: Operator) -
         await expect(page.locator(".timeline")).to_contain_text(words)
     await expect(page.locator(".gallery img")).to_be_visible()
     await expect(page.get_by_role("button", name="Run again")).to_be_visible()
+    row = await stage.row("SELECT state FROM generation_requests WHERE id = :id", id=made)
+    assert row == {"state": "SUCCESS"}
 
 
 async def test_cancel(stage: Stage, operator: Operator) -> None:

@@ -71,3 +71,4 @@ async def test_a_link_from_elsewhere_finds_who_is_signed_in(stage: Stage, operat
     await page.goto("http://elsewhere.example/")
     await page.get_by_role("link", name="here").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Keys and quotas")
+    assert page.url == f"{stage.url}/admin/keys"

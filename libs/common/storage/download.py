@@ -24,16 +24,19 @@ _MEMORY_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 256 * 1024
 _SNIFF_BYTES = 8_192
 _RESULT = "The result"
-_TYPES = {
-    "image/png",
-    "image/jpeg",
-    "image/webp",
-    "image/gif",
-    "image/avif",
-    "video/mp4",
-    "video/webm",
-    "video/quicktime",
-}
+MEDIA_TYPES = frozenset(
+    {
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/gif",
+        "image/avif",
+        "video/mp4",
+        "video/webm",
+        "video/quicktime",
+    }
+)
+"""What results may be, as their bytes say: pictures and videos that browsers show and never run."""
 
 
 def no_headers(_: URL) -> Mapping[str, str]:
@@ -82,7 +85,7 @@ class _Collector:
 
     def finish(self, media_type: str) -> Media:
         kind = filetype.guess(self._head)
-        if kind is None or kind.mime not in _TYPES or not kind.mime.startswith(f"{media_type}/"):
+        if kind is None or kind.mime not in MEDIA_TYPES or not kind.mime.startswith(f"{media_type}/"):
             found = kind.mime if kind else "of no known type"
             raise GenerationError(
                 ErrorCode.PROVIDER_ERROR,

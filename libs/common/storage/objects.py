@@ -97,10 +97,12 @@ class ObjectStore:
         NotFound where it is not there, and for a beginning behind its end; S3_UPLOAD_FAILED where storage does not
         answer.
         """
-        wanted = {} if begin is None else {"Range": f"bytes={begin}-{'' if end is None else end}"}
+        wanted = "" if begin is None else f"bytes={begin}-{'' if end is None else end}"
 
         def work() -> GetObjectOutputTypeDef:
-            return self._client.get_object(Bucket=self._bucket, Key=key, **wanted)  # type: ignore[arg-type]
+            if not wanted:
+                return self._client.get_object(Bucket=self._bucket, Key=key)
+            return self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
 
         found = await self._found(work)
         return Part(found["ContentLength"], found.get("ContentRange", ""), self._chunks(found["Body"]))

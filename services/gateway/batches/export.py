@@ -17,6 +17,7 @@ from libs.common.storage.objects import ObjectStore
 from services.gateway.messages import generation_message
 
 MANIFEST = "manifest.jsonl"
+FORMATS = {"jsonl": "application/x-ndjson", "zip": "application/zip"}
 _PAGE = 500
 _EXTENSIONS = {"image/jpeg": "jpg", "video/quicktime": "mov"}
 

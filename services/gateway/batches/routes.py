@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
-import structlog
 from aiohttp import web
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
@@ -17,16 +14,15 @@ from libs.common.rpc.json import to_json
 from libs.common.rpc.requests import known
 from libs.common.settings import Settings
 from services.gateway.authentication import Authentication
-from services.gateway.batches.export import Export
+from services.gateway.batches.export import FORMATS, Export
 from services.gateway.batches.handlers import no_batch
 from services.gateway.batches.lines import Lines
 from services.gateway.own_server import OwnServer
 from services.gateway.rest.callers import key_of, metadata_of_request
 from services.gateway.rest.problems import problem_response
+from services.gateway.sending import send
 
-log = structlog.get_logger()
 ROUTES = ("POST /api/external/generation/batch/upload", "GET /api/external/generation/batch/{batch_id}/export")
-_FORMATS = {"jsonl": "application/x-ndjson", "zip": "application/zip"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -73,29 +69,17 @@ class BatchRoutes:
         if await self._store.get(batch_id, owner=caller.sees) is None:
             raise no_batch(batch_id)
         wanted = request.query.get("format", "jsonl")
-        if wanted not in _FORMATS:
-            raise InvalidRequest([FieldViolation("format", "one_of", f"must be one of {', '.join(_FORMATS)}")])
+        if wanted not in FORMATS:
+            raise InvalidRequest([FieldViolation("format", "one_of", f"must be one of {', '.join(FORMATS)}")])
         make = self._export.lines if wanted == "jsonl" else self._export.archive
         chunks = make(batch_id)
         response = web.StreamResponse(
             headers={
-                "content-type": _FORMATS[wanted],
+                "content-type": FORMATS[wanted],
                 "content-disposition": f'attachment; filename="{batch_id}.{wanted}"',
             }
         )
-        await response.prepare(request)
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if chunk:
-                        async with asyncio.timeout(self._write_seconds):
-                            await response.write(chunk)
-            await response.write_eof()
-        except TimeoutError:
-            # Never as if it had ended: half of a file is none.
-            if request.transport is not None:
-                request.transport.abort()
-        return response
+        return await send(request, response, chunks, write_seconds=self._write_seconds)
 
 
 def _told(handler: Handler) -> Handler:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import structlog
 from aiohttp import hdrs, web
 
 from libs.common.database.records import Json
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
+from libs.common.storage.download import MEDIA_TYPES
+from services.gateway.batches.export import FORMATS
 from services.gateway.console.guard import FILE_POLICY, dress
 from services.gateway.console.visit import Visit
+from services.gateway.sending import send
 
-log = structlog.get_logger()
 _THUMBNAIL = PreprocessConfig.model_validate(
     {
         "format": "webp",
@@ -29,17 +29,6 @@ _THUMBNAIL = PreprocessConfig.model_validate(
 _SOURCE_LIMIT_BYTES = 30_000_000
 _KEPT_SECONDS = 86_400
 _WRITE_SECONDS = 30.0
-# What browsers show and never run.
-_SHOWN = {
-    "image/png",
-    "image/jpeg",
-    "image/webp",
-    "image/gif",
-    "image/avif",
-    "video/mp4",
-    "video/webm",
-    "video/quicktime",
-}
 
 
 async def output(visit: Visit) -> web.StreamResponse:
@@ -51,11 +40,11 @@ async def output(visit: Visit) -> web.StreamResponse:
     response = web.StreamResponse(
         status=206 if part.content_range else 200,
         headers={
-            hdrs.CONTENT_TYPE: content_type if content_type in _SHOWN else "application/octet-stream",
+            hdrs.CONTENT_TYPE: content_type if content_type in MEDIA_TYPES else "application/octet-stream",
             hdrs.CONTENT_LENGTH: str(part.size_bytes),
             hdrs.ACCEPT_RANGES: "bytes",
             hdrs.CACHE_CONTROL: f"private, max-age={_KEPT_SECONDS}, immutable",
-            hdrs.CONTENT_DISPOSITION: "inline" if content_type in _SHOWN else "attachment",
+            hdrs.CONTENT_DISPOSITION: "inline" if content_type in MEDIA_TYPES else "attachment",
             **({hdrs.CONTENT_RANGE: part.content_range} if part.content_range else {}),
         },
     )
@@ -95,7 +84,7 @@ async def batch_results(visit: Visit) -> web.StreamResponse:
     make = visit.parts.export.archive if is_zip else visit.parts.export.lines
     response = web.StreamResponse(
         headers={
-            hdrs.CONTENT_TYPE: "application/zip" if is_zip else "application/x-ndjson",
+            hdrs.CONTENT_TYPE: FORMATS["zip" if is_zip else "jsonl"],
             hdrs.CONTENT_DISPOSITION: f'attachment; filename="{batch_id}.{"zip" if is_zip else "jsonl"}"',
         }
     )
@@ -105,21 +94,8 @@ async def batch_results(visit: Visit) -> web.StreamResponse:
 async def _sent(
     request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[bytes]
 ) -> web.StreamResponse:
-    """Send a file in pieces. What fails on the way is cut off, never as if it had ended: half of a file is none."""
     dress(response, FILE_POLICY)
-    await response.prepare(request)
-    try:
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if chunk:
-                    async with asyncio.timeout(_WRITE_SECONDS):
-                        await response.write(chunk)
-        await response.write_eof()
-    except (TimeoutError, GenerationError) as error:
-        log.warning("file was not sent to its end", error=error)
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+    return await send(request, response, chunks, write_seconds=_WRITE_SECONDS)
 
 
 async def _output_of(visit: Visit) -> Json:

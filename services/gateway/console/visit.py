@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -90,6 +91,11 @@ class Visit:
         """Makes a button count once, however often it is pressed: the same in a page and in its parts that are live."""
         given = self.asked("once", 64)
         return given if given.isascii() and given.isalnum() else self._once
+
+    def idempotency_key(self, about: str) -> str:
+        """The name under which a press of this page's button counts once."""
+        pressed = f"{about} {self.fields.text('once')}"
+        return f"console-{hashlib.sha256(pressed.encode()).hexdigest()[:32]}"
 
     @property
     def before(self) -> str | None:

@@ -15,6 +15,8 @@ from services.gateway.console.translations import marked
 SEVERITY, ALERT_STATE = monitor_pb2.AlertSeverity, monitor_pb2.AlertState
 LEVEL, COMPONENT_STATUS, DELIVERY_STATE = monitor_pb2.ErrorLevel, monitor_pb2.ComponentStatus, monitor_pb2.DeliveryState
 EXPERIMENT_STATUS, MODE = experiments_pb2.ExperimentStatus, experiments_pb2.AllocationMode
+# For how long alerts may be kept quiet.
+SILENCE_HOURS = (1, 4, 24, 168)
 ROLE, GOAL = experiments_pb2.MetricRole, experiments_pb2.MetricGoal
 
 

@@ -11,9 +11,9 @@ from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
 from services.gateway.console.lists import PAGE, ends_of
 from services.gateway.console.viewer import current_viewer
 from services.gateway.console.visit import Gone, Page, Visit
+from services.gateway.console.wording import SILENCE_HOURS
 
 _OPEN = 200
-SILENCE_HOURS = (1, 4, 24, 168)
 _TEST = "A test from the console: whoever reads this would be told of alerts."
 _PATH = "/admin/monitoring/alerts"
 
@@ -43,7 +43,6 @@ async def _page(visit: Visit, error: GenerationError | None = None) -> Page:
         "history": history.alerts,
         "silences": silences.silences,
         "channels": channels.channels,
-        "hours": SILENCE_HOURS,
         "ends": ends_of(visit.request, history.next_page_token or None),
         "error": error,
         "written": visit.fields.written(),
@@ -54,7 +53,7 @@ async def _page(visit: Visit, error: GenerationError | None = None) -> Page:
 async def show_one(visit: Visit) -> Page:
     """One alert with its notices."""
     found = await visit.peer(visit.parts.monitor.GetAlert, monitor_pb2.GetAlertRequest(id=visit.named("id")))
-    values = {"alert": found.alert, "deliveries": found.deliveries, "hours": SILENCE_HOURS}
+    values = {"alert": found.alert, "deliveries": found.deliveries}
     return Page("alert.html", values)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.monitor.v1 import monitor_pb2
@@ -73,14 +72,13 @@ async def run_again(visit: Visit) -> Gone:
     behind = await visit.parts.reads.behind(record.id)
     if _needs_others(record, behind.request.images_from):
         raise NotFound("id", _("It starts from pictures that others of its batch made: resume the batch instead."))
-    once = hashlib.sha256(f"{record.id} {visit.fields.text('once')}".encode()).hexdigest()[:32]
     request = gateway_pb2.CreateGenerationRequest(
         model_identifier=record.model_identifier,
         prompt=record.prompt,
         input_images=behind.request.input_images,
         number_of_outputs=record.number_of_outputs,
         parameters=to_struct(record.parameters),
-        idempotency_key=f"console-{once}",
+        idempotency_key=visit.idempotency_key(record.id),
         user_id=record.user_id or "",
         priority=record.priority,
         labels=record.labels,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +40,6 @@ async def show(visit: Visit) -> Page:
 async def send(visit: Visit) -> Page | Gone:
     """Hand in one request. Pressed twice on one page, it is one."""
     fields = visit.fields
-    once = hashlib.sha256(f"playground {visit.session.token} {fields.text('once')}".encode()).hexdigest()[:32]
     try:
         request = gateway_pb2.CreateGenerationRequest(
             model_identifier=fields.text("model"),
@@ -49,7 +47,7 @@ async def send(visit: Visit) -> Page | Gone:
             input_images=fields.text("input_images").split(),
             number_of_outputs=fields.whole("number_of_outputs"),
             parameters=to_struct(fields.json_object("parameters")),
-            idempotency_key=f"console-{once}",
+            idempotency_key=visit.idempotency_key("playground"),
             labels=_LABEL,
         )
         fields.check()
