@@ -34,6 +34,13 @@ QUICK = {
     "DARKROOM_WATCH_INTERVAL_SECONDS": "0.05",
     "DARKROOM_CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
 }
+# Stacks that many tests share mostly wait for others: they look after themselves less often.
+CALM = {
+    "DARKROOM_SWEEP_SECONDS": "1",
+    "DARKROOM_READINESS_CHECK_SECONDS": "2",
+    "DARKROOM_HEALTH_CHECK_SECONDS": "3",
+    "DARKROOM_CATALOG_CHECK_SECONDS": "2",
+}
 _databases = itertools.count()
 
 
@@ -194,7 +201,7 @@ def _reporting(plan: Plan) -> Plan:
 def _lasting_hooked_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting_hooked", template=TEMPLATE)
     with stack_folder() as folder:
-        plan = _reporting(stack_plan(shared, folder, url, settings={}, adjust=with_webhooks))
+        plan = _reporting(stack_plan(shared, folder, url, settings=CALM, adjust=with_webhooks))
         with Stack(plan, start=shared.nursery.start) as stack:
             yield stack
 
@@ -212,7 +219,7 @@ def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
     services: tuple[ServiceName, ...] = (*PATH_SERVICES, "monitor")
     with stack_folder() as folder:
-        plan = stack_plan(shared, folder, url, settings={}, services=services)
+        plan = stack_plan(shared, folder, url, settings=CALM, services=services)
         with Stack(plan, start=shared.nursery.start) as stack:
             yield stack
 

@@ -12,6 +12,8 @@ from tests.support.rows import insert, new_generation, rows
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
+LATE_SECONDS = 10.0
+
 
 def _narrow(catalog: dict[str, Any]) -> None:
     quick(catalog)
@@ -94,12 +96,13 @@ async def test_a_provider_that_takes_a_minute_to_answer_delays_no_other(
     for generation_id in ids:
         await running.ended(generation_id, within=30)
     polls, late = [after - earlier for after, earlier in zip(await _lateness(running), before, strict=True)]
-    print(f"{polls:.0f} polls beside a provider that hangs, {late:.0f} of them more than a second late")
+    print(f"{polls:.0f} polls beside a provider that hangs, {late:.0f} of them more than {LATE_SECONDS:.0f} s late")
     assert polls >= 100
-    assert late <= polls * 0.01
+    # Behind a check that hangs it would be a minute; a busy machine alone makes it a second or two.
+    assert late == 0
 
 
 async def _lateness(running: Any) -> list[float]:
     name = "darkroom_poller_lateness_seconds_bucket"
     total = await running.metric("poller", "darkroom_poller_lateness_seconds_count", provider="fal")
-    return [total, total - await running.metric("poller", name, provider="fal", le="1.0")]
+    return [total, total - await running.metric("poller", name, provider="fal", le=str(LATE_SECONDS))]
