@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 _ANSWER_SECONDS = 2
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_it_is_told_while_it_lasts_and_written_down_afterwards(start_stack: StartStack, tmp_path: Path) -> None:
     async with desk(tmp_path) as told:
         rules = tmp_path / "alerts.yaml"

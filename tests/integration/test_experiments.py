@@ -71,7 +71,7 @@ async def rate(running: Running, generation_id: str, rating: int, **context: Any
     return await running.gateway.RateGeneration(request, timeout=10)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simulator, database: Database) -> None:
     running = await start_stack(services=SERVICES, settings=SETTINGS)
     await simulator.behave(task_seconds=0.2, active_tasks_limit=500)
@@ -200,7 +200,7 @@ async def _refusals(running: Running, generation_id: str) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_told(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:
@@ -251,7 +251,7 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
     assert (len(withheld.metrics), len(withheld.comparisons), withheld.HasField("winner")) == (0, 0, False)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_without_the_experiments_service_requests_run_plain(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:

@@ -20,7 +20,7 @@ def _narrow(catalog: dict[str, Any]) -> None:
     catalog["providers"]["bfl"]["limits"] = {"concurrent_submits": 20, "concurrent_tasks": 20, "concurrent_checks": 20}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_key_with_ten_requests_does_not_wait_for_one_with_five_thousand(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:
@@ -68,7 +68,7 @@ async def test_a_key_with_ten_requests_does_not_wait_for_one_with_five_thousand(
     assert waits["key_crowd"]["waiting"] > 4_000
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_provider_that_takes_a_minute_to_answer_delays_no_other(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:

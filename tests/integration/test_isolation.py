@@ -262,7 +262,7 @@ async def _lists(world: World) -> list[str]:
     return wrong
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_nobody_gets_in_who_should_not(start_stack: StartStack) -> None:
     running = await start_stack(services=SERVICES, settings={"DARKROOM_WRONG_KEY_DELAY_SECONDS": "0"})
     world = await _world(running)

@@ -33,7 +33,7 @@ async def _errors(running: Running) -> list[dict[str, Any]]:
     return errors
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_one_request_id_finds_all_there_is(start_stack: StartStack, capsys: pytest.CaptureFixture[str]) -> None:
     async with collector() as traces:
         running = await start_stack(

@@ -56,7 +56,7 @@ async def _use(running: Running, callback_url: str) -> None:
 
 
 @needed
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_every_query_returns_data_from_a_running_stack(
     start_stack: StartStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ async def _idle_statements_per_second(running: Running) -> float:
     return (await running.metric("poller", "darkroom_database_statements_total") - before) / (monotonic() - began)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_thousand_at_once(start_stack: StartStack, simulator: Simulator, database: Database) -> None:
     running = await start_stack(adjust=_roomy, settings={"DARKROOM_LOG_LEVEL": "info", "DARKROOM_LEASE_SECONDS": "30"})
     await simulator.behave(task_seconds=5.0, active_tasks_limit=COUNT)

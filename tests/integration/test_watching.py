@@ -88,7 +88,7 @@ async def test_events_come_over_http_and_go_on_from_the_last_id(running: Running
     assert [event async for event in _events(running, generation_id, last=seen[-1][1])] == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_thousand_watchers_cost_one_question_a_tick(start_stack: StartStack, database: Database) -> None:
     running = await start_stack(services=("gateway",), settings={"DARKROOM_WATCH_INTERVAL_SECONDS": "0.25"})
     key = (await running.new_key("acme")).key
