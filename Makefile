@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 GENERATED := build/generated
 GOOGLEAPIS := build/googleapis
 PROTOS := $(shell find protos -name '*.proto' | sort)
+IMAGE_BUILDER ?= docker
+IMAGE_PREFIX ?= darkroom
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -12,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards images manifests cluster-secrets chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +45,7 @@ pictures: $(VENV)/.development $(GENERATED)/.made  ## Take pictures of all pages
 translations: $(GENERATED)/.made  ## Look for what the console says, and tell what lacks a translation.
 	@$(BIN)/python -m sandbox translations
 
-lint: $(VENV)/.development $(GENERATED)/.made  ## Check style, types, dependency rules and protos.
+lint: $(VENV)/.development $(VENV)/checkov/.made $(VENV)/kubernetes/.made $(GENERATED)/.made  ## Check style, types, dependency rules, protos and manifests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -52,6 +55,8 @@ lint: $(VENV)/.development $(GENERATED)/.made  ## Check style, types, dependency
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf build --output build/protos.binpb
 	$(BIN)/buf breaking build/protos.binpb --against protos/baseline.binpb
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/python -m deploy.k8s check
 
 format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into the common style.
 	$(BIN)/ruff check --fix .
@@ -66,6 +71,18 @@ bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(VENV)/gbstats/
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana
 
+images: $(GENERATED)/.made  ## Build an image for each service with Docker, or with what IMAGE_BUILDER names (podman, buildah).
+	@for service in gateway dispatcher poller monitor experiments; do \
+		$(IMAGE_BUILDER) build --file deploy/Dockerfile --target $$service --tag $(IMAGE_PREFIX)/$$service:$(IMAGE_TAG) \
+			--build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+			$(IMAGE_ARGS) . || exit 1; done
+
+manifests: $(VENV)/.sandbox  ## Write what deploy/k8s needs a copy of: the catalog, alert rules, Prometheus' rules.
+	@$(BIN)/python -m deploy.k8s copies
+
+cluster-secrets: $(VENV)/.sandbox  ## Write random secrets for deploy/k8s/overlays/dev, where there are none.
+	@$(BIN)/python -m deploy.k8s secrets
+
 chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)
 
@@ -79,6 +96,8 @@ new-adapter: $(GENERATED)/.made  ## Write the skeleton of an adapter with its te
 
 lock:  ## Renew the pinned requirements (needs uv).
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml --constraint requirements/sandbox.txt --output-file requirements/services.txt
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--extra client --extra sandbox pyproject.toml --output-file requirements/sandbox.txt
 	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--extra client --extra sandbox --extra development pyproject.toml --output-file requirements/development.txt
@@ -88,6 +107,8 @@ lock:  ## Renew the pinned requirements (needs uv).
 		requirements/litellm.in --output-file requirements/litellm.txt
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		requirements/gbstats.in --output-file requirements/gbstats.txt
+	uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		requirements/checkov.in --output-file requirements/checkov.txt
 
 baseline: $(VENV)/.development $(GENERATED)/.made  ## Take today's protos as what later ones must not break: at a release.
 	$(BIN)/buf build --output protos/baseline.binpb
@@ -131,6 +152,21 @@ $(VENV)/gbstats/.made: requirements/gbstats.txt | $(VENV)/.made
 		echo "Installing GrowthBook's engine into $(VENV)/gbstats …"; $(PYTHON) -m venv $(VENV)/gbstats && \
 		$(VENV)/gbstats/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
 		--requirement requirements/gbstats.txt; fi
+	@touch $@
+
+# Its pins and ours do not go together.
+$(VENV)/checkov/.made: requirements/checkov.txt | $(VENV)/.made
+	@echo "Installing checkov into $(VENV)/checkov …"
+	@$(PYTHON) -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile --require-hashes \
+		--requirement requirements/checkov.txt
+	@touch $@
+
+# Where there is no Node.js, custom resources are not held against their schemas.
+$(VENV)/kubernetes/.made: requirements/kubernetes/package.json requirements/kubernetes/package-lock.json requirements/kubernetes/check.mjs | $(VENV)/.made
+	@mkdir -p $(VENV)/kubernetes
+	@cp requirements/kubernetes/* $(VENV)/kubernetes/
+	@if command -v npm >/dev/null; then npm --prefix $(VENV)/kubernetes ci --no-audit --no-fund --silent; fi
 	@touch $@
 
 # Where there is no Node.js, what is said of sharp is left out.

@@ -43,6 +43,7 @@ class Loop:
         self._last_success = monotonic()
         self._task: asyncio.Task[None] | None = None
         self._told_at: float | None = None
+        self._turning_since: float | None = None
 
     def start(self) -> None:
         """Begin to turn."""
@@ -63,15 +64,26 @@ class Loop:
 
     async def fault(self) -> str | None:
         """Why the loop is not well, or None."""
-        if self._task is not None and self._task.done() and not self._stopping:
+        if self.has_died:
             return f"loop {self.name} has died"
         silent = monotonic() - self._last_success
         return f"loop {self.name} is stuck for {silent:.0f} s" if silent > self._stall_seconds else None
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it will never turn again, without having been told to stop."""
+        return self._task is not None and self._task.done() and not self._stopping
+
+    @property
+    def turning_seconds(self) -> float:
+        """For how long the present turn has gone on; 0 between two."""
+        return 0.0 if self._turning_since is None else monotonic() - self._turning_since
 
     async def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
             pause = self._interval_seconds
+            self._turning_since = monotonic()
             try:
                 if await self._turn():
                     pause = 0.0
@@ -83,6 +95,7 @@ class Loop:
                 pause = max(pause, _FAILURE_PAUSE_SECONDS)
                 metrics.LOOP_ITERATIONS.labels(self.name, "failure").inc()
                 self._tell(error)
+            self._turning_since = None
             await self._pause(pause)
 
     def _tell(self, error: Exception) -> None:

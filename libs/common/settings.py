@@ -1,11 +1,12 @@
 """Every setting of every service, in one class, read from the environment.
 
 Names start with `DARKROOM_`; the log settings also answer to `LOG_…`. Nothing else reads the environment, except
-that the catalog names the variables that hold the providers' credentials.
+that the catalog names the variables that hold the providers' credentials, and the alert rules those of the channels.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DARKROOM_", frozen=True)
 
+    secrets: Path | None = Field(
+        default=None, description="A folder whose files are further variables, each of the name and value of one."
+    )
     database_url: SecretStr = Field(description="A Postgres URL for SQLAlchemy, for instance postgresql+psycopg2://…")
     database_pool_size: PositiveInt = Field(default=8, description="Connections and threads of one service.")
     database_statement_timeout_seconds: PositiveFloat = 30.0
@@ -105,6 +109,12 @@ class Settings(BaseSettings):
     internal_tls_certificate: Path | None = Field(default=None, description="Mutual TLS between services.")
     internal_tls_private_key: Path | None = None
     internal_tls_ca: Path | None = Field(default=None, description="Who signs the certificates of services.")
+    certificate_check_seconds: PositiveFloat = Field(
+        default=60.0, description="How often certificates are looked at: a service that was given others starts anew."
+    )
+    certificate_spread_seconds: NonNegativeFloat = Field(
+        default=300.0, description="Services that were given others at once start anew within so long, not at once."
+    )
     gateway_tls_certificate: Path | None = Field(default=None, description="TLS of the gateway's two ports.")
     gateway_tls_private_key: Path | None = None
 
@@ -168,7 +178,16 @@ class Settings(BaseSettings):
     submit_drain_seconds: PositiveFloat = Field(
         default=120.0, description="What submits under way get at a stop; one that is cut off has an uncertain outcome."
     )
+    drain_delay_seconds: NonNegativeFloat = Field(
+        default=0.0, description="At a stop, how long a service that says it is not ready still takes what comes."
+    )
     readiness_check_seconds: PositiveFloat = Field(default=2.0, description="Between two looks at the database.")
+    stuck_seconds: PositiveFloat = Field(
+        default=300.0, description="A loop whose turn takes so long with the database there costs the liveness."
+    )
+    health_port: PositiveInt | None = Field(
+        default=None, description="A port that answers for health alone and without TLS, as Kubernetes asks."
+    )
 
     heartbeat_seconds: PositiveFloat = Field(
         default=10.0, le=15, description="How often a process says that it runs; a change of log levels takes so long."
@@ -209,6 +228,21 @@ class Settings(BaseSettings):
     def metrics_port(self, service: ServiceName) -> int:
         """The port on which `service` serves Prometheus text."""
         return int(getattr(self, f"{service}_metrics_port"))
+
+
+def load() -> Settings:
+    """The settings, after the files in the folder that DARKROOM_SECRETS names have been taken into the environment.
+
+    A variable that is set goes before its file. Only regular files whose name begins with a letter are taken, as
+    Kubernetes mounts them beside its own. Raises pydantic's ValidationError with all faults, and OSError for a file
+    that cannot be read.
+    """
+    folder = os.environ.get("DARKROOM_SECRETS")
+    if folder:
+        for path in sorted(Path(folder).iterdir()):
+            if path.name[:1].isalpha() and path.is_file():
+                os.environ.setdefault(path.name, path.read_text().rstrip("\n"))
+    return Settings()
 
 
 def listed(text: str) -> tuple[str, ...]:

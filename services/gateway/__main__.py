@@ -264,11 +264,13 @@ def _serve_http(
             *rest_routes(own, peers, authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],
+        is_stopping=lambda: frame.is_stopping,
     )
     frame.on_start(http.start)
+    # Before the RPCs that its requests are made of are answered no more.
+    frame.on_drain(http.close)
     frame.on_close(to_monitor.close)
     frame.on_close(own.close)
-    frame.on_close(http.close)
 
 
 if __name__ == "__main__":

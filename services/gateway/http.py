@@ -17,7 +17,6 @@ from services.gateway.rest.middlewares import cors, cors_headers, observe, pack,
 log = structlog.get_logger()
 _HANDSHAKE_SECONDS = 10.0
 _IDLE_SECONDS = 75.0
-_SHUTDOWN_SECONDS = 5.0
 
 
 class Http:
@@ -26,9 +25,10 @@ class Http:
     Args:
         settings: where it listens, and its bounds.
         routes: what it serves.
+        is_stopping: whether connections are to be closed with the next answer, so that clients go elsewhere.
     """
 
-    def __init__(self, settings: Settings, routes: Sequence[web.RouteDef]) -> None:
+    def __init__(self, settings: Settings, routes: Sequence[web.RouteDef], *, is_stopping: Callable[[], bool]) -> None:
         self._settings = settings
         origins = listed(settings.cors_origins)
         app = web.Application(
@@ -36,14 +36,14 @@ class Http:
             client_max_size=settings.http_body_limit_bytes,
         )
         app.add_routes(routes)
-        app.on_response_prepare.append(_on_prepare(origins))
+        app.on_response_prepare.append(_on_prepare(origins, is_stopping))
         self._runner = web.AppRunner(
             app,
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,
             keepalive_timeout=_IDLE_SECONDS,
-            shutdown_timeout=_SHUTDOWN_SECONDS,
+            shutdown_timeout=settings.drain_seconds,
         )
         self._server: asyncio.Server | None = None
 
@@ -74,7 +74,7 @@ class Http:
             raise SystemExit(1) from error
 
     async def close(self) -> None:
-        """Let requests under way end."""
+        """Take no more requests, and let those under way end."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
@@ -88,8 +88,12 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _on_prepare(origins: Sequence[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def _on_prepare(
+    origins: Sequence[str], is_stopping: Callable[[], bool]
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        if is_stopping():
+            response.force_close()
         headers: dict[str, Any] = {**request_headers(), **cors_headers(request, origins)}
         for name, value in headers.items():
             response.headers.setdefault(name, value)

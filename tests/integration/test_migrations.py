@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 
 from libs.common.database import migrate
 from libs.common.database.all_tables import metadata
+from sandbox.processes import free_port
 from tests.support.infrastructure import Infrastructure
 
 
@@ -44,6 +45,28 @@ def test_upgrading_again_does_nothing(database_url: str) -> None:
     before = _tables(database_url)
     migrate.upgrade(database_url)
     assert _tables(database_url) == before
+
+
+def test_who_waits_for_the_schema_waits_for_what_it_needs(database_url: str, connection: sa.Connection) -> None:
+    assert migrate.wait(database_url, 0)
+    command.downgrade(migrate.config(connection), "-1")
+    connection.commit()
+    assert not migrate.is_ready(database_url)
+    assert not migrate.wait(database_url, 0)
+    migrate.upgrade(database_url)
+    assert migrate.is_ready(database_url)
+
+
+def test_a_newer_schema_is_left_as_it_is(database_url: str, connection: sa.Connection) -> None:
+    connection.execute(sa.text("UPDATE alembic_version SET version_num = 'from_the_future'"))
+    connection.commit()
+    assert migrate.is_ready(database_url)
+    migrate.upgrade(database_url)
+    assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == "from_the_future"
+
+
+def test_a_database_that_is_away_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+    assert not migrate.wait(f"postgresql+psycopg2://x:y@127.0.0.1:{free_port()}/x", 0)
 
 
 def test_the_way_back_leaves_nothing(shared: Infrastructure, connection: sa.Connection) -> None:

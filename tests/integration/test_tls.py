@@ -15,8 +15,10 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.client.client import Client
 from libs.common.settings import Settings
+from sandbox.health import health
 from sandbox.launcher import Stack
 from sandbox.plan import Plan, Ports
+from sandbox.processes import free_port
 from tests.conftest import StartStack
 from tests.support.certificates import Certificate, certificate
 from tests.support.simulator import simulated
@@ -106,6 +108,28 @@ async def test_services_with_certificates_take_calls_of_each_other_alone(
     await running.ended(generation_id)
     # The nudge has gone through: nobody had to wait for a sweep.
     assert await running.metric("gateway", "darkroom_ready") == 1
+
+
+async def test_a_service_whose_certificate_was_renewed_stops_for_a_new_start_and_probes_need_none(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    running = await start_stack(services=("gateway",))
+    stack = running.stack
+    probed = free_port()
+    settings = {
+        **_internal(certificate(tmp_path / "tls", "ours")),
+        "DARKROOM_HEALTH_PORT": str(probed),
+        "DARKROOM_CERTIFICATE_CHECK_SECONDS": "0.2",
+        "DARKROOM_CERTIFICATE_SPREAD_SECONDS": "0.5",
+    }
+    stack._add("poller", ["python", "-m", "services.poller"], {**stack.environment, **settings})
+
+    async def is_ready() -> bool:
+        return await asyncio.to_thread(health, probed) == "SERVING"
+
+    await eventually(is_ready, within=15, what="the poller is ready")
+    certificate(tmp_path / "tls", "ours")
+    assert await asyncio.to_thread(stack.children["poller"].wait, 20) == 0
 
 
 def test_half_a_certificate_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from libs.common.settings import Settings
+from libs.common.settings import Settings, load
 from sandbox.plan import SERVICES
 
 
@@ -26,6 +29,25 @@ def test_ports_are_those_of_the_design() -> None:
 
 def test_credentials_do_not_show() -> None:
     assert "hunter2" not in repr(Settings())
+
+
+def test_files_are_variables_but_for_what_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in {
+        "DARKROOM_S3_BUCKET": "from-a-file\n",
+        "DARKROOM_S3_REGION": "from-a-file",
+        "EXAMPLE_API_KEY": "secret",
+        "..data": "kubernetes' own",
+    }.items():
+        (tmp_path / name).write_text(content)
+    for name in ("DARKROOM_S3_BUCKET", "EXAMPLE_API_KEY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DARKROOM_S3_REGION", "from-the-environment")
+    monkeypatch.setenv("DARKROOM_SECRETS", str(tmp_path))
+    settings = load()
+    assert (settings.s3_bucket, settings.s3_region) == ("from-a-file", "from-the-environment")
+    assert os.environ["EXAMPLE_API_KEY"] == "secret"
+    assert "..data" not in os.environ
 
 
 def test_a_bad_value_names_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,21 @@
 """Whether a service is alive, and whether it is ready: two answers that differ on purpose.
 
-`liveness` stays SERVING as long as the process can answer; a database that is away must not get it restarted.
 `""` and the service's own name follow the database and the service's loops.
+`liveness` stays SERVING as long as a restart would mend nothing: a database that is away must not get a service
+restarted, a loop that has died or hangs while the database answers must.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 
 import structlog
 from grpc_health.v1 import health, health_pb2
 
 from libs.common import metrics
+from libs.common.loops import Loop
 
 log = structlog.get_logger()
 LIVENESS = "liveness"
@@ -35,22 +38,30 @@ class Readiness:
     Args:
         servicer: what answers.
         services: names that answer as `""` does.
-        checks: all of them must answer None for the service to be ready.
+        database: answers None while the database answers.
+        loops: all of them must turn for the service to be ready.
         timeout_seconds: a check that takes longer has failed.
+        stuck_seconds: a loop whose turn takes longer while the database answers costs the liveness.
     """
 
     def __init__(
         self,
         servicer: health.aio.HealthServicer,
         services: Sequence[str],
-        checks: Sequence[Check],
         *,
+        database: Check,
+        loops: Sequence[Loop],
         timeout_seconds: float,
+        stuck_seconds: float,
     ) -> None:
         self._servicer = servicer
         self._names = ("", *services)
-        self._checks = checks
+        self._database = database
+        self._loops = loops
         self._timeout_seconds = timeout_seconds
+        self._stuck_seconds = stuck_seconds
+        self._answers_since: float | None = None
+        self._is_alive = True
         self._draining = False
         self._reason: str | None = "starting"
 
@@ -65,10 +76,16 @@ class Readiness:
         await self._tell("starting")
 
     async def look(self) -> None:
-        """Ask all checks and answer accordingly from now on."""
-        found = [reason for reason in await asyncio.gather(*map(self._ask, self._checks)) if reason]
+        """Ask the database and all loops, and answer accordingly from now on."""
+        checks = (self._database, *(loop.fault for loop in self._loops))
+        of_database, *of_loops = await asyncio.gather(*map(self._ask, checks))
+        if of_database is not None:
+            self._answers_since = None
+        elif self._answers_since is None:
+            self._answers_since = monotonic()
+        await self._tell_alive(self._stuck())
         if not self._draining:
-            await self._tell("; ".join(found) or None)
+            await self._tell("; ".join(filter(None, (of_database, *of_loops))) or None)
 
     async def drain(self) -> None:
         """Not ready from now on, for good."""
@@ -83,6 +100,23 @@ class Readiness:
             return "a check did not answer in time"
         except Exception as error:
             return str(error)
+
+    def _stuck(self) -> list[str]:
+        """The loops that only a restart can mend. What has waited for the database gets its time anew with it."""
+        if self._answers_since is None:
+            return []
+        answers_for = monotonic() - self._answers_since
+        return [
+            loop.name
+            for loop in self._loops
+            if loop.has_died or min(loop.turning_seconds, answers_for) > self._stuck_seconds
+        ]
+
+    async def _tell_alive(self, stuck: Sequence[str]) -> None:
+        if stuck and self._is_alive:
+            log.error("not alive: only a restart can mend this", loops=stuck)
+        self._is_alive = not stuck
+        await set_serving(self._servicer, LIVENESS, serves=self._is_alive)
 
     async def _tell(self, reason: str | None) -> None:
         if reason != self._reason:

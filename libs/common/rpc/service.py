@@ -25,6 +25,7 @@ from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.errors import GenerationError
 from libs.common.loops import Loop, Turn
+from libs.common.rpc.certificates import CertificateWatch
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.errors import answer_of
@@ -32,11 +33,12 @@ from libs.common.rpc.health import Readiness, set_serving
 from libs.common.rpc.heartbeat import Heart
 from libs.common.rpc.interceptors import Around, standard
 from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
-from libs.common.settings import ServiceName, Settings, listed
+from libs.common.settings import ServiceName, Settings, listed, load
 
 log = structlog.get_logger()
 _METADATA_LIMIT_BYTES = 16 * 1024
 _REPORT_SECONDS = 5.0
+_HEALTH_RPCS = 100
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -80,6 +82,7 @@ class Frame:
         self._guard: Around | None = None
         self._private_address: str | None = None
         self._send: Send | None = None
+        self._stopping = asyncio.Event()
 
     def report_to(self, send: Send) -> None:
         """Hand errors to this. Without it, they go to the monitor by RPC."""
@@ -129,6 +132,11 @@ class Frame:
         return True
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop: what is kept open for a client is to be closed with the next answer."""
+        return self._stopping.is_set()
+
+    @property
     def is_ready(self) -> bool:
         """Whether the service says that it serves."""
         return self._readiness is not None and self._readiness.is_ready
@@ -140,17 +148,23 @@ class Frame:
         heartbeat = self.loop("heartbeat", heart.beat, interval_seconds=self.settings.heartbeat_seconds)
         self.on_close(heart.close)
         self.loop("report", reporter.flush, interval_seconds=FLUSH_SECONDS)
-        stopping = _on_signals(self._reload_catalog)
+        certificates = CertificateWatch(self.settings, self._stopping.set)
+        if certificates.is_needed:
+            self.loop("certificates", certificates.look, interval_seconds=self.settings.certificate_check_seconds)
+        _on_signals(self._stopping, self._reload_catalog)
         _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
         readiness = self._readiness = Readiness(
             self._health,
             self._service_names,
-            [self._probe.ping, *(loop.fault for loop in self._loops)],
+            database=self._probe.ping,
+            loops=self._loops,
             timeout_seconds=3,
+            stuck_seconds=self.settings.stuck_seconds,
         )
         server = self._server()
         await readiness.begin()
+        health_server = await self._serve_health()
         for start in self._starters:
             await start()
         await server.start()
@@ -163,12 +177,15 @@ class Frame:
         for own in (catalog_watch, looking):
             own.start()
         log.info("serving", port=self.settings.grpc_port(self.name), version=VERSION)
-        await stopping.wait()
+        await self._stopping.wait()
         await self._stop(server, readiness, [catalog_watch, looking])
+        await health_server.stop(grace=None)
 
     async def _stop(self, server: grpc.aio.Server, readiness: Readiness, own_loops: list[Loop]) -> None:
         log.info("draining")
         await readiness.drain()
+        # Whoever balances the load hears of it a little later, and sends until then.
+        await asyncio.sleep(self.settings.drain_delay_seconds)
         await asyncio.gather(*(loop.stop() for loop in self._loops))
         # The server stays up meanwhile, so that probes hear NOT_SERVING and not silence.
         for drain in self._drains:
@@ -214,6 +231,16 @@ class Frame:
         names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         self._open_ports(server)
+        return server
+
+    async def _serve_health(self) -> grpc.aio.Server:
+        """Answer for health on a port of its own, where one is set, from before the start until after the drain."""
+        server = grpc.aio.server(maximum_concurrent_rpcs=_HEALTH_RPCS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        port = self.settings.health_port
+        if port is not None:
+            _listen(port, lambda port: server.add_insecure_port(f"{self.settings.bind_host}:{port}"))
+        await server.start()
         return server
 
     def _open_ports(self, server: grpc.aio.Server) -> None:
@@ -291,14 +318,12 @@ def _looks(readiness: Readiness, heartbeat: Loop) -> Turn:
     return turn
 
 
-def _on_signals(reload_catalog: Callable[[], None]) -> asyncio.Event:
-    """SIGTERM and SIGINT set the event that is answered; SIGHUP reads the catalog anew."""
-    stopping = asyncio.Event()
+def _on_signals(stopping: asyncio.Event, reload_catalog: Callable[[], None]) -> None:
+    """SIGTERM and SIGINT set the event; SIGHUP reads the catalog anew."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reload_catalog)
-    return stopping
 
 
 def _settings_faults(error: ValidationError) -> str:
@@ -309,7 +334,7 @@ def _settings_faults(error: ValidationError) -> str:
 def run(name: ServiceName, wire: Wire) -> None:
     """Run a service until it is told to stop. Exits 0 after a drain, and 1 with the reason where it cannot start."""
     try:
-        settings = Settings()
+        settings = load()
     except ValidationError as error:
         raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
     logging.configure(settings, name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from libs.common.errors import GenerationError
-from libs.common.settings import Settings
+from libs.common.settings import load
 from libs.common.storage.objects import ObjectStore
 
 
 async def _make() -> None:
-    store = ObjectStore(Settings())
+    store = ObjectStore(load())
     try:
         await store.make_bucket()
     finally:

@@ -1,0 +1,1 @@
+"""What runs Darkroom on Kubernetes: kustomize's files, and what is written into them from elsewhere."""
