@@ -15,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards images manifests cluster-secrets chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,17 @@ up: $(GENERATED)/.made  ## Run the whole stack on this machine until Ctrl-C.
 
 test: $(VENV)/.development $(GENERATED)/.made  ## Run all tests; they start what they need by themselves.
 	@$(BIN)/python -m pytest $(ARGS)
+
+cluster: $(VENV)/.development $(GENERATED)/.made  ## Run the manifests of deploy/k8s as a cluster of processes, and probe, kill and roll them (Linux, as root).
+	@DARKROOM_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
+		sh -c 'ip link set lo up && exec $(BIN)/python -m pytest tests/cluster -n 0 -s $(ARGS)'
+
+cluster-tools:  ## Install what `make cluster` needs (Debian, as root).
+	@command -v dnsmasq >/dev/null && command -v nft >/dev/null && command -v pgbouncer >/dev/null && command -v ip >/dev/null || \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+		dnsmasq-base nftables pgbouncer iproute2 >/dev/null; }
+	@command -v kubectl >/dev/null || \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends kubernetes-client >/dev/null; }
 
 prometheus:  ## Install Prometheus and Alertmanager, which some tests need (Debian, as root); without them they are skipped.
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null || \

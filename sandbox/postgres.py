@@ -111,6 +111,12 @@ class Postgres:
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url_of(name)
 
+    def admit(self, network: str) -> None:
+        """Let clients in with their password from a network, too, given as an address and its length."""
+        with (self._data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} scram-sha-256\n")
+        self._execute("SELECT pg_reload_conf()")
+
     @property
     def log(self) -> Path:
         """The server's log file."""

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -23,8 +24,10 @@ from typing import IO, Any, get_args
 
 from libs.common.settings import ServiceName
 from sandbox import processes
+from tests.support.cluster.place import Place, command_at
 
 _PREFIX = "services."
+_FORKED = (_PREFIX, "libs.")
 _MESSAGE_LIMIT = 1 << 20
 _LOOK_SECONDS = 0.01
 _NURSERY_SECONDS = 60.0
@@ -83,15 +86,21 @@ class Nursery:
         self._process = subprocess.Popen(command, env=environment, start_new_session=True)
 
     def start(
-        self, command: Sequence[str | Path], *, environment: Mapping[str, str]
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str], place: Place | None = None
     ) -> subprocess.Popen[bytes] | Forked:
-        """Start a service as a fork; anything else as itself."""
+        """Start a module of ours as a fork, at a place if one is given; anything else as itself."""
         words = [str(part) for part in command]
-        if len(words) != 3 or words[1] != "-m" or not words[2].startswith(_PREFIX):
-            return processes.start(command, environment=environment)
+        if len(words) < 3 or words[1] != "-m" or not words[2].startswith(_FORKED):
+            return processes.start(command if place is None else command_at(place, words), environment=environment)
         reader, writer = os.pipe()
         told = self._connected()
-        request = json.dumps({"name": words[2].removeprefix(_PREFIX), "environment": dict(environment)}).encode()
+        wanted = {
+            "module": words[2],
+            "arguments": words[3:],
+            "environment": dict(environment),
+            "place": place.as_json() if place else None,
+        }
+        request = json.dumps(wanted).encode()
         socket.send_fds(told, [len(request).to_bytes(4, "big")], [writer])
         told.sendall(request)
         os.close(writer)
@@ -170,12 +179,11 @@ def _live(request: Mapping[str, Any], output: int) -> None:
     os.closerange(3, 64)
     os.environ.clear()
     os.environ.update(request["environment"])
-    name = request["name"]
-    sys.argv = [f"{_PREFIX}{name}"]
     code: Any = 0
     try:
-        service = importlib.import_module(f"{_PREFIX}{name}.__main__")
-        service.run(name, service.wire)
+        if request["place"] is not None:
+            Place.from_json(request["place"]).enter()
+        _run(request["module"], request["arguments"])
     except SystemExit as ended:
         code = ended.code
     except BaseException:
@@ -187,6 +195,15 @@ def _live(request: Mapping[str, Any], output: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
+
+
+def _run(module: str, arguments: Sequence[str]) -> None:
+    sys.argv = [module, *arguments]
+    if module.startswith(_PREFIX):
+        service = importlib.import_module(f"{module}.__main__")
+        service.run(module.removeprefix(_PREFIX), service.wire)
+    else:
+        runpy.run_module(module, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A cluster of processes: the rendered manifests, each pod in a network of its own, probed as the kubelet does."""
