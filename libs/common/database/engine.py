@@ -21,7 +21,7 @@ from libs.common.settings import Settings
 T = TypeVar("T")
 
 # A dead peer is noticed in seconds, also when no reset arrives.
-_KEEPALIVE = {
+KEEPALIVE = {
     "connect_timeout": 3,
     "keepalives_idle": 10,
     "keepalives_interval": 3,
@@ -48,7 +48,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             connect_args={
-                **_KEEPALIVE,
+                **KEEPALIVE,
                 "application_name": application_name,
                 "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC",
             },

@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from libs.common.database.engine import KEEPALIVE
 from libs.common.settings import load
 
 # Two migrations of the same database at once would meet half-made tables; the second waits here.
@@ -33,7 +34,7 @@ def config(connection: sa.Connection) -> Config:
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` to `revision`. Does nothing where it is there already, or beyond."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = _engine(url)
     with engine.connect() as guard, engine.connect() as connection:
         guard.execute(_LOCK)
         try:
@@ -49,7 +50,7 @@ def is_ready(url: str) -> bool:
 
     Raises sqlalchemy.exc.OperationalError where the database cannot be reached.
     """
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = _engine(url)
     with engine.connect() as connection:
         return _is_newer(connection) or _revision(connection) == _scripts(connection).get_current_head()
 
@@ -68,6 +69,10 @@ def wait(url: str, seconds: float) -> bool:
             return False
         print(f"Waiting: {reason}.", flush=True)  # noqa: T201
         sleep(_LOOK_SECONDS)
+
+
+def _engine(url: str) -> sa.Engine:
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=KEEPALIVE)
 
 
 def _is_newer(connection: sa.Connection) -> bool:

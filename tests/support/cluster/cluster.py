@@ -1,8 +1,8 @@
 """The cluster: what the manifests ask for, over the real parts that tests share.
 
 What stands in the place of something that a cluster has: secrets for what External Secrets fetches, certificates
-for cert-manager's, and one address before the gateway's replicas for kube-proxy's. What differs from the manifests: where
-object storage is, and that the catalog's providers are the simulated ones.
+for cert-manager's, and one address before the gateway's replicas for kube-proxy's. What differs from the manifests:
+where object storage is, where providers report to, and that the catalog's providers are the simulated ones.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import itertools
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from deploy.k8s.rendering import documents, rendered
 from sandbox.catalog import Adjust, SimulatedCatalog, simulated
 from sandbox.plan import SHIPPED_CATALOG
 from sandbox.postgres import DATABASE
 from tests.support.cluster.certificates import Authority
-from tests.support.cluster.manifests import Container, Manifests, Workload, matches
+from tests.support.cluster.manifests import Container, Labels, Manifests, Workload, matches
 from tests.support.cluster.network import (
     DNS_ADDRESS,
     OBJECTS_ADDRESS,
@@ -64,6 +66,7 @@ class Cluster:
         self.admin_key = secrets.token_urlsafe(24)
         self.pods: list[Pod] = []
         self.extra_settings = dict(settings or {})
+        self.strangers: dict[str, Labels] = {}
         shared.postgres.admit("10.77.0.0/16")
         shared.postgres.drop_database(DATABASE)
         self.database_url = shared.postgres.create_database(DATABASE)
@@ -72,6 +75,7 @@ class Cluster:
         self._numbers = itertools.count(1)
         self._volumes: dict[str, dict[str, Path]] = {}
         self._changing: asyncio.Task[None] | None = None
+        self._has_changed = False
         with rendered("production") as path:
             self.manifests = Manifests(documents(path))
         self.workloads = self.manifests.workloads("Deployment")
@@ -130,9 +134,14 @@ class Cluster:
         self.changed()
         return codes
 
-    async def add(self, name: str) -> Pod:
-        """One more replica, once it is ready."""
-        pod = self._pod(self.workloads[name])
+    async def add(
+        self, name: str, *, settings: Mapping[str, str] | None = None, grace_seconds: float | None = None
+    ) -> Pod:
+        """One more replica, once it is ready; with settings of its own, or less grace than its manifest has."""
+        workload = self.workloads[name]
+        if grace_seconds is not None:
+            workload = replace(workload, grace_seconds=grace_seconds)
+        pod = self._pod(workload, settings or {})
         await pod.start()
 
         async def ready() -> bool:
@@ -159,37 +168,48 @@ class Cluster:
 
     def changed(self) -> None:
         """Something has become ready, or not, or has come or gone: names and addresses follow."""
+        self._has_changed = True
         if self._changing is None or self._changing.done():
             self._changing = asyncio.get_running_loop().create_task(self._follow())
 
     async def _follow(self) -> None:
-        # What changes at once is told at once.
-        await asyncio.sleep(0.02)
+        while self._has_changed:
+            # What changes at once is told at once.
+            await asyncio.sleep(0.02)
+            self._has_changed = False
+            await self._tell()
+
+    async def _tell(self) -> None:
         ready = [pod for pod in self.pods if pod.is_ready and not pod.is_leaving]
         names = {
             service: [pod.address for pod in ready if matches({"matchLabels": selector}, pod.workload.labels)]
             for service, selector in self.manifests.services().items()
         }
         names["postgres"] = [POSTGRES_ADDRESS]
-        pods = {pod.address: pod.workload.labels for pod in self.pods if pod.address}
+        pods = {pod.address: pod.workload.labels for pod in self.pods if pod.address} | self.strangers
         policies = rules(
             list(self.manifests.of_kind("NetworkPolicy")), pods or {"192.0.2.1": {}}, {DNS_ADDRESS: _KUBE_SYSTEM}
         )
         gateways = names["gateway"]
         await asyncio.to_thread(self.network.tell, names, {50051: gateways, 8080: gateways}, policies)
-        if [pod for pod in self.pods if pod.is_ready and not pod.is_leaving] != ready:
-            await self._follow()
 
     def _ready(self, name: str) -> list[Pod]:
         return [pod for pod in self.of(name) if pod.is_ready]
 
-    def _pod(self, workload: Workload) -> Pod:
+    async def remove(self, pod: Pod) -> list[int]:
+        """Take a replica away, as scaling down does. Its exit codes."""
+        codes = await pod.terminate()
+        self.pods.remove(pod)
+        self.changed()
+        return codes
+
+    def _pod(self, workload: Workload, settings: Mapping[str, str] = MappingProxyType({})) -> Pod:
         pod = Pod(
             f"{workload.name}-{next(self._numbers)}",
             workload,
             self.network,
             self.shared.nursery,
-            self._environment,
+            lambda container: self._environment(container) | dict(settings),
             self._laid_out(workload),
             self.folder / "logs",
             self.changed,
@@ -224,7 +244,11 @@ class Cluster:
         return found | self._own_settings() | self.extra_settings
 
     def _own_settings(self) -> dict[str, str]:
-        return {"DARKROOM_S3_ENDPOINT_URL": f"http://{OBJECTS_ADDRESS}", "DARKROOM_S3_BUCKET": BUCKET}
+        return {
+            "DARKROOM_S3_ENDPOINT_URL": f"http://{OBJECTS_ADDRESS}",
+            "DARKROOM_S3_BUCKET": BUCKET,
+            "DARKROOM_PUBLIC_URL": GATEWAY_HTTP,
+        }
 
     def _files(self) -> dict[str, str]:
         before = self._configs["darkroom-files"]

@@ -45,7 +45,6 @@ class Container:
     environment_from: Sequence[str]
     mounts: Mapping[str, str]
     probes: Mapping[str, Probe]
-    pre_stop: Sequence[str]
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Container:
@@ -61,7 +60,6 @@ class Container:
                 for kind in ("startup", "readiness", "liveness")
                 if f"{kind}Probe" in given
             },
-            pre_stop=((given.get("lifecycle") or {}).get("preStop") or {}).get("exec", {}).get("command", ()),
         )
 
 

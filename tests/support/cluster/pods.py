@@ -75,13 +75,13 @@ class Pod:
     is_leaving: bool = False
     restarts: int = 0
     heard: list[tuple[str, str]] = field(default_factory=list)
-    _namespace: str = ""
+    namespace: str = ""
     _children: dict[str, Child] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Run what runs first, then the containers, and probe them from now on."""
-        self._namespace, self.address = await asyncio.to_thread(self.network.add)
+        self.namespace, self.address = await asyncio.to_thread(self.network.add)
         self.changed()
         for container in self.workload.init_containers:
             code = await self._ran(container)
@@ -94,14 +94,14 @@ class Pod:
 
     async def complete(self) -> None:
         """Run all containers to their ends, as a Job's; AssertionError where one fails."""
-        self._namespace, self.address = await asyncio.to_thread(self.network.add)
+        self.namespace, self.address = await asyncio.to_thread(self.network.add)
         self.changed()
         for container in self.workload.containers:
             code = await self._ran(container)
             assert code == 0, (
                 f"{self.name}: {container.name} has ended with {code}: {self.log(container.name)[-2_000:]}"
             )
-        await asyncio.to_thread(self.network.remove, self._namespace)
+        await asyncio.to_thread(self.network.remove, self.namespace)
 
     async def terminate(self) -> list[int]:
         """Tell its containers to stop, and kill what takes longer than its grace; their exit codes."""
@@ -109,7 +109,7 @@ class Pod:
         self.changed()
         await self._end_tasks()
         codes = await asyncio.gather(*(self._stopped(container) for container in self.workload.containers))
-        await asyncio.to_thread(self.network.remove, self._namespace)
+        await asyncio.to_thread(self.network.remove, self.namespace)
         return list(codes)
 
     def kill(self) -> None:
@@ -141,7 +141,7 @@ class Pod:
 
     def _child(self, container: Container) -> Child:
         place = Place(
-            self._namespace,
+            self.namespace,
             self.name,
             {path: str(self.volumes[name]) for path, name in container.mounts.items() if name in self.volumes},
             # What is ours runs as whoever runs the tests: its Python may be in a home of theirs.
@@ -233,8 +233,6 @@ class Pod:
             self.changed()
 
     async def _stopped(self, container: Container) -> int:
-        if container.pre_stop:
-            await asyncio.sleep(float(container.pre_stop[-1]))
         child = self._children[container.name]
         await asyncio.to_thread(child.stop, self.workload.grace_seconds)
         code = child.exit_code
