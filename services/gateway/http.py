@@ -93,6 +93,8 @@ def _on_prepare(
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         if is_stopping():
+            # The header was decided on before this: without it the client would send its next request in vain.
+            response.headers[hdrs.CONNECTION] = "close"
             response.force_close()
         headers: dict[str, Any] = {**request_headers(), **cors_headers(request, origins)}
         for name, value in headers.items():

@@ -124,6 +124,7 @@ class Watchers(Generic[Changed]):
         self._known: dict[str, str] = {}
         self._somebody = asyncio.Event()
         self._last_look = float("-inf")
+        self._end: GenerationError | None = None
 
     def watch(self, subject: str, *, stamp: str = _NOTHING_SEEN) -> Watcher[Changed]:
         """A stream of what changes after `stamp`; without one it begins with the present state. To be entered."""
@@ -136,6 +137,8 @@ class Watchers(Generic[Changed]):
         self._known[watcher.subject] = _NOTHING_SEEN
         metrics.WATCHERS.inc()
         self._somebody.set()
+        if self._end is not None:
+            watcher.end(self._end)
 
     def remove(self, watcher: Watcher[Changed]) -> None:
         """Look for it no more."""
@@ -147,13 +150,13 @@ class Watchers(Generic[Changed]):
         metrics.WATCHERS.dec()
 
     async def close(self) -> None:
-        """End all streams, for their readers to go on at another replica."""
-        stopping = GenerationError(
+        """End all streams, and those that come later, for their readers to go on at another replica."""
+        self._end = GenerationError(
             ErrorCode.SERVICE_UNAVAILABLE, "This gateway stops: watch again, from the last resume token."
         )
         for watchers in self._watchers.values():
             for watcher in watchers:
-                watcher.end(stopping)
+                watcher.end(self._end)
 
     async def look(self) -> bool:
         """One tick. A turn of a loop, which waits here while nobody watches."""

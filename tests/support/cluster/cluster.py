@@ -12,6 +12,7 @@ import itertools
 import os
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +39,7 @@ from tests.support.waiting import eventually
 
 SERVICES = ("gateway", "dispatcher", "poller", "monitor", "experiments")
 GATEWAY_GRPC, GATEWAY_HTTP = f"{VIRTUAL_ADDRESS}:50051", f"http://{VIRTUAL_ADDRESS}:8080"
+_THREADS = 100
 _KUBE_SYSTEM = {"kubernetes.io/metadata.name": "kube-system"}
 
 
@@ -93,6 +95,8 @@ class Cluster:
 
     async def start(self) -> None:
         """Migrate, as the Job does, while everything starts as the Deployments say; answers once all is ready."""
+        # Whoever waits for a process takes a thread.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self.network.start)
         self._configs["darkroom-files"] = self._files()
         self.changed()

@@ -7,6 +7,7 @@ import itertools
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,6 +43,7 @@ class Load:
     prompts: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
+    _name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -60,7 +62,7 @@ class Load:
 
     def _prompt(self) -> str:
         number = next(self._numbers)
-        return simulated(f"load {number}", task_seconds=self.task_seconds)
+        return simulated(f"load {self._name} {number}", task_seconds=self.task_seconds)
 
     async def _by_rpc(self, target: str) -> None:
         async with Client(target, self.cluster.admin_key) as client:
@@ -73,7 +75,7 @@ class Load:
                     status = gateway_pb2.GenerationStatus.Name(generation.status)
                     self.ends[status.removeprefix("GENERATION_STATUS_")] += 1
                 except (DarkroomError, grpc.aio.AioRpcError) as error:
-                    self.failures.append(f"{target}: {error!r}")
+                    self.failures.append(f"{target} at {datetime.now(UTC):%T.%f}: {error!r}")
 
     async def _by_rest(self) -> None:
         headers = {"x-api-key": self.cluster.admin_key}
@@ -89,7 +91,7 @@ class Load:
                         made = await self._answered(session, "GET", f"/api/external/generation/{made['id']}")
                     self.ends[made["status"]] += 1
                 except (aiohttp.ClientError, TimeoutError, _Refused) as error:
-                    self.failures.append(f"REST: {error!r}")
+                    self.failures.append(f"REST at {datetime.now(UTC):%T.%f}: {error!r}")
 
     @staticmethod
     async def _answered(session: aiohttp.ClientSession, method: str, path: str, **fields: Any) -> Any:

@@ -21,6 +21,26 @@ PROVIDERS_ADDRESS = "11.0.0.10"
 VIRTUAL_ADDRESS = "10.77.255.1"
 _HOP = "169.254.1.1"
 _DOMAIN = "darkroom.svc.cluster.local"
+_CHAINS = """table ip cluster {
+ chain leads { }
+ chain inward { }
+ chain outward { }
+ chain arriving { type filter hook prerouting priority -150; }
+ chain before { type nat hook prerouting priority -100; }
+ chain own { type nat hook output priority -100; }
+}
+table ip cluster {
+ chain arriving {
+  ct state established,related accept
+  iifname "v*" jump outward
+ }
+ chain before {
+  jump leads
+ }
+ chain own {
+  jump leads
+ }
+}"""
 
 
 @dataclass
@@ -46,6 +66,8 @@ class Network:
         _batch(["link set lo up", *(f"addr add {address}/32 dev lo" for address in own)])
         for name in ("ip_forward", "conf/all/route_localnet"):
             Path(f"/proc/sys/net/ipv4/{name}").write_text("1")
+        # The chains that packets come to stay as they are: those that they lead to get other rules.
+        _nft([_CHAINS])
         (self.folder / "hosts").write_text("")
         resolving = self.folder / "resolv.conf"
         resolving.write_text(f"nameserver {DNS_ADDRESS}\nsearch {_DOMAIN}\noptions timeout:1 attempts:3\n")
@@ -103,19 +125,8 @@ class Network:
         ]
         _nft(
             [
-                "table ip cluster",
-                "delete table ip cluster",
+                *(f"flush chain ip cluster {name}" for name in ("leads", "outward", "inward")),
                 "table ip cluster {",
-                " chain arriving { type filter hook prerouting priority -150",
-                "  ct state established,related accept",
-                '  iifname "v*" jump outward',
-                " }",
-                " chain before { type nat hook prerouting priority -100",
-                "  jump leads",
-                " }",
-                " chain own { type nat hook output priority -100",
-                "  jump leads",
-                " }",
                 " chain leads {",
                 *leads,
                 " }",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from tests.support.cluster.network import Network
 from tests.support.cluster.place import Place
 from tests.support.nursery import Nursery
 
+_ONCE_SECONDS = 90.0
+_BACK_OFF_SECONDS = 1.0
 CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -113,9 +117,9 @@ class Pod:
         return list(codes)
 
     def kill(self) -> None:
-        """End its processes as a power cut would; they are started again at once, as the kubelet does."""
-        for child in self._children.values():
-            child.send(signal.SIGKILL)
+        """End all of its processes as a power cut would; they are started again, as the kubelet does."""
+        for container in self.workload.containers:
+            os.killpg(self._children[container.name].pid, signal.SIGKILL)
 
     def send(self, number: int) -> None:
         """Send its processes a signal."""
@@ -162,7 +166,11 @@ class Pod:
     async def _ran(self, container: Container) -> int:
         child = self._children[container.name] = self._child(container)
         await asyncio.to_thread(child.start)
-        return await asyncio.to_thread(child.wait, 120)
+        try:
+            return await asyncio.to_thread(child.wait, _ONCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return -signal.SIGKILL
 
     def _run(self, container: Container) -> None:
         child = self._children[container.name] = self._child(container)
@@ -176,6 +184,7 @@ class Pod:
             self._tell(is_ready=False)
             self.restarts += 1
             await asyncio.to_thread(self._children[container.name].stop, self.workload.grace_seconds)
+            await asyncio.sleep(_BACK_OFF_SECONDS)
             self._run(container)
 
     async def _has_started(self, container: Container) -> bool:
