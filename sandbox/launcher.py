@@ -198,7 +198,7 @@ class Stack:
         console = {"DARKROOM_CONSOLE_URL": f"http://127.0.0.1:{self.plan.ports.gateway_http}/admin"}
         self.environment = {**console, **environment, **_DRAIN, **self.plan.ports.variables(), **self.plan.settings}
         self._tell("database schema")
-        migrate.upgrade(database_url)
+        migrate.upgrade(database_url, self.plan.schema)
         if self.plan.object_store_url is not None and not self.plan.has_bucket:
             self._make_bucket()
         for name in self.plan.services:

@@ -85,6 +85,7 @@ class Plan:
         durable: False lets the embedded Postgres do without fsync, for tests.
         services: which of them to start.
         has_bucket: True spares looking for the bucket in an object store of the caller's own.
+        schema: the revision that the database is brought to.
     """
 
     folder: Path
@@ -95,6 +96,7 @@ class Plan:
     durable: bool = True
     services: tuple[ServiceName, ...] = SERVICES
     has_bucket: bool = False
+    schema: str = "head"
 
     @property
     def database_url(self) -> str | None:
