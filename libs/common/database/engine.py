@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -20,9 +21,11 @@ from libs.common.settings import Settings
 
 T = TypeVar("T")
 
-# A dead peer is noticed in seconds, also when no reset arrives.
-KEEPALIVE = {
+# A dead peer is noticed in seconds, also when no reset arrives; a server that only reads, since it recovers or stands
+# by, is no database of ours: of several hosts in the URL the one that writes is taken.
+CONNECTING = {
     "connect_timeout": 3,
+    "target_session_attrs": "read-write",
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
@@ -48,7 +51,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             connect_args={
-                **KEEPALIVE,
+                **CONNECTING,
                 "application_name": application_name,
                 "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC",
             },
@@ -111,6 +114,10 @@ class Database:
             except DBAPIError as error:
                 # Nothing was committed: a pooled connection had died, for instance with a restart of the server.
                 if error.connection_invalidated:
+                    raise _LostBeforeCommitError from error
+                # Or the server has become one that stands by: another connection finds who writes.
+                if getattr(error.orig, "pgcode", None) == READ_ONLY_SQL_TRANSACTION:
+                    connection.invalidate()
                     raise _LostBeforeCommitError from error
                 raise
             transaction.commit()

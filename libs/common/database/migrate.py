@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from libs.common.database.engine import KEEPALIVE
+from libs.common.database.engine import CONNECTING
 from libs.common.settings import load
 
 # Two migrations of the same database at once would meet half-made tables; the second waits here.
@@ -72,7 +72,7 @@ def wait(url: str, seconds: float) -> bool:
 
 
 def _engine(url: str) -> sa.Engine:
-    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=KEEPALIVE)
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=CONNECTING)
 
 
 def _is_newer(connection: sa.Connection) -> bool:

@@ -1,0 +1,104 @@
+"""The database is lost and comes back from its backup, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import grpc
+import pytest
+
+from libs.common.database.engine import Database
+from tests.conftest import StartStack
+from tests.support.backups import Backup
+from tests.support.rows import rows
+from tests.support.running import SUCCESS, Running
+from tests.support.simulator import Simulator, simulated
+from tests.support.waiting import eventually
+
+_BETWEEN_SECONDS = 0.05
+MODELS = ("flux-pro", "gpt-image-1", "dall-e-3")
+
+
+class _Load:
+    """Hands in one after the other, and keeps what it was told an id for."""
+
+    def __init__(self, running: Running) -> None:
+        self.prompts: dict[str, str] = {}
+        self.refused = 0
+        self._running = running
+        self._stopping = False
+
+    async def run(self) -> None:
+        for number in itertools.count():
+            if self._stopping:
+                return
+            prompt = simulated(f"restore {number}", task_seconds=1.0)
+            try:
+                generation_id = await self._running.create(MODELS[number % 3], prompt)
+                self.prompts[generation_id] = prompt
+                await asyncio.sleep(_BETWEEN_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}, error
+                self.refused += 1
+                await asyncio.sleep(0.2)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def have_been_handed_in(self, more: int) -> None:
+        goal = len(self.prompts) + more
+
+        async def so() -> bool:
+            return len(self.prompts) >= goal
+
+        await eventually(so, within=30, what=f"{goal} were handed in")
+
+
+@pytest.mark.timeout(300)
+async def test_what_was_promised_is_in_the_backup_and_goes_on(
+    start_stack: StartStack, simulator: Simulator, tmp_path: Path
+) -> None:
+    running = await start_stack(own_postgres=True)
+    postgres = running.stack.postgres
+    assert postgres is not None
+    backup = Backup(postgres, tmp_path / "backup")
+    load = _Load(running)
+    task = asyncio.create_task(load.run())
+    try:
+        await load.have_been_handed_in(10)
+        await asyncio.to_thread(backup.follow)
+        await asyncio.to_thread(backup.take)
+        await load.have_been_handed_in(30)
+        states = await _states(postgres.url)
+        await asyncio.to_thread(postgres.stop, immediate=True)
+        promised = len(load.prompts)
+        await asyncio.to_thread(backup.restore)
+        await load.have_been_handed_in(5)
+        load.stop()
+        await task
+        for generation_id in load.prompts:
+            assert (await running.ended(generation_id, within=60)).status == SUCCESS
+    finally:
+        load.stop()
+        await asyncio.to_thread(backup.close)
+    bills = Counter([bill["prompt"] for bill in await simulator.bills()])
+    under_way = sum(count for state, count in states.items() if state not in {"SUCCESS", "FAILED", "CANCELLED"})
+    print(
+        f"{promised} were promised when the database was lost, {under_way} of them under way ({dict(states)}): "
+        f"lost 0, billed twice {sum(count > 1 for count in bills.values())}; refused meanwhile {load.refused}"
+    )
+    assert under_way > 0
+    assert set(bills.values()) == {1}
+    assert len(bills) == len(load.prompts)
+
+
+async def _states(url: str) -> Counter[str]:
+    database = Database(url, size=1, statement_timeout_seconds=10, application_name="test")
+    try:
+        found = await rows(database, "SELECT state, count(*) FROM generation_requests GROUP BY 1")
+    finally:
+        await database.close()
+    return Counter({row["state"]: row["count"] for row in found})
