@@ -92,7 +92,9 @@ async def test_what_was_promised_is_in_the_backup_and_goes_on(
     )
     assert under_way > 0
     assert set(bills.values()) == {1}
-    assert len(bills) == len(load.prompts)
+    # Who was refused as the database went may have been taken in all the same: that is what idempotency keys are for.
+    assert set(load.prompts.values()) <= set(bills)
+    assert len(bills) - len(load.prompts) <= load.refused
 
 
 async def _states(url: str) -> Counter[str]:
