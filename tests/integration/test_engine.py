@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from libs.common.database.engine import Database
 from libs.common.errors import ErrorCode, GenerationError
+from sandbox.processes import free_port
 from tests.support.rows import execute, rows
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'"
@@ -74,3 +75,38 @@ async def test_no_more_connections_are_opened_than_the_pool_has(database: Databa
     (row,) = await rows(database, "SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = 'victim'")
     assert row["count"] == victim.open_connections() == 2
     await victim.close()
+
+
+async def test_of_several_hosts_the_one_that_is_there_is_taken(database_url: str) -> None:
+    url = sa.make_url(database_url)
+    hosts = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{url.port}")
+    several = url.set(host=None, port=None).update_query_dict({"host": hosts})
+    found = Database(
+        several.render_as_string(hide_password=False), size=1, statement_timeout_seconds=5, application_name="test"
+    )
+    await found.ping()
+    await found.close()
+
+
+async def test_a_server_that_only_reads_counts_as_away(database_url: str, database: Database) -> None:
+    """A standby refuses writes with this; here the database is told to."""
+    name = sa.make_url(database_url).database
+    await execute(database, "CREATE TABLE written (number int)")
+    await execute(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    await database.close()
+    found = Database(database_url, size=1, statement_timeout_seconds=5, application_name="test")
+    with pytest.raises(GenerationError) as caught:
+        await found.ping()
+    assert caught.value.code is ErrorCode.SERVICE_UNAVAILABLE
+    await found.close()
+
+
+async def test_a_server_that_becomes_one_is_left(database: Database) -> None:
+    def write_read_only(connection: sa.Connection) -> None:
+        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        connection.execute(sa.text("CREATE TABLE written (number int)"))
+
+    with pytest.raises(GenerationError) as caught:
+        await database.transaction("test", write_read_only)
+    assert caught.value.code is ErrorCode.SERVICE_UNAVAILABLE
+    await database.ping()
