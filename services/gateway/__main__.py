@@ -238,6 +238,7 @@ def _console(frame: Frame, stores: _Stores, own: OwnServer, peers: Peers, authen
         objects=stores.objects,
         export=Export(stores.generations, stores.objects),
         preparer=stores.preparer,
+        is_stopping=lambda: frame.is_stopping,
     )
     console = Console(settings, parts, sessions, authentication)
     frame.loop("console", console.forget, interval_seconds=_FORGET_SECONDS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import Any
 
+import aiohttp
+
 from libs.common.database.engine import Database
 from tests.conftest import StartStack, quick
+from tests.support.console import visitor
 from tests.support.rows import rows
 from tests.support.running import SUCCESS
 from tests.support.simulator import Simulator, simulated
@@ -52,3 +56,33 @@ async def test_a_poller_gives_back_the_tasks_that_it_has_claimed_ahead(
     await running.stack_replica("poller")
     for generation_id in ids:
         assert (await running.ended(generation_id)).status == SUCCESS
+
+
+async def test_a_gateway_tells_http_clients_to_leave_and_ends_live_pages_before_it_stops(
+    start_stack: StartStack,
+) -> None:
+    settings = {
+        "DARKROOM_DRAIN_DELAY_SECONDS": "2",
+        "DARKROOM_DRAIN_SECONDS": "60",
+        "DARKROOM_CONSOLE_LIVE_SECONDS": "0.2",
+    }
+    running = await start_stack(services=("gateway",), settings=settings)
+    gateway, url = running.stack.children["gateway"], running.gateway_url()
+    async with visitor(url) as operator, aiohttp.ClientSession(url, cookie_jar=aiohttp.DummyCookieJar()) as http:
+        await operator.sign_in(running.admin_key)
+        cookies = "; ".join(f"{name}={value}" for name, value in operator.cookies.items())
+        headers = {"accept": "text/event-stream", "cookie": cookies}
+        async with http.get("/admin", headers=headers, timeout=aiohttp.ClientTimeout(total=60)) as page:
+            assert page.content_type == "text/event-stream"
+            await page.content.readline()
+            async with http.get("/api/health") as before:
+                assert "connection" not in before.headers
+            gateway.send(signal.SIGTERM)
+
+            async def is_told() -> bool:
+                async with http.get("/api/health") as answer:
+                    return answer.headers.get("connection") == "close"
+
+            await eventually(is_told, within=2, what="clients are told to leave while they are still answered")
+            await page.content.read()
+        assert await asyncio.to_thread(gateway.wait, 20) == 0

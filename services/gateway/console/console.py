@@ -42,7 +42,9 @@ class Console:
         )
         self._shell = Shell(self._guard, parts.audit)
         self._live = Live(
-            interval_seconds=settings.console_live_seconds, send_seconds=settings.watch_write_timeout_seconds
+            interval_seconds=settings.console_live_seconds,
+            send_seconds=settings.watch_write_timeout_seconds,
+            is_stopping=parts.is_stopping,
         )
         self._sessions = sessions
         self._parts = parts

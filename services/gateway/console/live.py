@@ -28,11 +28,13 @@ class Live:
     Args:
         interval_seconds: between two looks.
         send_seconds: a browser that is slower is dropped.
+        is_stopping: whether streams are to end, for browsers to go on at another gateway.
     """
 
-    def __init__(self, *, interval_seconds: float, send_seconds: float) -> None:
+    def __init__(self, *, interval_seconds: float, send_seconds: float, is_stopping: Callable[[], bool]) -> None:
         self._interval_seconds = interval_seconds
         self._send_seconds = send_seconds
+        self._is_stopping = is_stopping
         self._open = 0
 
     async def stream(self, request: web.Request, make: Callable[[], Awaitable[Page]]) -> web.StreamResponse:
@@ -50,7 +52,7 @@ class Live:
         known: dict[str, str] = {}
         async with sse_response(request, send_timeout=self._send_seconds) as response:
             try:
-                while time.monotonic() < ends_at and response.is_connected():
+                while time.monotonic() < ends_at and response.is_connected() and not self._is_stopping():
                     page = await self._made(make)
                     parts = live_parts(page.template, page.values) if page is not None else {}
                     for name, html in parts.items():

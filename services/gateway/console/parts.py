@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,4 +53,5 @@ class Parts:
     objects: ObjectStore
     export: Export
     preparer: Preparer
+    is_stopping: Callable[[], bool]
     overview: Recent[Facts] = field(default_factory=lambda: Recent(_OVERVIEW_SECONDS))
