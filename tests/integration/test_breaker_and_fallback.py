@@ -167,6 +167,12 @@ async def test_a_daily_spend_is_kept(start_stack: StartStack, simulator: Simulat
         return len(await simulator.bills()) == 4
 
     await eventually(spent, within=10, what="four times 0.025 US dollars were spent")
+
+    async def four_have_ended() -> bool:
+        statuses = [(await running.get(generation_id)).status for generation_id in ids]
+        return statuses.count(gateway_pb2.GENERATION_STATUS_SUCCESS) == 4
+
+    await eventually(four_have_ended, within=10, what="what was sent has ended")
     found = await _queue(running, "fal")
     assert found.spend_today_usd == pytest.approx(limit)
     assert found.daily_spend_limit_usd == pytest.approx(limit)

@@ -152,8 +152,9 @@ async def test_up_starts_parts_again_that_die_and_ends_with_zero_at_a_signal(tmp
 async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: Path, up: Child) -> None:
     up.start({"DARKROOM_CRASH_AT": "poller.task_claimed", "DARKROOM_LEASE_SECONDS": "1"})
     await _says(up, "Darkroom is up")
-    (port,) = [match[1] for match in re.finditer(r"gateway on 127.0.0.1:(\d+)", up.tail)]
-    (key,) = [match[1] for match in re.finditer(r"admin key +(\S+)", up.tail)]
+    said = (tmp_path / "up.log").read_text()
+    (port,) = [match[1] for match in re.finditer(r"gateway on 127.0.0.1:(\d+)", said)]
+    (key,) = [match[1] for match in re.finditer(r"admin key +(\S+)", said)]
     async with open_channel(f"127.0.0.1:{port}", key) as channel:
         request = gateway_pb2.CreateGenerationRequest(model_identifier="sora-2", prompt="x")
         await GenerationServiceStub(channel).CreateGeneration(request, timeout=10)

@@ -43,11 +43,12 @@ def panel_queries() -> Iterator[tuple[str, str]]:
 
 
 def rule_queries() -> Iterator[tuple[str, str]]:
-    """Each rule's query; of an alert, what it holds against its threshold."""
+    """Each rule's query; of an alert, what it holds against its thresholds."""
     for path in sorted((DEPLOY / "prometheus/rules").glob("*.yml")):
         for group in yaml.safe_load(path.read_text())["groups"]:
             for rule in group["rules"]:
-                yield rule.get("record") or rule["alert"], _COMPARISON.sub("", rule["expr"])
+                for part in rule["expr"].split(" and "):
+                    yield rule.get("record") or rule["alert"], _COMPARISON.sub("", part)
 
 
 class Prometheus:
