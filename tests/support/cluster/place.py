@@ -53,11 +53,12 @@ class Place:
     def enter(self) -> None:
         """Go there, with all that this process will do."""
         network = os.open(_NETWORKS / self.network, os.O_RDONLY)
-        project = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
         _did(_libc.setns(network, _NEW_NETWORK))
         _did(_libc.unshare(_NEW_MOUNTS | _NEW_NAMES))
         socket.sethostname(self.host)
         _mount("none", "/", _RECURSIVE | _PRIVATE)
+        # Opened in these mounts, since it can be mounted in no others.
+        project = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
         for path, source in sorted(self.volumes.items()):
             _mount(source, path, _BIND)
             _mount(source, path, _BIND | _REMOUNT | _READ_ONLY)
