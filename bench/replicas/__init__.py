@@ -1,1 +1,0 @@
-"""One replica of dispatcher and poller against several, on the same load."""
