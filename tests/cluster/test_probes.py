@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.support.cluster.cluster import SERVICES, Cluster
 from tests.support.cluster.pods import Pod, asked
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, promptly
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 READY = {"readiness": "SERVING", "liveness": "SERVING"}
@@ -32,7 +32,7 @@ async def _all_answer(pods: Mapping[str, Pod], expected: Mapping[str, str], *, w
     async def so() -> bool:
         return all([await _answers(pod) == expected for pod in pods.values()])
 
-    await eventually(so, within=within, what=what)
+    await promptly(so, within=within, what=what)
     print(f"{what}: {expected}")
 
 

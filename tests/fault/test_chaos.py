@@ -19,8 +19,7 @@ async def test_under_chaos_nothing_is_lost_billed_twice_or_stuck(tmp_path: Path)
     assert report.is_clean, report
     assert outcome.kills >= 6, told
     assert len(outcome.load.tickets) == 300
-    # How many submits a kill leaves uncertain depends on how long the machine lets them take.
-    assert report.succeeded > 100, report
+    assert report.succeeded > 200, report
     assert report.batches == 6, report
     assert outcome.recovery.seconds or outcome.recovery.ready_seconds, "nobody held anything when it died"
 

@@ -100,9 +100,9 @@ async def test_flipped_bits_end_in_pixels_or_in_a_reason(workers: Workers) -> No
     before = await _outcomes(workers, hostile.samples().items())
     assert before == {"prepared": len(hostile.samples())}
     deaths = _deaths()
-    outcomes = await _outcomes(workers, hostile.flips(seed=7, number=5_000))
-    assert outcomes.total() == 5_000
-    assert outcomes["prepared"] > 500
+    outcomes = await _outcomes(workers, hostile.flips(seed=7, number=10_000))
+    assert outcomes.total() == 10_000
+    assert outcomes["prepared"] > 1_000
     assert not {"memory", "cpu_time", "decoder_crashed"} & set(outcomes)
     assert _deaths() == deaths, "no worker had to die for any of them"
 

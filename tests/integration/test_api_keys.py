@@ -18,7 +18,7 @@ from tests.conftest import StartStack
 from tests.support.http import call
 from tests.support.rows import rows
 from tests.support.running import Running
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, promptly
 
 LIST = gateway_pb2.ListModelsRequest()
 
@@ -90,7 +90,7 @@ async def test_a_key_ends_with_its_time(running: Running) -> None:
     async def ended() -> bool:
         return await _models(running, made.key) is grpc.StatusCode.UNAUTHENTICATED
 
-    await eventually(ended, within=4, what="the key has ended")
+    await promptly(ended, within=4, what="the key has ended")
 
 
 async def test_the_first_admin_key_comes_from_the_environment_and_another_takes_its_place(
@@ -119,14 +119,13 @@ async def test_guessing_gets_slow_and_good_keys_do_not(start_stack: StartStack) 
 
     quick = [await guess(number) for number in range(5)]
     slow = [await guess(number) for number in range(5, 10)]
-    assert sum(slow) > 1
-    assert sum(quick) < sum(slow)
+    assert sum(slow) > 1 > sum(quick)
 
     guesses = [asyncio.create_task(guess(number)) for number in range(10, 80)]
     began = monotonic()
     reply = await call(running.gateway_url(), "/api/external/models", key=key)
     assert reply.status == 200
-    assert monotonic() - began < 2
+    assert monotonic() - began < 1
     await asyncio.gather(*guesses)
     assert await running.metric("gateway", "darkroom_gateway_authentications_total", outcome="refused") >= 80
 

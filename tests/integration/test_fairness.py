@@ -9,10 +9,12 @@ import pytest
 from libs.common.database.engine import Database
 from tests.conftest import StartStack, quick
 from tests.support.rows import insert, new_generation, rows
+from tests.support.running import Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
-LATE_SECONDS = 10.0
+LATENESS = "darkroom_poller_lateness_seconds_bucket"
+ROUNDS = 3
 
 
 def _narrow(catalog: dict[str, Any]) -> None:
@@ -91,18 +93,24 @@ async def test_a_provider_that_takes_a_minute_to_answer_delays_no_other(
         return bool(row["count"] > 40)
 
     await eventually(slow_fills_its_places, within=20, what="the slow provider's tasks fill its places")
-    before = await _lateness(running)
+    # A busy machine makes one round late now and then, a provider that hangs would make all of them so.
+    shares = [await _share_late(running) for _ in range(ROUNDS)]
+    print(f"shares of polls more than a second late beside a provider that hangs: {shares}")
+    assert min(shares) <= 0.01
+    assert await running.metric("poller", LATENESS, provider="fal", le="10.0") == await _polls(running)
+
+
+async def _share_late(running: Running) -> float:
+    """Of the polls of fifty tasks, how many came more than a second late."""
+    before = [await _polls(running), await running.metric("poller", LATENESS, provider="fal", le="1.0")]
     ids = [await running.create("flux-dev-fal", f"fast {number}") for number in range(50)]
     for generation_id in ids:
         await running.ended(generation_id, within=30)
-    polls, late = [after - earlier for after, earlier in zip(await _lateness(running), before, strict=True)]
-    print(f"{polls:.0f} polls beside a provider that hangs, {late:.0f} of them more than {LATE_SECONDS:.0f} s late")
+    after = [await _polls(running), await running.metric("poller", LATENESS, provider="fal", le="1.0")]
+    polls, in_time = (later - earlier for later, earlier in zip(after, before, strict=True))
     assert polls >= 100
-    # Behind a check that hangs it would be a minute; a busy machine alone makes it a second or two.
-    assert late == 0
+    return (polls - in_time) / polls
 
 
-async def _lateness(running: Any) -> list[float]:
-    name = "darkroom_poller_lateness_seconds_bucket"
-    total = await running.metric("poller", "darkroom_poller_lateness_seconds_count", provider="fal")
-    return [total, total - await running.metric("poller", name, provider="fal", le=str(LATE_SECONDS))]
+async def _polls(running: Running) -> float:
+    return await running.metric("poller", "darkroom_poller_lateness_seconds_count", provider="fal")

@@ -14,7 +14,7 @@ from tests.support.console import visitor
 from tests.support.rows import rows
 from tests.support.running import SUCCESS
 from tests.support.simulator import Simulator, simulated
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, promptly
 
 PLACES = 5
 
@@ -50,7 +50,7 @@ async def test_a_poller_gives_back_the_tasks_that_it_has_claimed_ahead(
     await eventually(ahead, within=15, what="more is claimed than has places")
     running.stack.children["poller"].send(signal.SIGTERM)
 
-    await eventually(lambda: leases(PLACES), within=3, what="it has given back what it has not begun")
+    await promptly(lambda: leases(PLACES), within=3, what="it has given back what it has not begun")
     assert running.stack.children["poller"].exit_code is None
     # The checks under way would take a minute: somebody else goes on meanwhile.
     await running.stack_replica("poller")
@@ -83,6 +83,6 @@ async def test_a_gateway_tells_http_clients_to_leave_and_ends_live_pages_before_
                 async with http.get("/api/health") as answer:
                     return answer.headers.get("connection") == "close"
 
-            await eventually(is_told, within=2, what="clients are told to leave while they are still answered")
+            await promptly(is_told, within=2, what="clients are told to leave while they are still answered")
             await page.content.read()
         assert await asyncio.to_thread(gateway.wait, 20) == 0

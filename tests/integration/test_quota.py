@@ -17,7 +17,7 @@ from tests.conftest import StartStack, quick
 from tests.support.http import call
 from tests.support.running import FAILED, SUCCESS, Running
 from tests.support.simulator import FAILS, Simulator, simulated
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, promptly
 
 
 def five_cents(catalog: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ async def test_requests_per_minute_come_back_evenly_and_are_told_over_rest(runni
         )
         return found.status == 200
 
-    await eventually(let_in, within=4, what="a token has come back after two seconds")
+    await promptly(let_in, within=4, what="a token has come back after two seconds")
 
 
 async def test_what_is_refused_is_not_kept_under_its_idempotency_key(running: Running) -> None:

@@ -82,7 +82,7 @@ async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(t
         assert looked_into(path.read_bytes(), "video" if path.suffix == ".mp4" else "image").size
     seconds = re.search(r"Done in (\d+) s", run.stdout)
     assert seconds is not None
-    assert int(seconds[1]) < 120
+    assert int(seconds[1]) < 60
     await _nothing_left(tmp_path)
 
 

@@ -19,7 +19,7 @@ _CHECKS = (
     "response_schema_conformance",
     "unsupported_method",
 )
-_EXAMPLES_OF_AN_OPERATION = 12
+_EXAMPLES_OF_AN_OPERATION = 25
 _SETTINGS = {"DARKROOM_WRONG_KEY_DELAY_SECONDS": "0"}
 
 

@@ -19,7 +19,7 @@ from sandbox.plan import SERVICES
 from tests.conftest import StartStack, quick
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, promptly
 
 FULL_NAMES: dict[ServiceName, str] = {
     "gateway": "darkroom.gateway.v1.GenerationService",
@@ -114,7 +114,7 @@ async def test_a_signal_drains_and_ends_with_zero(start_stack: StartStack, simul
     async def not_ready() -> bool:
         return await asyncio.to_thread(running.health, "dispatcher") == "NOT_SERVING"
 
-    await eventually(not_ready, within=2, what="the dispatcher tells that it goes")
+    await promptly(not_ready, within=2, what="the dispatcher tells that it goes")
     assert running.health("dispatcher", "liveness") == "SERVING"
     assert await asyncio.to_thread(running.stack.children["dispatcher"].wait, 20) == 0
     generation = await running.get(generation_id)

@@ -14,6 +14,11 @@ _BETWEEN_SECONDS = 0.05
 _PATIENCE = 3.0
 
 
+async def promptly(question: Callable[[], Awaitable[T]], *, within: float, what: str) -> T:
+    """As `eventually`, where that it comes within `within` seconds is what is promised."""
+    return await eventually(question, within=within / _PATIENCE, what=what)
+
+
 async def eventually(question: Callable[[], Awaitable[T]], *, within: float, what: str) -> T:
     """The first true answer of `question`; AssertionError where none comes, even in a few times `within` seconds."""
     deadline = time.monotonic() + within * _PATIENCE

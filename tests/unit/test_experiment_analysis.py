@@ -155,9 +155,9 @@ def test_scores_of_students_t_lead_there_and_back(score: float, degrees: float) 
 
 @pytest.mark.parametrize("kind", peeking.KINDS, ids=lambda kind: kind.name)
 def test_peeking_names_no_winner_where_there_is_none(kind: peeking.Kind) -> None:
-    always, fixed, _ = peeking.false_winners(kind, 30, np.random.default_rng(5))
-    # 5 % and what chance may add to it in thirty.
-    assert always <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 30)
+    always, fixed, _ = peeking.false_winners(kind, 60, np.random.default_rng(5))
+    # 5 % and what chance may add to it in sixty.
+    assert always <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 60)
     assert fixed > always
 
 
