@@ -16,7 +16,7 @@ def main() -> None:
             write_copies()
         case ["secrets"]:
             written = write_secrets(FOLDER)
-            print("\n".join(written) if written else f"{FOLDER} has its secrets already.")  # noqa: T201
+            print("\n".join(written) if written else f"{FOLDER} has its secrets already.")
         case ["check"]:
             raise SystemExit(min(checks.main(), 1))
         case _:

@@ -85,6 +85,7 @@ async def test_what_each_service_answers(cluster: Cluster) -> None:
 @pytest.mark.timeout(200)
 async def test_a_process_that_answers_nothing_is_started_anew(cluster: Cluster) -> None:
     pod = await cluster.add("poller", grace_seconds=2)
+    assert pod.restarts == 0
     pod.send(signal.SIGSTOP)
     await _all_answer({"poller": pod}, SILENT, within=10, what="a process that stands still")
 
@@ -92,4 +93,5 @@ async def test_a_process_that_answers_nothing_is_started_anew(cluster: Cluster) 
         return pod.restarts == 1 and pod.is_ready
 
     await eventually(restarted, within=90, what="it was started anew")
+    assert await _answers(pod) == READY
     await cluster.remove(pod)

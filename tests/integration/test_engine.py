@@ -84,7 +84,7 @@ async def test_of_several_hosts_the_one_that_is_there_is_taken(database_url: str
     found = Database(
         several.render_as_string(hide_password=False), size=1, statement_timeout_seconds=5, application_name="test"
     )
-    await found.ping()
+    assert await rows(found, "SELECT inet_server_port() AS port") == [{"port": url.port}]
     await found.close()
 
 

@@ -3,129 +3,123 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import pytest
-from darkroom.gateway.v1 import gateway_pb2
 
 from libs.client.client import Client
-from libs.client.errors import DarkroomError
 from libs.common.database import migrate
-from libs.common.database.engine import Database
 from sandbox.launcher import Stack
+from sandbox.plan import Plan
+from sandbox.processes import Start
 from tests.conftest import stack_plan
 from tests.support.infrastructure import Infrastructure
-from tests.support.previous import previous_version
-from tests.support.rows import rows
+from tests.support.previous import PreviousVersion, previous_version
+from tests.support.promises import Promises
 from tests.support.running import Running
-from tests.support.simulator import Simulator, simulated
+from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
 CLIENTS = 4
+_SHARED = ("_KEY", "_SECRET", "_TOKEN")
 
 
 class _Clients:
     """Each with one request under way at a time, at the gateways that there are."""
 
-    def __init__(self, key: str) -> None:
-        self.addresses: list[str] = []
-        self.prompts: dict[str, str] = {}
-        self.ends: Counter[str] = Counter()
-        self.failures: list[str] = []
+    def __init__(self, key: str, address: str) -> None:
+        self.addresses = [address]
+        self.promises = Promises()
         self._key = key
         self._stopping = False
+        self._tasks = [asyncio.create_task(self._run(number)) for number in range(CLIENTS)]
 
-    async def run(self, name: int) -> None:
-        number = 0
+    async def _run(self, number: int) -> None:
         while not self._stopping:
-            address = self.addresses[number % len(self.addresses)]
-            prompt = simulated(f"upgrade {name} {number}", task_seconds=0.3)
             number += 1
-            try:
-                async with Client(address, self._key) as client:
-                    generation_id = await client.submit("flux-pro", prompt)
-                    self.prompts[generation_id] = prompt
-                    generation = await client.wait(generation_id)
-                    self.ends[gateway_pb2.GenerationStatus.Name(generation.status)] += 1
-            except (DarkroomError, grpc.aio.AioRpcError) as error:
-                self.failures.append(f"{address}: {error!r}")
+            address = self.addresses[number % len(self.addresses)]
+            async with Client(address, self._key) as client:
+                await self.promises.followed(client, self.promises.prompt(task_seconds=0.3), where=address)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self._stopping = True
+        await asyncio.gather(*self._tasks)
 
     async def have_ended(self, more: int) -> None:
         """Wait until so many more have come to their ends."""
-        goal = self.ends.total() + more
+        goal = self.promises.ends.total() + more
 
         async def so() -> bool:
-            assert not self.failures, self.failures
-            return self.ends.total() >= goal
+            assert not self.promises.failures, self.promises.failures
+            return self.promises.ends.total() >= goal
 
         await eventually(so, within=40, what=f"{goal} have ended")
 
 
+@pytest.fixture
+async def before(tmp_path: Path) -> PreviousVersion:
+    (tmp_path / "code").mkdir()
+    found = await asyncio.to_thread(previous_version, tmp_path / "code")
+    if found is None:
+        pytest.skip("there is no history of the repository here")
+    return found
+
+
+@asynccontextmanager
+async def _started(plan: Plan, start: Start) -> AsyncIterator[Stack]:
+    stack = Stack(plan, start=start)
+    await asyncio.to_thread(stack.start)
+    try:
+        yield stack
+    finally:
+        await asyncio.to_thread(stack.cut_off)
+
+
+def _address(stack: Stack) -> str:
+    return f"127.0.0.1:{stack.plan.ports.grpc['gateway']}"
+
+
 @pytest.mark.timeout(400)
 async def test_both_versions_run_on_the_new_schema(
-    shared: Infrastructure, simulator: Simulator, tmp_path: Path
+    shared: Infrastructure, simulator: Simulator, tmp_path: Path, before: PreviousVersion
 ) -> None:
-    (tmp_path / "code").mkdir()
-    before = await asyncio.to_thread(previous_version, tmp_path / "code")
-    if before is None:
-        pytest.skip("there is no history of the repository here")
-    url = shared.postgres.create_database("upgrade")
     folders = [tmp_path / "old", tmp_path / "new"]
     for folder in folders:
         folder.mkdir()
-    old_plan = replace(stack_plan(shared, folders[0], url, settings={}), schema=before.revision)
-    old = Stack(old_plan, start=before.start)
-    await asyncio.to_thread(old.start)
-    clients = _Clients(old.admin_key)
-    clients.addresses = [f"127.0.0.1:{old_plan.ports.grpc['gateway']}"]
-    running = [asyncio.create_task(clients.run(name)) for name in range(CLIENTS)]
-    stacks = [old]
-    try:
+    url = shared.postgres.create_database("upgrade")
+    async with AsyncExitStack() as stacks:
+        stacks.callback(shared.postgres.drop_database, "upgrade")
+        plan = replace(stack_plan(shared, folders[0], url, settings={}), schema=before.revision)
+        old = await stacks.enter_async_context(_started(plan, before.start))
+        clients = _Clients(old.admin_key, _address(old))
         await clients.have_ended(10)
         await asyncio.to_thread(migrate.upgrade, url)
         await clients.have_ended(10)
 
-        shared_secrets = {
-            name: value for name, value in old.environment.items() if name.endswith(("_KEY", "_SECRET", "_TOKEN"))
-        }
-        new_plan = stack_plan(shared, folders[1], url, settings=shared_secrets)
-        new = Stack(new_plan, start=shared.nursery.start)
-        await asyncio.to_thread(new.start)
-        stacks.append(new)
-        clients.addresses.append(f"127.0.0.1:{new_plan.ports.grpc['gateway']}")
+        secrets = {name: value for name, value in old.environment.items() if name.endswith(_SHARED)}
+        plan = stack_plan(shared, folders[1], url, settings=secrets)
+        new = await stacks.enter_async_context(_started(plan, shared.nursery.start))
+        clients.addresses.append(_address(new))
         await clients.have_ended(30)
-        shares = [await _claimed(stack) for stack in stacks]
+        shares = [await _claimed(stack) for stack in (old, new)]
 
         # As a balancer does: nobody is led to it any more when it stops.
-        del clients.addresses[0]
+        clients.addresses.remove(_address(old))
         await clients.have_ended(3 * CLIENTS)
         await asyncio.to_thread(old.stop)
         await clients.have_ended(10)
-        clients.stop()
-        await asyncio.gather(*running)
-        database = Database(url, size=1, statement_timeout_seconds=10, application_name="test")
-        states = {row["id"]: row["state"] for row in await rows(database, "SELECT id, state FROM generation_requests")}
-        await database.close()
-        bills = Counter([bill["prompt"] for bill in await simulator.bills()])
-        print(
-            f"from {before.commit} ({before.revision}): {len(clients.prompts)} handed in, {dict(clients.ends)}, "
-            f"failed at the client {len(clients.failures)}; claimed by the old and the new version {shares}"
-        )
-        assert set(clients.ends) == {"GENERATION_STATUS_SUCCESS"}
-        assert {states[generation_id] for generation_id in clients.prompts} == {"SUCCESS"}
-        assert set(bills.values()) == {1}
-        assert min(shares) > 0
-    finally:
-        clients.stop()
-        for stack in stacks:
-            await asyncio.to_thread(stack.cut_off)
-        shared.postgres.drop_database("upgrade")
+        await clients.stop()
+        accounts = await clients.promises.accounts(url, simulator.url)
+    print(
+        f"from {before.commit} ({before.revision}): {accounts}, {dict(clients.promises.ends)}, "
+        f"failed at the client {clients.promises.failures}; claimed by the old and the new version {shares}"
+    )
+    assert clients.promises.failures == []
+    assert accounts.are_kept
+    assert min(shares) > 0
 
 
 async def _claimed(stack: Stack) -> float:

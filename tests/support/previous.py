@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,23 +67,12 @@ def _git(*arguments: str) -> str:
 
 
 def _generate(folder: Path) -> None:
-    """Its code of its protos, as the Makefile makes it."""
-    made = folder / "build/generated"
-    made.mkdir(parents=True)
-    (made / "darkroom").mkdir()
-    installed = sysconfig.get_path("purelib")
-    protos = [str(path.relative_to(folder)) for path in sorted((folder / "protos").rglob("*.proto"))]
+    """Its code of its protos, by its own Makefile with the tools that are installed here."""
+    environment = Path(sys.prefix)
+    installed = f"{environment / '.sandbox'}"
     subprocess.run(
-        [
-            sys.executable, "-m", "grpc_tools.protoc", "-I", "protos", "-I", installed, f"--python_out={made}",
-            f"--grpc_python_out={made}", f"--descriptor_set_out={made}/darkroom/contracts.binpb", "--include_imports",
-            "--include_source_info", *protos,
-        ],
+        ["make", f"--assume-old={installed}", f"VENV={environment}", "build/generated/.made"],
         check=True,
         cwd=folder,
         capture_output=True,
-    )  # fmt: skip
-    for package in (made / "darkroom").rglob("*"):
-        if package.is_dir():
-            (package / "__init__.py").touch()
-    (made / "darkroom/__init__.py").touch()
+    )

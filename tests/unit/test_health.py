@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
 
+import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health, health_pb2_grpc
 
 from libs.common.loops import Loop
 from libs.common.rpc.health import LIVENESS, Readiness
+from sandbox.health import health as answer_of
 from tests.support.waiting import eventually
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
 
 
 class _Service:
     """A service with one loop whose turn does what a test wants, over a database that answers or does not."""
 
     def __init__(self, *, stuck_seconds: float = 0.05) -> None:
+        self.port = 0
         self.database_fault: str | None = None
         self.hangs = asyncio.Event()
         self.goes_on = asyncio.Event()
@@ -41,26 +45,47 @@ class _Service:
     async def _database(self) -> str | None:
         return self.database_fault
 
-    async def answers(self, *names: str) -> list[int]:
+    async def serve(self) -> grpc.aio.Server:
+        server = grpc.aio.server()
+        health_pb2_grpc.add_HealthServicer_to_server(self.servicer, server)
+        self.port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        await self.readiness.begin()
+        return server
+
+    async def asked(self, *names: str) -> list[str]:
+        return [await asyncio.to_thread(answer_of, self.port, name) for name in names]
+
+    async def answers(self, *names: str) -> list[str]:
         await self.readiness.look()
-        found = [
-            await self.servicer.Check(health_pb2.HealthCheckRequest(service=name), None)  # type: ignore[arg-type]
-            for name in names or ("", "darkroom.Example", LIVENESS)
-        ]
-        return [int(answer.status) for answer in found]
+        return await self.asked(*(names or ("", "darkroom.Example", LIVENESS)))
+
+
+class Serve(Protocol):
+    async def __call__(self, *, stuck_seconds: float = 0.05) -> _Service: ...
 
 
 @pytest.fixture
-async def service() -> _Service:
-    made = _Service()
-    await made.readiness.begin()
-    return made
+async def serve() -> AsyncIterator[Serve]:
+    servers: list[grpc.aio.Server] = []
+
+    async def start(*, stuck_seconds: float = 0.05) -> _Service:
+        made = _Service(stuck_seconds=stuck_seconds)
+        servers.append(await made.serve())
+        return made
+
+    yield start
+    for server in servers:
+        await server.stop(grace=None)
+
+
+@pytest.fixture
+async def service(serve: Serve) -> _Service:
+    return await serve()
 
 
 async def test_at_the_start_it_is_alive_and_not_ready(service: _Service) -> None:
-    request = health_pb2.HealthCheckRequest
-    assert (await service.servicer.Check(request(service=LIVENESS), None)).status == SERVING  # type: ignore[arg-type]
-    assert (await service.servicer.Check(request(service=""), None)).status == NOT_SERVING  # type: ignore[arg-type]
+    assert await service.asked("", "darkroom.Example", LIVENESS) == [NOT_SERVING, NOT_SERVING, SERVING]
 
 
 async def test_a_database_that_is_away_costs_the_readiness_alone(service: _Service) -> None:
@@ -91,9 +116,8 @@ async def test_a_turn_that_hangs_costs_the_liveness_until_it_goes_on(service: _S
     await service.loop.stop()
 
 
-async def test_a_turn_that_waits_for_the_database_gets_its_time_anew_once_that_answers() -> None:
-    service = _Service(stuck_seconds=0.3)
-    await service.readiness.begin()
+async def test_a_turn_that_waits_for_the_database_gets_its_time_anew_once_that_answers(serve: Serve) -> None:
+    service = await serve(stuck_seconds=0.3)
     service.hangs.set()
     service.loop.start()
     service.database_fault = "away"
@@ -115,9 +139,8 @@ async def test_a_turn_that_waits_for_the_database_gets_its_time_anew_once_that_a
     await service.loop.stop()
 
 
-async def test_a_loop_that_has_died_costs_both_at_once() -> None:
-    service = _Service(stuck_seconds=60)
-    await service.readiness.begin()
+async def test_a_loop_that_has_died_costs_both_at_once(serve: Serve) -> None:
+    service = await serve(stuck_seconds=60)
 
     async def die() -> bool:
         raise asyncio.CancelledError

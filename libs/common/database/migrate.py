@@ -67,7 +67,7 @@ def wait(url: str, seconds: float) -> bool:
             reason = "the database cannot be reached"
         if monotonic() > deadline:
             return False
-        print(f"Waiting: {reason}.", flush=True)  # noqa: T201
+        print(f"Waiting: {reason}.", flush=True)
         sleep(_LOOK_SECONDS)
 
 

@@ -21,7 +21,7 @@ from deploy.k8s.rendering import documents, rendered
 from sandbox.catalog import Adjust, SimulatedCatalog, simulated
 from sandbox.plan import SHIPPED_CATALOG
 from sandbox.postgres import DATABASE
-from tests.support.cluster.certificates import Authority
+from tests.support.certificates import Authority
 from tests.support.cluster.manifests import Container, Labels, Manifests, Workload, matches
 from tests.support.cluster.network import (
     DNS_ADDRESS,
@@ -82,7 +82,7 @@ class Cluster:
             self.manifests = Manifests(documents(path))
         self.workloads = self.manifests.workloads("Deployment")
         self._configs = {one["metadata"]["name"]: dict(one["data"]) for one in self.manifests.of_kind("ConfigMap")}
-        self._secrets = self._made_secrets() | Authority().secrets(self.manifests.of_kind("Certificate"))
+        self._secrets = self._made_secrets() | self._made_certificates()
         simulators = int(shared.simulators_url.rpartition(":")[2])
         self.network = Network(
             folder,
@@ -241,7 +241,7 @@ class Cluster:
             "PYTHONPATH": PATH,
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
+            "MPLCONFIGDIR": "/tmp/matplotlib",
         }
         for name in container.environment_from:
             found |= self._configs[name]
@@ -260,6 +260,16 @@ class Cluster:
 
     def _simulated(self) -> SimulatedCatalog:
         return simulated(SHIPPED_CATALOG.read_text(), f"http://{PROVIDERS_ADDRESS}", self._adjust)
+
+    def _made_certificates(self) -> dict[str, dict[str, str]]:
+        """What cert-manager would have made of the Certificates: by name of a secret, its files."""
+        authority, found = Authority("darkroom-authority"), {}
+        for one in self.manifests.of_kind("Certificate"):
+            if not one["spec"].get("isCA"):
+                signed = authority.signed(one["spec"]["commonName"], hosts=one["spec"]["dnsNames"])
+                files = zip(("tls.crt", "tls.key", "ca.crt"), signed, strict=True)
+                found[one["spec"]["secretName"]] = {name: content.decode() for name, content in files}
+        return found
 
     def _made_secrets(self) -> dict[str, dict[str, str]]:
         """What External Secrets would have fetched."""

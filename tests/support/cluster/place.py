@@ -14,7 +14,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[3]
 _NETWORKS = Path("/run/netns")
-_TEMPORARY = Path("/tmp")  # noqa: S108
+_TEMPORARY = Path("/tmp")
 _NEW_MOUNTS, _NEW_NAMES, _NEW_NETWORK = 0x00020000, 0x04000000, 0x40000000
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)

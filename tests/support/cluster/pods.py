@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2
-
 from sandbox.children import Child
+from sandbox.health import health
+from sandbox.processes import Process
 from tests.support.cluster.manifests import Container, Probe, Workload
 from tests.support.cluster.network import Network
 from tests.support.cluster.place import Place
@@ -22,7 +21,6 @@ from tests.support.nursery import Nursery
 
 _ONCE_SECONDS = 90.0
 _BACK_OFF_SECONDS = 1.0
-CHECK = "/grpc.health.v1.Health/Check"
 
 
 async def asked(address: str, probe: Probe) -> str:
@@ -35,18 +33,9 @@ async def asked(address: str, probe: Probe) -> str:
             return "UNREACHABLE"
         writer.close()
         return "SERVING"
-    async with grpc.aio.insecure_channel(f"{address}:{probe.port}") as channel:
-        check = channel.unary_unary(
-            CHECK,
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        request = health_pb2.HealthCheckRequest(service=probe.service)
-        try:
-            answer: health_pb2.HealthCheckResponse = await check(request, timeout=probe.timeout_seconds)
-        except grpc.aio.AioRpcError:
-            return "UNREACHABLE"
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return await asyncio.to_thread(
+        health, probe.port, probe.service, host=address, timeout_seconds=probe.timeout_seconds
+    )
 
 
 @dataclass(eq=False)
@@ -85,26 +74,18 @@ class Pod:
 
     async def start(self) -> None:
         """Run what runs first, then the containers, and probe them from now on."""
-        self.namespace, self.address = await asyncio.to_thread(self.network.add)
-        self.changed()
+        await self._join()
         for container in self.workload.init_containers:
-            code = await self._ran(container)
-            assert code == 0, (
-                f"{self.name}: {container.name} has ended with {code}: {self.log(container.name)[-2_000:]}"
-            )
+            await self._ran(container)
         for container in self.workload.containers:
             self._run(container)
             self._tasks.append(asyncio.create_task(self._look_after(container), name=f"kubelet:{self.name}"))
 
     async def complete(self) -> None:
         """Run all containers to their ends, as a Job's; AssertionError where one fails."""
-        self.namespace, self.address = await asyncio.to_thread(self.network.add)
-        self.changed()
+        await self._join()
         for container in self.workload.containers:
-            code = await self._ran(container)
-            assert code == 0, (
-                f"{self.name}: {container.name} has ended with {code}: {self.log(container.name)[-2_000:]}"
-            )
+            await self._ran(container)
         await asyncio.to_thread(self.network.remove, self.namespace)
 
     async def terminate(self) -> list[int]:
@@ -152,7 +133,7 @@ class Pod:
             user_id=None if container.command[0] == "python" else 65532,
         )
 
-        def start(command: Sequence[str | Path], *, environment: Mapping[str, str]) -> object:
+        def start(command: Sequence[str | Path], *, environment: Mapping[str, str]) -> Process:
             return self.nursery.start(command, environment=environment, place=place)
 
         return Child(
@@ -160,17 +141,23 @@ class Pod:
             container.command,
             environment=self.environment_of(container),
             log=self._log(container.name),
-            start=start,  # type: ignore[arg-type]
+            start=start,
         )
 
-    async def _ran(self, container: Container) -> int:
+    async def _join(self) -> None:
+        self.namespace, self.address = await asyncio.to_thread(self.network.add)
+        self.changed()
+
+    async def _ran(self, container: Container) -> None:
+        """Run a container to its end. AssertionError with its last words where that is no good one."""
         child = self._children[container.name] = self._child(container)
         await asyncio.to_thread(child.start)
         try:
-            return await asyncio.to_thread(child.wait, _ONCE_SECONDS)
+            code = await asyncio.to_thread(child.wait, _ONCE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
-            return -signal.SIGKILL
+            code = -signal.SIGKILL
+        assert code == 0, f"{self.name}: {container.name} has ended with {code}: {child.tail}"
 
     def _run(self, container: Container) -> None:
         child = self._children[container.name] = self._child(container)
