@@ -68,14 +68,19 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, places: int | None) -> AsyncIterator[Running]:
-    """The stack on a fresh folder, each provider account with so many tasks at once; None: no bound."""
+async def running(folder: Path, *, places: int | None, webhooks: bool = True) -> AsyncIterator[Running]:
+    """The stack on a fresh folder, each provider account with so many tasks at once; None: no bound.
+
+    Without `webhooks` providers are polled alone.
+    """
 
     def adjust(catalog: dict[str, Any]) -> None:
         for provider in catalog["providers"].values():
             limits = provider.setdefault("limits", {})
             for name in ("concurrent_tasks", "requests_per_minute", "requests_per_second"):
                 limits.pop(name, None)
+            if not webhooks:
+                provider.pop("webhooks", None)
             if places is not None:
                 limits["concurrent_tasks"] = places
         for model in catalog["models"].values():

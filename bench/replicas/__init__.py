@@ -1,0 +1,1 @@
+"""One replica of dispatcher and poller against several, on the same load."""
