@@ -51,6 +51,9 @@ READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
 LOOP_ITERATIONS = Counter("darkroom_loop_iterations_total", "Turns of a background loop.", ["loop", "outcome"])
 LOOP_LAST_SUCCESS = Gauge("darkroom_loop_last_success_timestamp_seconds", "When a loop last got through.", ["loop"])
 
+PARTITIONS_END = Gauge(
+    "darkroom_partitions_end_timestamp_seconds", "Until when a table has a partition for what comes.", ["table"]
+)
 DATABASE_STATEMENTS = Counter("darkroom_database_statements_total", "SQL statements sent.")
 DATABASE_TRANSACTION_SECONDS = Histogram(
     "darkroom_database_transaction_seconds",

@@ -154,6 +154,10 @@ class Settings(BaseSettings):
     error_warn_days: PositiveInt = Field(default=7, description="How long warnings stay in the error log.")
     error_error_days: PositiveInt = Field(default=30, description="How long errors do.")
     error_critical_days: PositiveInt = Field(default=90, description="How long critical errors do.")
+    generation_days: PositiveInt | None = Field(
+        default=None,
+        description="How long generations are kept, and all about them, to the month. None: for ever.",
+    )
     alert_days: PositiveInt = Field(default=365, description="How long alerts are kept that were resolved.")
     error_buffer_entries: PositiveInt = Field(
         default=10_000, description="Errors that a process keeps while the monitor is away; later ones are counted."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import add_DispatcherServiceServicer_to_server
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.adapters.accounts import Accounts
+from libs.common.database.stores import live_ids
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.batch_progress import BatchProgressStore
 from libs.common.database.stores.claiming import ClaimStore
@@ -56,6 +59,7 @@ async def wire(frame: Frame) -> None:
         wakeups=wakeups,
         circuits=circuits,
     )
+    frame.loop("live_ids", partial(live_ids.follow, frame.database), interval_seconds=live_ids.LOOK_SECONDS)
     claim_store = ClaimStore(frame.database, owner=frame.owner, lease_seconds=settings.lease_seconds)
     claims = Claims(claim_store, frame.catalog, submitter, settings)
     claims.claim_loop = frame.loop("claim", claims.claim, interval_seconds=settings.sweep_seconds)

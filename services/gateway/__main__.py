@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from aiohttp import web
@@ -14,6 +15,7 @@ from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.api_keys import key_secret
+from libs.common.database.stores import live_ids
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.database.stores.audit import AuditStore
@@ -109,6 +111,7 @@ async def wire(frame: Frame) -> None:
     frame.on_close(to_experiments.close)
     frame.on_close(stores.objects.close)
     frame.on_close(stores.preparer.close)
+    frame.loop("live_ids", partial(live_ids.follow, frame.database), interval_seconds=live_ids.LOOK_SECONDS)
     _serve_rpcs(frame, stores, authentication, poller, _taking_part(frame, to_experiments))
     _serve_http(frame, stores, authentication, poller, to_experiments)
     Upkeep(stores.keys, stores.intake, authentication).run_in(frame)

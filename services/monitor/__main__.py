@@ -15,6 +15,7 @@ from libs.common.database.stores.alerts import AlertStore
 from libs.common.database.stores.deliveries import DeliveryQueue
 from libs.common.database.stores.errors import ErrorStore
 from libs.common.database.stores.instances import InstanceStore
+from libs.common.database.stores.partitions import PartitionStore
 from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.rpc.channel import open_channel, open_edge_channel
 from libs.common.rpc.service import Frame, run
@@ -27,6 +28,7 @@ from services.monitor.evaluating import Evaluating
 from services.monitor.figures import Figures
 from services.monitor.handlers import MonitorHandlers, Stores
 from services.monitor.keeping import Keeping
+from services.monitor.months import Months
 from services.monitor.retention import Retention
 from services.monitor.rules import RulesFault, RulesHolder
 from services.monitor.statistics import Statistics
@@ -57,6 +59,7 @@ async def wire(frame: Frame) -> None:
     frame.loop("fold", statistics.fold, interval_seconds=_FOLD_SECONDS)
     frame.loop("figures", figures.read, interval_seconds=_FIGURES_SECONDS)
     frame.loop("retain", retention.forget, interval_seconds=_RETAIN_SECONDS)
+    frame.loop("months", Months(PartitionStore(frame.database), frame.settings).turn, interval_seconds=_RETAIN_SECONDS)
     frame.serve(
         MonitorHandlers(stores, keeping, rules, board, statistics),
         add_MonitorServiceServicer_to_server,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceStub
 from darkroom.poller.v1.poller_pb2_grpc import add_PollingServiceServicer_to_server
 
 from libs.common.adapters.accounts import Accounts
 from libs.common.api_keys import key_secret
+from libs.common.database.stores import live_ids
 from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.storing import ResultStore
@@ -47,6 +50,7 @@ async def wire(frame: Frame) -> None:
     batches = batch_nudges(DispatcherServiceStub(to_dispatcher), between_seconds=_BETWEEN_NUDGES_SECONDS)
     polling = Polling(poll_store, frame.catalog, Asking(accounts), settings, batches=batches)
     storing = Storing(result_store, frame.catalog, accounts, results, settings, batches=batches)
+    frame.loop("live_ids", partial(live_ids.follow, frame.database), interval_seconds=live_ids.LOOK_SECONDS)
     polling.window.refill = frame.loop("poll", polling.claim, interval_seconds=_TICK_SECONDS)
     storing.window.refill = frame.loop("store", storing.claim, interval_seconds=settings.sweep_seconds)
     frame.loop("forgotten", polling.end_forgotten, interval_seconds=_FORGOTTEN_SECONDS)

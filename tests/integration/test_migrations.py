@@ -10,6 +10,7 @@ from alembic.migration import MigrationContext
 
 from libs.common.database import migrate
 from libs.common.database.all_tables import metadata
+from libs.common.database.partitioning import is_compared
 from sandbox.processes import free_port
 from tests.support.infrastructure import Infrastructure
 
@@ -22,7 +23,9 @@ def connection(database_url: str) -> Iterator[sa.Connection]:
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(connection: sa.Connection) -> None:
-    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True, "include_name": is_compared}
+    )
     assert compare_metadata(context, metadata) == []
 
 
@@ -30,7 +33,8 @@ def test_every_column_and_table_is_commented_in_the_database(connection: sa.Conn
     found = connection.execute(
         sa.text("""
             SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+                AND a.attnum > 0
                 AND c.relname <> 'alembic_version' AND col_description(c.oid, a.attnum) IS NULL""")
     ).scalars()
     assert list(found) == []

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from libs.common import metrics
+from libs.common.database.ranges import LiveIds
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.settings import Settings
 
@@ -41,9 +42,13 @@ class Database:
         size: connections, and threads that use them.
         statement_timeout_seconds: a statement that takes longer is ended by the server.
         application_name: what pg_stat_activity shows.
+
+    Attributes:
+        live_ids: where statements look for what is under way; everywhere, until somebody says where.
     """
 
     def __init__(self, url: str, *, size: int, statement_timeout_seconds: float, application_name: str) -> None:
+        self.live_ids = LiveIds()
         self._size = size
         self.engine = sa.create_engine(
             url,

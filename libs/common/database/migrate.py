@@ -18,9 +18,11 @@ from alembic.script import ScriptDirectory
 from libs.common.database.engine import CONNECTING
 from libs.common.settings import load
 
-# Two migrations of the same database at once would meet half-made tables; the second waits here.
-_LOCK = sa.text("SELECT pg_advisory_lock(7032000)")
+# Two migrations of the same database at once would meet half-made tables; the second asks until the first has ended. A
+# statement that waited for it would be waited for by the first, where that builds an index concurrently.
+_LOCK = sa.text("SELECT pg_try_advisory_lock(7032000)")
 _UNLOCK = sa.text("SELECT pg_advisory_unlock(7032000)")
+_LOCK_SECONDS = 0.2
 _LOOK_SECONDS = 2.0
 
 
@@ -36,11 +38,14 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` to `revision`. Does nothing where it is there already, or beyond."""
     engine = _engine(url)
     with engine.connect() as guard, engine.connect() as connection:
-        guard.execute(_LOCK)
+        while not guard.execute(_LOCK).scalar_one():
+            sleep(_LOCK_SECONDS)
         try:
-            if not _is_newer(connection):
-                command.upgrade(config(connection), revision)
+            newer = _is_newer(connection)
+            # Each migration then begins and ends transactions of its own.
             connection.commit()
+            if not newer:
+                command.upgrade(config(connection), revision)
         finally:
             guard.execute(_UNLOCK)
 

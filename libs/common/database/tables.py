@@ -7,7 +7,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Float,
-    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -116,9 +115,7 @@ generation_requests = Table(
     Column(
         "continues_id",
         Text,
-        ForeignKey("generation_requests.id"),
-        unique=True,
-        comment="The generation whose uncertain submit an operator resolved with this one.",
+        comment="The generation whose uncertain submit an operator resolved with this one. It may be forgotten by now.",
     ),
     Column("owner", Text, nullable=False, server_default="", comment="The owner of that key: who may see it."),
     Column("batch_id", Text, comment="The batch it belongs to."),
@@ -184,7 +181,13 @@ generation_requests = Table(
         name="allocated_whole",
     ),
     CheckConstraint("waits_for = 0 OR state IN ('HELD', 'CANCELLED')", name="waits_while_held"),
-    comment="One row for each generation that was accepted: the truth about it.",
+    comment="One row for each generation that was accepted: the truth about it. By month of its id.",
+    postgresql_partition_by="RANGE (id)",
+)
+Index(
+    "ix_generation_requests_continues_id",
+    generation_requests.c.continues_id,
+    postgresql_where=text("continues_id IS NOT NULL"),
 )
 # What a dispatcher claims: key by key, and within a key in the order of turns.
 Index(

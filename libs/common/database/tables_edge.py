@@ -24,7 +24,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.database.schema import metadata, one_of, time
 from libs.common.database.states import CallbackState
-from libs.common.database.tables import generation_requests
 
 api_keys = Table(
     "api_keys",
@@ -129,7 +128,7 @@ callbacks = Table(
     "callbacks",
     metadata,
     Column("id", Text, primary_key=True, comment="cb_, its subject's ULID and the sequence; sent as webhook-id."),
-    Column("generation_id", Text, ForeignKey(generation_requests.c.id), comment="The generation that it is about."),
+    Column("generation_id", Text, comment="The generation that it is about."),
     Column("batch_id", Text, ForeignKey("generation_batches.id"), comment="The batch that it is about."),
     Column("sequence", Integer, nullable=False, comment="Its place among those of its subject: 1 before 2."),
     Column("content", JSONB, comment="About a batch: its counters at that moment."),

@@ -263,7 +263,6 @@ generation_ratings = Table(
     Column(
         "generation_id",
         Text,
-        ForeignKey("generation_requests.id", ondelete="CASCADE"),
         primary_key=True,
         comment="The generation.",
     ),

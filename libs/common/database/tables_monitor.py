@@ -92,7 +92,8 @@ error_logs = Table(
     time("occurred_at", "When it was seen, by the clock of who saw it.", required=True),
     time("created_at", "When it was kept.", required=True, now=True),
     CheckConstraint(one_of("level", ErrorLevel), name="level"),
-    comment="One row for each error, until it is too old for its level.",
+    comment="One row for each error, until it is too old for its level. By month of its id.",
+    postgresql_partition_by="RANGE (id)",
 )
 Index("ix_error_logs_group_id", error_logs.c.group_id, error_logs.c.id)
 Index("ix_error_logs_request_id", error_logs.c.request_id, postgresql_where=text("request_id <> ''"))

@@ -7,14 +7,12 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    ForeignKey,
     Index,
     Integer,
     LargeBinary,
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -25,9 +23,9 @@ from libs.common.database.states import SubmissionState, TaskState
 submissions = Table(
     "submissions",
     metadata,
-    Column("id", Text, primary_key=True, comment="sub_ and a ULID; sent to vendors that take an id of ours."),
-    Column("generation_id", Text, ForeignKey("generation_requests.id"), nullable=False, comment="What was submitted."),
-    Column("attempt", Integer, nullable=False, comment="1 for the first attempt."),
+    Column("id", Text, nullable=False, comment="sub_ and a ULID; sent to vendors that take an id of ours."),
+    Column("generation_id", Text, primary_key=True, comment="What was submitted."),
+    Column("attempt", Integer, primary_key=True, autoincrement=False, comment="1 for the first attempt."),
     Column("provider_id", Text, nullable=False, comment="Where it was submitted to."),
     Column("model_identifier", Text, comment="The model it asked for, as the catalog names it."),
     Column("state", Text, nullable=False, comment="What became of it; STARTED was committed before the request left."),
@@ -45,14 +43,15 @@ submissions = Table(
     ),
     Column("resolution_note", Text, comment="What the operator wrote."),
     time("resolved_at", "When an operator resolved it."),
-    UniqueConstraint("generation_id", "attempt"),
     CheckConstraint("resolution IN ('ATTACHED', 'RESUBMITTED', 'DISMISSED')", name="resolution"),
     CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolved"),
     CheckConstraint("resolution IS NULL OR state = 'UNCERTAIN'", name="resolved_uncertain"),
     CheckConstraint(one_of("state", SubmissionState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'STARTED')", name="ended"),
-    comment="One row for each attempt to submit a generation to a provider.",
+    comment="One row for each attempt to submit a generation to a provider. By month of the generation's id.",
+    postgresql_partition_by="RANGE (generation_id)",
 )
+Index("ix_submissions_id", submissions.c.id)
 
 # Law and last resort: while one attempt's outcome is unknown, the database takes no other.
 Index(
@@ -84,7 +83,6 @@ poll_tasks = Table(
     Column(
         "generation_id",
         Text,
-        ForeignKey("generation_requests.id"),
         nullable=False,
         unique=True,
         comment="What it is for.",
@@ -138,9 +136,7 @@ Index(
 output_spool = Table(
     "output_spool",
     metadata,
-    Column(
-        "generation_id", Text, ForeignKey("generation_requests.id"), primary_key=True, comment="What it was made for."
-    ),
+    Column("generation_id", Text, primary_key=True, comment="What it was made for."),
     Column("output_index", SmallInteger, primary_key=True, comment="0 for the first output."),
     Column("content", LargeBinary, nullable=False, comment="The bytes as the provider sent them."),
     time("created_at", "When it was put here.", required=True, now=True),

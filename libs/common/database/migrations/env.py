@@ -3,12 +3,14 @@
 from alembic import context
 
 from libs.common.database.all_tables import metadata
+from libs.common.database.partitioning import is_compared
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     transaction_per_migration=True,
     compare_server_default=True,
+    include_name=is_compared,
 )
 with context.begin_transaction():
     context.run_migrations()

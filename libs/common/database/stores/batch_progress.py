@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
+from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.records_batches import BatchTurn, EndedInBatch
 from libs.common.database.states import BatchStatus, State
 from libs.common.database.stores.batch_steps import RELEASED_STATES, fill, release, settle
@@ -48,14 +49,14 @@ WITH taken AS (
 SELECT batch_id, batch_index FROM taken""")
 
 # What was sent is let to its end; what holds a claim may be on its way.
-_NOT_BEGUN = statement("""
+_NOT_BEGUN = statement(f"""
 WITH doomed AS (
     SELECT g.id, b.cancel_requested_at IS NOT NULL AS is_cancelled FROM generation_batches b
     CROSS JOIN LATERAL (
-        SELECT id FROM generation_requests WHERE batch_id = b.id AND state = 'HELD'
+        SELECT id FROM generation_requests WHERE batch_id = b.id AND state = 'HELD' AND id {IN_RANGE}
         UNION ALL
         SELECT id FROM generation_requests
-        WHERE batch_id = b.id AND state = 'PENDING') g
+        WHERE batch_id = b.id AND state = 'PENDING' AND id {IN_RANGE}) g
     WHERE b.ended_at IS NULL AND (b.stopped_at IS NOT NULL OR b.cancel_requested_at IS NOT NULL)
     LIMIT :limit
 )
@@ -63,8 +64,9 @@ UPDATE generation_requests g
 SET state = 'CANCELLED', ended_at = now(), updated_at = now(), lease_token = g.lease_token + 1,
     error = CASE WHEN doomed.is_cancelled THEN CAST(:cancelled AS jsonb) ELSE CAST(:stopped AS jsonb) END
 FROM doomed
-WHERE g.id = doomed.id AND g.id = ANY(ARRAY(
-    SELECT id FROM generation_requests WHERE id IN (SELECT id FROM doomed) AND state IN ('HELD', 'PENDING')
+WHERE g.id = doomed.id AND g.id {IN_RANGE} AND g.id = ANY(ARRAY(
+    SELECT id FROM generation_requests WHERE id IN (SELECT id FROM doomed) AND id {IN_RANGE}
+        AND state IN ('HELD', 'PENDING')
     FOR UPDATE SKIP LOCKED))
 RETURNING g.id, g.batch_id, g.model_identifier, g.provider_id, g.error->>'code' AS code,
     CAST(EXTRACT(EPOCH FROM now() - g.created_at) AS float) AS seconds""")
@@ -72,7 +74,7 @@ RETURNING g.id, g.batch_id, g.model_identifier, g.provider_id, g.error->>'code' 
 _UNDER_WAY = statement(f"""
 SELECT g.id FROM generation_batches b JOIN generation_requests g ON g.batch_id = b.id
 WHERE b.ended_at IS NULL AND b.cancel_requested_at IS NOT NULL
-    AND g.state IN {RELEASED_STATES} AND g.cancel_requested_at IS NULL
+    AND g.state IN {RELEASED_STATES} AND g.cancel_requested_at IS NULL AND g.id {IN_RANGE}
 LIMIT :limit""")
 
 # Where an account takes nothing now: something that may go has stood there for a while. Of what one batch has standing
@@ -81,12 +83,14 @@ _STUCK = statement(f"""
 WITH full_accounts AS (
     SELECT p.provider_id FROM unnest(CAST(:provider_ids AS text[])) AS p(provider_id)
     WHERE EXISTS (SELECT FROM generation_requests g WHERE g.provider_id = p.provider_id AND g.state = 'PENDING'
-        AND g.next_attempt_at <= now() AND g.released_at < now() - make_interval(secs => :patience_seconds))
+        AND g.next_attempt_at <= now()
+        AND g.released_at < now() - make_interval(secs => :patience_seconds) AND g.id {IN_RANGE})
 ), released AS (
     SELECT g.id, g.batch_id, g.provider_id,
         g.state = 'PENDING' AND full_accounts.provider_id IS NOT NULL AS is_stuck,
         row_number() OVER (PARTITION BY g.batch_id, g.provider_id, g.state ORDER BY g.batch_index) AS place
-    FROM generation_batches b JOIN generation_requests g ON g.batch_id = b.id AND g.state IN {RELEASED_STATES}
+    FROM generation_batches b JOIN generation_requests g
+        ON g.batch_id = b.id AND g.state IN {RELEASED_STATES} AND g.id {IN_RANGE}
     LEFT JOIN full_accounts ON full_accounts.provider_id = g.provider_id
     WHERE b.ended_at IS NULL AND b.stopped_at IS NULL AND b.cancel_requested_at IS NULL AND b.is_parallel
         AND EXISTS (SELECT FROM full_accounts)
@@ -94,14 +98,15 @@ WITH full_accounts AS (
     SELECT id, batch_id, row_number() OVER (PARTITION BY batch_id ORDER BY place DESC) AS place FROM (
         SELECT *, every(is_stuck) OVER (PARTITION BY batch_id) AS is_barred FROM released) r
     WHERE is_stuck AND (place > 1 OR is_barred)
-        AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = r.id AND s.state IN ('STARTED', 'UNCERTAIN'))
+        AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = r.id AND s.generation_id {IN_RANGE}
+            AND s.state IN ('STARTED', 'UNCERTAIN'))
 ), others AS (
     SELECT waiting.batch_id, ready.id, row_number() OVER (PARTITION BY waiting.batch_id ORDER BY ready.batch_index)
         AS place
     FROM (SELECT batch_id, count(*) AS count FROM movable GROUP BY batch_id) waiting
     CROSS JOIN LATERAL (
         SELECT g.id, g.batch_index FROM generation_requests g
-        WHERE g.batch_id = waiting.batch_id AND g.state = 'HELD' AND g.waits_for = 0
+        WHERE g.batch_id = waiting.batch_id AND g.state = 'HELD' AND g.waits_for = 0 AND g.id {IN_RANGE}
             AND g.provider_id <> ALL(ARRAY(SELECT provider_id FROM full_accounts))
         ORDER BY g.batch_index LIMIT waiting.count) ready
 )
@@ -188,12 +193,13 @@ class BatchProgressStore:
         def work(connection: Connection) -> BatchTurn:
             if not connection.execute(_LOCK).scalar_one():
                 return BatchTurn()
+            live = self._database.live_ids.range
             touched = [(row.batch_id, row.batch_index) for row in connection.execute(_FOLD, {"limit": _FOLD_LIMIT})]
             ended = [EndedInBatch(*row[:6]) for row in settle(connection, touched)]
-            stopped = _stop(connection)
-            cancelling = _cancel(connection)
-            released = fill(connection)
-            made_way = _make_way(connection, provider_ids, patience_seconds)
+            stopped = _stop(connection, live)
+            cancelling = _cancel(connection, live)
+            released = fill(connection, live)
+            made_way = _make_way(connection, live, provider_ids, patience_seconds)
             return BatchTurn(
                 folded=len(touched),
                 released=len(released),
@@ -215,22 +221,27 @@ class BatchProgressStore:
         return await self._database.transaction("count_open_batches", lambda c: int(c.execute(_OPEN).scalar_one()))
 
 
-def _stop(connection: Connection) -> list[EndedInBatch]:
+def _stop(connection: Connection, live: IdRange) -> list[EndedInBatch]:
     for state in (State.HELD, State.PENDING):
         states.check(state, State.CANCELLED)
-    parameters = {"limit": _CANCEL_LIMIT, "stopped": _STOPPED, "cancelled": _CANCELLED}
+    parameters = {"limit": _CANCEL_LIMIT, "stopped": _STOPPED, "cancelled": _CANCELLED, **live.parameters}
     return [EndedInBatch(*row) for row in connection.execute(_NOT_BEGUN, parameters)]
 
 
-def _cancel(connection: Connection) -> list[str]:
+def _cancel(connection: Connection, live: IdRange) -> list[str]:
     """Ask for what is under way to be cancelled, as far as nobody is writing it at this moment."""
-    ids = list(connection.execute(_UNDER_WAY, {"limit": _CANCEL_LIMIT}).scalars())
+    ids = list(connection.execute(_UNDER_WAY, {"limit": _CANCEL_LIMIT, **live.parameters}).scalars())
     return cancel_all(connection, ids) if ids else []
 
 
-def _make_way(connection: Connection, provider_ids: Sequence[str], patience_seconds: float) -> int:
+def _make_way(connection: Connection, live: IdRange, provider_ids: Sequence[str], patience_seconds: float) -> int:
     states.check(State.PENDING, State.HELD)
-    parameters = {"provider_ids": list(provider_ids), "patience_seconds": patience_seconds, "limit": _CANCEL_LIMIT}
+    parameters = {
+        **live.parameters,
+        "provider_ids": list(provider_ids),
+        "patience_seconds": patience_seconds,
+        "limit": _CANCEL_LIMIT,
+    }
     pairs = {row.stuck_id: row.next_id for row in connection.execute(_STUCK, parameters)}
     if not pairs:
         return 0

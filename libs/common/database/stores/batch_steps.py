@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from libs.common.database import states
+from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.states import State
 from libs.common.database.stores.inserting import TURN_AT
 from libs.common.database.stores.sets import statement
@@ -65,23 +66,23 @@ WITH RECURSIVE roomy AS (
     SELECT * FROM (
         SELECT b.id, b.is_parallel, b.max_concurrency - (
             SELECT count(*) FROM generation_requests g
-            WHERE g.batch_id = b.id AND g.state IN {RELEASED_STATES}) AS places
+            WHERE g.batch_id = b.id AND g.state IN {RELEASED_STATES} AND g.id {IN_RANGE}) AS places
         FROM generation_batches b
         WHERE b.ended_at IS NULL AND b.stopped_at IS NULL AND b.cancel_requested_at IS NULL
             AND (CAST(:batch_id AS text) IS NULL OR b.id = :batch_id)
             AND EXISTS (SELECT FROM generation_requests g
-                WHERE g.batch_id = b.id AND g.state = 'HELD' AND g.waits_for = 0)) counted
+                WHERE g.batch_id = b.id AND g.state = 'HELD' AND g.waits_for = 0 AND g.id {IN_RANGE})) counted
     WHERE places > 0
 ), accounts AS (
     SELECT roomy.id AS batch_id, roomy.places, (
         SELECT min(g.provider_id) FROM generation_requests g
-        WHERE g.batch_id = roomy.id AND g.state = 'HELD' AND g.waits_for = 0) AS provider_id
+        WHERE g.batch_id = roomy.id AND g.state = 'HELD' AND g.waits_for = 0 AND g.id {IN_RANGE}) AS provider_id
     FROM roomy
     UNION ALL
     SELECT accounts.batch_id, accounts.places, (
         SELECT min(g.provider_id) FROM generation_requests g
         WHERE g.batch_id = accounts.batch_id AND g.state = 'HELD' AND g.waits_for = 0
-            AND g.provider_id > accounts.provider_id)
+            AND g.provider_id > accounts.provider_id AND g.id {IN_RANGE})
     FROM accounts WHERE accounts.provider_id IS NOT NULL
 ), dealt AS (
     SELECT ready.id, accounts.batch_id, ready.batch_index,
@@ -89,13 +90,13 @@ WITH RECURSIVE roomy AS (
     FROM accounts CROSS JOIN LATERAL (
         SELECT g.id, g.batch_index, row_number() OVER (ORDER BY g.batch_index) AS round FROM generation_requests g
         WHERE g.batch_id = accounts.batch_id AND g.provider_id = accounts.provider_id
-            AND g.state = 'HELD' AND g.waits_for = 0
+            AND g.state = 'HELD' AND g.waits_for = 0 AND g.id {IN_RANGE}
         ORDER BY g.batch_index LIMIT accounts.places) ready
 )
 SELECT dealt.id FROM dealt JOIN roomy ON roomy.id = dealt.batch_id
 WHERE dealt.place <= roomy.places AND (roomy.is_parallel OR NOT EXISTS (
     SELECT FROM generation_requests g WHERE g.batch_id = roomy.id AND g.state = 'HELD' AND g.waits_for > 0
-        AND g.batch_index < dealt.batch_index))""")
+        AND g.batch_index < dealt.batch_index AND g.id {IN_RANGE}))""")
 
 _RELEASE = statement(f"""
 UPDATE generation_requests
@@ -114,9 +115,9 @@ def settle(connection: Connection, ended: Sequence[tuple[str, int]]) -> list[Any
     return list(connection.execute(_SETTLE, parameters))
 
 
-def fill(connection: Connection, batch_id: str | None = None) -> list[str]:
-    """Release as many as have a place, of one batch or of all; their ids."""
-    free = list(connection.execute(_FREE, {"batch_id": batch_id}).scalars())
+def fill(connection: Connection, live: IdRange, batch_id: str | None = None) -> list[str]:
+    """Release as many as have a place, of one batch or of all, among the `live` ids; their ids."""
+    free = list(connection.execute(_FREE, {"batch_id": batch_id, **live.parameters}).scalars())
     return release(connection, free)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
+from libs.common.database.ranges import ANY
 from libs.common.database.records_batches import BatchRecord, BatchRequest, Dependency, NewBatch, Opened
 from libs.common.database.records_edge import Admission, KeyUsage
 from libs.common.database.states import BatchStatus
@@ -166,7 +167,7 @@ class BatchStore:
             for part in range(parts):
                 connection.execute(_INSERT_PART, {"batch_id": batch.id, "part": part})
             connection.execute(_DROP, {"batch_id": batch.id})
-            fill(connection, batch.id)
+            fill(connection, ANY, batch.id)
             return Opened(_record(connection, batch.id))
 
         return await self._database.transaction("open_batch", work)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, CursorResult
 
 from libs.common.database.engine import Database
+from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import AccountRecord, ClaimedGeneration, Fallback, Grant, Unavailable
 from libs.common.database.stores.accounts import lock_accounts, refund, write_accounts
 from libs.common.database.stores.fallbacks import going_on
@@ -22,39 +23,42 @@ _LEASED = """
 state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = g.lease_token + 1"""
 
-_CLAIMED_COLUMNS = """
+_CLAIMED_COLUMNS = f"""
     g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
     g.parameters, g.when_uncertain, g.user_id, g.labels, g.request_id, g.trace_parent, g.attempts, g.lease_token,
     g.created_at, g.released_at, g.batch_id, g.preprocess,
     g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
-    EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
+    EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
+        AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
     CASE WHEN g.images_from <> '[]' THEN (
         SELECT jsonb_agg(maker.outputs -> wanted.output ORDER BY wanted.number)
         FROM ROWS FROM (jsonb_to_recordset(g.images_from) AS (batch_ref text, output int)) WITH ORDINALITY
             AS wanted (batch_ref, output, number)
         JOIN generation_requests maker ON maker.batch_id = g.batch_id AND maker.batch_ref = wanted.batch_ref
-            AND maker.state = 'SUCCESS') END AS made_images"""
+            AND maker.state = 'SUCCESS' AND maker.id {IN_RANGE}) END AS made_images"""
 
 # The keys that wait are found by hops along the index, so that a key with thousands of rows costs no more than one.
 # Each deals as many as there are places; places go round the keys, the one served longest ago first. A billionth of a
 # dollar makes up for the sums of floats.
-_PICK = statement("""
+_PICK = statement(f"""
 WITH RECURSIVE granted AS (
     SELECT provider_id, budget_usd, CASE WHEN concurrent_tasks IS NULL THEN places
         ELSE GREATEST(0, LEAST(places, concurrent_tasks - (
             SELECT count(*) FROM generation_requests g
-            WHERE g.provider_id = row.provider_id AND g.state IN ('DISPATCHING', 'PROCESSING')))) END AS places
+            WHERE g.provider_id = row.provider_id AND g.state IN ('DISPATCHING', 'PROCESSING')
+                AND g.id {IN_RANGE}))) END AS places
     FROM jsonb_to_recordset(CAST(:grants AS jsonb)) AS row(
         provider_id text, places int, concurrent_tasks int, budget_usd float)
 ), keys AS (
     SELECT granted.provider_id, granted.places, (
         SELECT min(g.api_key_id) FROM generation_requests g
-        WHERE g.provider_id = granted.provider_id AND g.state = 'PENDING') AS api_key_id
+        WHERE g.provider_id = granted.provider_id AND g.state = 'PENDING' AND g.id {IN_RANGE}) AS api_key_id
     FROM granted WHERE granted.places > 0
     UNION ALL
     SELECT keys.provider_id, keys.places, (
         SELECT min(g.api_key_id) FROM generation_requests g
-        WHERE g.provider_id = keys.provider_id AND g.state = 'PENDING' AND g.api_key_id > keys.api_key_id)
+        WHERE g.provider_id = keys.provider_id AND g.state = 'PENDING' AND g.api_key_id > keys.api_key_id
+            AND g.id {IN_RANGE})
     FROM keys WHERE keys.api_key_id IS NOT NULL
 ), dealt AS (
     SELECT waiting.id, keys.provider_id, row_number() OVER turns AS place,
@@ -63,7 +67,7 @@ WITH RECURSIVE granted AS (
         SELECT g.id, g.expected_cost_usd, row_number() OVER (ORDER BY g.turn_at, g.id) AS round
         FROM generation_requests g
         WHERE g.provider_id = keys.provider_id AND g.api_key_id = keys.api_key_id
-            AND g.state = 'PENDING' AND g.next_attempt_at <= now()
+            AND g.state = 'PENDING' AND g.next_attempt_at <= now() AND g.id {IN_RANGE}
         ORDER BY g.turn_at, g.id LIMIT keys.places) waiting
     WINDOW turns AS (
         PARTITION BY keys.provider_id ORDER BY waiting.round, t.claimed_at NULLS FIRST, keys.api_key_id)
@@ -77,6 +81,7 @@ WITH claimed AS (
     UPDATE generation_requests g SET {_LEASED}, updated_at = now()
     WHERE g.id = ANY(ARRAY(
         SELECT id FROM generation_requests WHERE id = ANY(:ids) AND state = 'PENDING' FOR UPDATE SKIP LOCKED))
+        AND g.id {IN_RANGE}
     RETURNING g.api_key_id, {_CLAIMED_COLUMNS}
 ), served AS (
     INSERT INTO api_key_turns (provider_id, api_key_id, claimed_at)
@@ -88,23 +93,24 @@ SELECT * FROM claimed""")
 _RESCUE = statement(f"""
 WITH left_behind AS (
     SELECT id FROM generation_requests
-    WHERE state = 'DISPATCHING' AND lease_until < now() AND id <> ALL(:held)
+    WHERE state = 'DISPATCHING' AND lease_until < now() AND id <> ALL(:held) AND id {IN_RANGE}
     ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}
-FROM left_behind WHERE g.id = left_behind.id
+FROM left_behind WHERE g.id = left_behind.id AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS},
-    (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.state = 'STARTED') AS open_submission_id""")
+    (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE} AND s.state = 'STARTED')
+        AS open_submission_id""")
 
 _CLAIM_FORGOTTEN = statement(f"""
 WITH forgotten AS (
     SELECT id FROM generation_requests
     WHERE state = 'PENDING' AND provider_id <> ALL(:known)
-        AND released_at < now() - make_interval(secs => :patience_seconds)
+        AND released_at < now() - make_interval(secs => :patience_seconds) AND id {IN_RANGE}
     LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}, updated_at = now()
-FROM forgotten WHERE g.id = forgotten.id
+FROM forgotten WHERE g.id = forgotten.id AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS}""")
 
 _RENEW = statement("""
@@ -112,11 +118,12 @@ UPDATE generation_requests SET lease_until = now() + make_interval(secs => :leas
 WHERE id = ANY(:ids) AND lease_owner = :owner AND state = 'DISPATCHING'""")
 
 # What was claimed and never sent is free at once; what was sent waits for its lease to end and is then resolved.
-_GIVE_BACK = statement("""
+_GIVE_BACK = statement(f"""
 UPDATE generation_requests g
 SET state = 'PENDING', lease_owner = NULL, lease_until = NULL, updated_at = now()
 WHERE g.id = ANY(:ids) AND g.lease_owner = :owner AND g.state = 'DISPATCHING'
-    AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state = 'STARTED')
+    AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
+        AND s.state = 'STARTED')
 RETURNING g.provider_id, g.expected_cost_usd""")
 
 # What may run elsewhere stays where it is: another model would be a second bill.
@@ -125,7 +132,7 @@ WITH unavailable AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(provider_id text, code text, budget_usd float)
 ), stuck AS (
     SELECT g.id, unavailable.code, following.moved, following.number::int - 1 AS fallback FROM unavailable
-    JOIN generation_requests g ON g.provider_id = unavailable.provider_id AND g.state = 'PENDING'
+    JOIN generation_requests g ON g.provider_id = unavailable.provider_id AND g.state = 'PENDING' AND g.id {IN_RANGE}
         AND (unavailable.budget_usd IS NULL OR g.expected_cost_usd > unavailable.budget_usd)
     CROSS JOIN LATERAL (
         SELECT f.entry AS moved, f.number FROM jsonb_array_elements(g.fallbacks) WITH ORDINALITY AS f(entry, number)
@@ -134,12 +141,13 @@ WITH unavailable AS (
             WHERE other.provider_id = f.entry->>'provider_id' AND other.budget_usd IS NULL)
         ORDER BY f.number LIMIT 1) following
     WHERE g.fallbacks <> '[]'
-        AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.state IN ('STARTED', 'UNCERTAIN'))
+        AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
+            AND s.state IN ('STARTED', 'UNCERTAIN'))
     LIMIT :limit FOR UPDATE OF g SKIP LOCKED
 )
 UPDATE generation_requests g
 SET next_attempt_at = now(), updated_at = now(),{going_on("stuck")}
-FROM stuck WHERE g.id = stuck.id
+FROM stuck WHERE g.id = stuck.id AND g.id {IN_RANGE}
 RETURNING g.id, g.provider_id""")
 
 Decide = Callable[[AccountRecord], Grant]
@@ -167,6 +175,10 @@ class ClaimStore:
         self._database = database
         self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
 
+    @property
+    def _range(self) -> Mapping[str, str]:
+        return self._database.live_ids.range.parameters
+
     async def claim(self, provider_ids: Iterable[str], decide: Decide) -> list[ClaimedGeneration]:
         """Lease waiting generations, for each account as many as `decide` grants, and charge the account for them.
 
@@ -189,10 +201,10 @@ class ClaimStore:
             ]
             if not asked:
                 return []
-            ids = list(connection.execute(_PICK, {"grants": rows_as_json(asked)}).scalars())
+            ids = list(connection.execute(_PICK, {"grants": rows_as_json(asked), **self._range}).scalars())
             if not ids:
                 return []
-            claimed = _claimed(connection.execute(_CLAIM, {**self._lease, "ids": ids}))
+            claimed = _claimed(connection.execute(_CLAIM, {**self._lease, **self._range, "ids": ids}))
             write_accounts(connection, _charged(grants, claimed))
             return claimed
 
@@ -200,7 +212,7 @@ class ClaimStore:
 
     async def rescue(self, limit: int, *, held: Sequence[str]) -> list[ClaimedGeneration]:
         """Lease what a dispatcher left behind that died or lost its lease. `held` is under way here and left alone."""
-        parameters = {**self._lease, "limit": limit, "held": list(held)}
+        parameters = {**self._lease, **self._range, "limit": limit, "held": list(held)}
         return await self._database.transaction(
             "rescue_generations", lambda c: _claimed(c.execute(_RESCUE, parameters))
         )
@@ -209,7 +221,13 @@ class ClaimStore:
         self, limit: int, *, known: Sequence[str], patience_seconds: float
     ) -> list[ClaimedGeneration]:
         """Lease what waits for a provider that is not among the `known`, if it was accepted so long ago."""
-        parameters = {**self._lease, "limit": limit, "known": list(known), "patience_seconds": patience_seconds}
+        parameters = {
+            **self._lease,
+            **self._range,
+            "limit": limit,
+            "known": list(known),
+            "patience_seconds": patience_seconds,
+        }
         return await self._database.transaction(
             "claim_forgotten_generations", lambda c: _claimed(c.execute(_CLAIM_FORGOTTEN, parameters))
         )
@@ -223,7 +241,7 @@ class ClaimStore:
         """End the leases of what was claimed and never sent; what it was to cost is free again."""
 
         def work(connection: Connection) -> None:
-            parameters = {"owner": self._lease["owner"], "ids": list(generation_ids)}
+            parameters = {"owner": self._lease["owner"], "ids": list(generation_ids), **self._range}
             costs: defaultdict[str, float] = defaultdict(float)
             for row in connection.execute(_GIVE_BACK, parameters):
                 costs[row.provider_id] += row.expected_cost_usd
@@ -237,9 +255,10 @@ class ClaimStore:
         Answers the new provider of each generation that was moved, by its id.
         """
         rows = rows_as_json(asdict(entry) for entry in unavailable)
+        parameters = {"rows": rows, "limit": limit, **self._range}
         return await self._database.transaction(
             "fall_back",
-            lambda c: {row.id: row.provider_id for row in c.execute(_FALL_BACK, {"rows": rows, "limit": limit})},
+            lambda c: {row.id: row.provider_id for row in c.execute(_FALL_BACK, parameters)},
         )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
+from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.records import Attempt, DispatchOutcome, QueueRecord
 from libs.common.database.states import State
 from libs.common.database.stores.accounts import refund
@@ -18,7 +19,7 @@ from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
 from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
-_RECORD = statement("""
+_RECORD = statement(f"""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         submission_id text, generation_id text, lease_token bigint)
@@ -26,7 +27,7 @@ WITH item AS (
     UPDATE generation_requests g
     SET attempts = g.attempts + 1, submitted_at = COALESCE(g.submitted_at, now())
     FROM item
-    WHERE g.id = item.generation_id AND g.state = 'DISPATCHING'
+    WHERE g.id = item.generation_id AND g.id {IN_RANGE} AND g.state = 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token AND g.cancel_requested_at IS NULL
     RETURNING item.submission_id, g.id AS generation_id, g.attempts, g.provider_id, g.model_identifier
 )
@@ -50,7 +51,8 @@ WITH item AS (
         item.error->>'code' AS code,
         g.cancel_requested_at IS NULL AND item.state = 'PENDING' AND item.submission_state = 'UNCERTAIN' AS resubmits
     FROM item JOIN generation_requests g ON g.id = item.generation_id
-    WHERE g.state = 'DISPATCHING' AND g.lease_owner = :owner AND g.lease_token = item.lease_token
+    WHERE g.id {IN_RANGE} AND g.state = 'DISPATCHING'
+        AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     FOR UPDATE OF g
 ), ended AS (
     UPDATE generation_requests g
@@ -62,7 +64,7 @@ WITH item AS (
         cost_usd = held.cost_usd, next_attempt_at = now() + make_interval(secs => held.delay_seconds),
         lease_owner = NULL, lease_until = NULL, updated_at = now(),
         ended_at = CASE WHEN held.next_state = ANY(:terminal) THEN now() END,{going_on("held")}
-    FROM held WHERE g.id = held.generation_id
+    FROM held WHERE g.id = held.generation_id AND g.id {IN_RANGE}
     RETURNING g.id, g.provider_id, g.state
 ), attempt AS (
     UPDATE submissions s
@@ -72,7 +74,9 @@ WITH item AS (
         resolution = CASE WHEN held.resubmits THEN 'RESUBMITTED' END,
         resolution_note = CASE WHEN held.resubmits THEN 'by policy' END,
         resolved_at = CASE WHEN held.resubmits THEN now() END
-    FROM held WHERE s.id = held.submission_id AND s.state = 'STARTED'
+    FROM held
+    WHERE s.generation_id = held.generation_id AND s.generation_id {IN_RANGE}
+        AND s.id = held.submission_id AND s.state = 'STARTED'
 ), handed_over AS (
     INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, check_url, strategy, poll_interval_ms,
         next_poll_at, deadline_at)
@@ -91,14 +95,14 @@ _SPOOL = statement("""
 INSERT INTO output_spool (generation_id, output_index, content) VALUES (:generation_id, :output_index, :content)
 ON CONFLICT (generation_id, output_index) DO UPDATE SET content = EXCLUDED.content""")
 
-_QUEUE = statement("""
+_QUEUE = statement(f"""
 SELECT provider_id,
     count(*) FILTER (WHERE state = 'PENDING') AS pending,
     count(*) FILTER (WHERE state = 'DISPATCHING') AS dispatching,
     count(*) FILTER (WHERE state = 'PROCESSING') AS processing,
     count(*) FILTER (WHERE state = 'STORING') AS storing,
     min(released_at) FILTER (WHERE state = 'PENDING') AS oldest_pending_at
-FROM generation_requests WHERE state IN ('PENDING', 'DISPATCHING', 'PROCESSING', 'STORING')
+FROM generation_requests WHERE state IN ('PENDING', 'DISPATCHING', 'PROCESSING', 'STORING') AND id {IN_RANGE}
 GROUP BY provider_id""")
 
 
@@ -119,7 +123,9 @@ class DispatchStore:
 
         def work(connection: Connection) -> set[str]:
             rows = rows_as_json(asdict(attempt) for attempt in attempts)
-            return set(connection.execute(_RECORD, {"owner": self._owner, "rows": rows}).scalars())
+            found = IdRange.of(attempt.generation_id for attempt in attempts)
+            parameters = {"owner": self._owner, "rows": rows, **found.parameters}
+            return set(connection.execute(_RECORD, parameters).scalars())
 
         recorded = await self._database.transaction("record_attempts", work)
         return [attempt.submission_id in recorded for attempt in attempts]
@@ -135,6 +141,7 @@ class DispatchStore:
 
         def work(connection: Connection) -> dict[str, State]:
             parameters = {
+                **IdRange.of(outcome.generation_id for outcome in outcomes).parameters,
                 "owner": self._owner,
                 "terminal": sorted(states.TERMINAL),
                 "cancelled": CANCELLED_BY_CALLER,
@@ -157,7 +164,10 @@ class DispatchStore:
 
     async def queue(self) -> list[QueueRecord]:
         """What waits and what is under way, by provider account."""
-        return await self._database.transaction("read_queue", lambda c: records(QueueRecord, c.execute(_QUEUE)))
+        parameters = self._database.live_ids.range.parameters
+        return await self._database.transaction(
+            "read_queue", lambda c: records(QueueRecord, c.execute(_QUEUE, parameters))
+        )
 
 
 def _outcome_row(outcome: DispatchOutcome) -> dict[str, Any]:

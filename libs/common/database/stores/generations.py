@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
+from libs.common.database.ranges import ANY, IdRange
 from libs.common.database.records import GenerationRecord
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.sets import records, statement
@@ -55,6 +56,8 @@ _OWN_COLUMNS = (
     "reused_from_id",
     "callback_url",
 )
+_first_id: sa.BindParameter[str] = sa.bindparam("first_id", ANY.first)
+_last_id: sa.BindParameter[str] = sa.bindparam("last_id", ANY.last)
 _continuation = generation_requests.alias()
 _IS_CONTINUED = sa.exists().where(_continuation.c.continues_id == generation_requests.c.id)
 _PROGRESS = sa.case(
@@ -66,7 +69,10 @@ READ = (
         _PROGRESS,
         sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
         sa.select(_continuation.c.id)
-        .where(_continuation.c.continues_id == generation_requests.c.id)
+        .where(
+            _continuation.c.continues_id == generation_requests.c.id,
+            _continuation.c.id.between(_first_id, _last_id),
+        )
         .scalar_subquery()
         .label("continued_by_id"),
     )
@@ -88,7 +94,7 @@ _known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp").render_derive
 _CHANGED = (
     READ.add_columns(STAMP.label("stamp"))
     .join(_known, _known.c.id == generation_requests.c.id)
-    .where(_known.c.stamp.is_distinct_from(STAMP))
+    .where(_known.c.stamp.is_distinct_from(STAMP), generation_requests.c.id.between(_first_id, _last_id))
 )
 
 _DELETE = statement("""
@@ -155,7 +161,7 @@ class GenerationStore:
         query = READ.where(generation_requests.c.id == generation_id)
         if owner is not None:
             query = query.where(generation_requests.c.owner == owner)
-        found = await self._read("get_generation", query)
+        found = await self._read("get_generation", query, self._database.live_ids.since([generation_id]))
         return found[0] if found else None
 
     async def list_page(self, limit: int, wanted: GenerationFilter, *, before: str | None) -> list[GenerationRecord]:
@@ -187,7 +193,8 @@ class GenerationStore:
         """Of the generations named by id, those whose stamp is another now. One statement for any number."""
 
         def work(connection: Connection) -> list[Change]:
-            found = connection.execute(_CHANGED, {"ids": list(stamps), "stamps": list(stamps.values())})
+            parameters = {"ids": list(stamps), "stamps": list(stamps.values())}
+            found = connection.execute(_CHANGED, parameters | self._database.live_ids.since(stamps).parameters)
             return [_change(dict(row)) for row in found.mappings()]
 
         return await self._database.transaction("read_changes", work)
@@ -217,8 +224,10 @@ class GenerationStore:
 
         return await self._database.transaction("delete_generation", work)
 
-    async def _read(self, name: str, query: sa.Select[Any]) -> list[GenerationRecord]:
-        return await self._database.transaction(name, lambda c: records(GenerationRecord, c.execute(query)))
+    async def _read(self, name: str, query: sa.Select[Any], found: IdRange = ANY) -> list[GenerationRecord]:
+        return await self._database.transaction(
+            name, lambda c: records(GenerationRecord, c.execute(query, found.parameters))
+        )
 
 
 def _change(row: dict[str, Any]) -> Change:

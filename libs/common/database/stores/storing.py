@@ -10,34 +10,36 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
+from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.records import ClaimedResult, StoreOutcome
 from libs.common.database.states import State
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
-_CLAIM = statement("""
+_CLAIM = statement(f"""
 WITH due AS (
     SELECT id FROM generation_requests
     WHERE state = 'STORING' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        AND id {IN_RANGE}
     ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g
 SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
-FROM due WHERE g.id = due.id
+FROM due WHERE g.id = due.id AND g.id {IN_RANGE}
 RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
     g.store_attempts,
     g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
     CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds""")
 
-_RENEW = statement("""
+_RENEW = statement(f"""
 UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
-WHERE lease_owner = :owner AND state = 'STORING'""")
+WHERE lease_owner = :owner AND state = 'STORING' AND id {IN_RANGE}""")
 
-_GIVE_BACK = statement("""
+_GIVE_BACK = statement(f"""
 UPDATE generation_requests SET lease_owner = NULL, lease_until = NULL
-WHERE lease_owner = :owner AND state = 'STORING' AND id <> ALL(:busy)""")
+WHERE lease_owner = :owner AND state = 'STORING' AND id <> ALL(:busy) AND id {IN_RANGE}""")
 
-_END = statement("""
+_END = statement(f"""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         generation_id text, lease_token bigint, state text, outputs jsonb, error jsonb, delay_seconds float)
@@ -49,7 +51,7 @@ WITH item AS (
         updated_at = CASE WHEN item.state = 'STORING' THEN g.updated_at ELSE now() END,
         ended_at = CASE WHEN item.state = ANY(:terminal) THEN now() END
     FROM item
-    WHERE g.id = item.generation_id AND g.state = 'STORING'
+    WHERE g.id = item.generation_id AND g.id {IN_RANGE} AND g.state = 'STORING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     RETURNING g.id, item.state
 ), emptied AS (
@@ -70,20 +72,25 @@ class ResultStore:
         self._database = database
         self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
 
+    @property
+    def _range(self) -> Mapping[str, str]:
+        return self._database.live_ids.range.parameters
+
     async def claim(self, limit: int) -> list[ClaimedResult]:
         """Lease generations whose results wait to be stored, the longest due first."""
-        parameters = {**self._lease, "limit": limit}
+        parameters = {**self._lease, **self._range, "limit": limit}
         return await self._database.transaction(
             "claim_results", lambda c: records(ClaimedResult, c.execute(_CLAIM, parameters))
         )
 
     async def renew(self) -> None:
         """Prolong all leases of this process."""
-        await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, self._lease))
+        parameters = {**self._lease, **self._range}
+        await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, parameters))
 
     async def give_back(self, *, busy: Sequence[str] = ()) -> None:
         """End the leases of this process but for those of the generations `busy`: others may store them at once."""
-        parameters = {"owner": self._lease["owner"], "busy": list(busy)}
+        parameters = {"owner": self._lease["owner"], "busy": list(busy), **self._range}
         await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, parameters))
 
     async def is_cancelled(self, generation_id: str) -> bool:
@@ -109,6 +116,7 @@ class ResultStore:
 
         def work(connection: Connection) -> set[str]:
             parameters = {
+                **IdRange.of(outcome.generation_id for outcome in outcomes).parameters,
                 "owner": self._lease["owner"],
                 "terminal": sorted(states.TERMINAL),
                 "rows": rows_as_json(asdict(outcome) for outcome in outcomes),

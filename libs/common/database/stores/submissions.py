@@ -25,13 +25,15 @@ _OF_GENERATION = statement(f"""
 _UNRESOLVED = statement(f"""
 {_COLUMNS} WHERE state = 'UNCERTAIN' AND resolved_at IS NULL AND id > :after ORDER BY id LIMIT :limit""")
 
+# The generation is locked as well, so that nobody else continues it; what was continued before is read once it is.
 _LOCK = statement("""
-SELECT s.generation_id, s.provider_id, s.resolution, s.state AS submission_state, g.state,
-    (SELECT c.id FROM generation_requests c WHERE c.continues_id = g.id) AS continued_by_id
-FROM submissions s JOIN generation_requests g ON g.id = s.generation_id WHERE s.id = :id FOR UPDATE OF s""")
+SELECT s.generation_id, s.provider_id, s.resolution, s.state AS submission_state, g.state
+FROM submissions s JOIN generation_requests g ON g.id = s.generation_id WHERE s.id = :id FOR UPDATE OF s, g""")
+_CONTINUED_BY = statement("SELECT id FROM generation_requests WHERE continues_id = :id AND id > :id")
 
 _RESOLVE = statement("""
-UPDATE submissions SET resolution = :resolution, resolution_note = :note, resolved_at = now() WHERE id = :id""")
+UPDATE submissions SET resolution = :resolution, resolution_note = :note, resolved_at = now()
+WHERE generation_id = :generation_id AND id = :id""")
 
 # One of a batch takes its place there, and waits until that is free.
 _CONTINUE = statement("""
@@ -104,14 +106,12 @@ class SubmissionStore:
         """
 
         def work(connection: Connection) -> str | None:
-            locked = records(_Locked, connection.execute(_LOCK, {"id": submission_id}))
-            if not locked:
-                raise NotFound("submission_id", f"There is no submission {submission_id[:100]!r}.")
-            (found,) = locked
+            found = _lock(connection, submission_id)
             if found.resolution == resolution:
                 return None if resolution == "DISMISSED" else found.continued_by_id
             _check(found, resolution)
-            connection.execute(_RESOLVE, {"id": submission_id, "resolution": resolution, "note": note or None})
+            row = {"generation_id": found.generation_id, "id": submission_id}
+            connection.execute(_RESOLVE, {**row, "resolution": resolution, "note": note or None})
             if resolution == "DISMISSED":
                 return None
             _continue(connection, found, new_id, task)
@@ -121,6 +121,14 @@ class SubmissionStore:
             return await self._database.transaction("resolve_submission", work)
         except IntegrityError as error:
             raise _refused("task_id", "unique", "another generation follows this task already") from error
+
+
+def _lock(connection: Connection, submission_id: str) -> _Locked:
+    row = connection.execute(_LOCK, {"id": submission_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound("submission_id", f"There is no submission {submission_id[:100]!r}.")
+    continued_by_id = connection.execute(_CONTINUED_BY, {"id": row["generation_id"]}).scalar_one_or_none()
+    return _Locked(**row, continued_by_id=continued_by_id)
 
 
 def _check(found: _Locked, resolution: Resolution) -> None:

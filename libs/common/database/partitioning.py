@@ -1,0 +1,73 @@
+"""Tables by month: which they are, what their partitions are called and where these begin and end.
+
+Ids sort by the time they were made, so a month is a range of ids: who looks for an id looks into one partition, and a
+month is forgotten by dropping a table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from libs.common.ids import Prefix, first_id
+
+# What was there before the table had partitions, and what comes for a month that has none: nothing is ever refused.
+FIRST: Final = "first"
+REST: Final = "rest"
+_NAME = re.compile(rf"_(?:\d{{4}}_\d{{2}}|{FIRST}|{REST})$")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionedTable:
+    """A table whose rows lie in one partition for each month.
+
+    Args:
+        name: of the table.
+        column: the id that says which month a row belongs to.
+        prefix: of that id.
+        storage: storage parameters of its partitions (https://www.postgresql.org/docs/current/sql-createtable.html).
+    """
+
+    name: str
+    column: str
+    prefix: Prefix
+    storage: str
+
+    def partition(self, month: datetime) -> str:
+        """The name of a month's partition."""
+        return f"{self.name}_{month:%Y_%m}"
+
+    def bound(self, at: datetime) -> str:
+        """What all ids from then on sort after."""
+        return first_id(self.prefix, at)
+
+
+# A row that is at work changes half a dozen times within minutes and then never again. What is dead is cleared away
+# after some thousand rows, not after a fifth of the table; room within pages keeps what changes no index in its page.
+QUEUE_STORAGE: Final = (
+    "fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000, "
+    "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02, "
+    "autovacuum_analyze_threshold = 2000, autovacuum_vacuum_cost_delay = 0"
+)
+GENERATIONS: Final = PartitionedTable("generation_requests", "id", "gen", QUEUE_STORAGE)
+SUBMISSIONS: Final = PartitionedTable("submissions", "generation_id", "gen", QUEUE_STORAGE)
+ERRORS: Final = PartitionedTable("error_logs", "id", "log", "autovacuum_vacuum_insert_scale_factor = 0.05")
+TABLES: Final = (GENERATIONS, SUBMISSIONS, ERRORS)
+
+
+def is_partition(name: str) -> bool:
+    """Whether a table of that name is a partition of one of the tables."""
+    return any(name.startswith(table.name) and _NAME.fullmatch(name[len(table.name) :]) for table in TABLES)
+
+
+def is_compared(name: str | None, kind: str, _: object) -> bool:
+    """Whether Alembic is to compare what it finds in a database: not partitions, which come and go."""
+    return not (kind == "table" and name is not None and is_partition(name))
+
+
+def month_of(at: datetime, *, later: int = 0) -> datetime:
+    """When the month of that time began, in UTC; or one so many months `later`."""
+    months = at.astimezone(UTC).year * 12 + at.astimezone(UTC).month - 1 + later
+    return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
