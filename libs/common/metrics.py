@@ -124,6 +124,12 @@ POLL_LATENESS_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 
+READY_TO_STORED_SECONDS = Histogram(
+    "darkroom_ready_to_stored_seconds",
+    "From when the provider was known to have a result until it was stored, in seconds.",
+    ["provider"],
+    buckets=_SECONDS,
+)
 STORED_BYTES = Counter("darkroom_storage_stored_bytes_total", "Bytes put into object storage.", ["provider"])
 STORAGE_SECONDS = Histogram(
     "darkroom_storage_seconds", "Time of an operation on object storage, in seconds.", ["operation"], buckets=_SECONDS

@@ -173,6 +173,7 @@ class Submitter:
                 return outcomes.completed(job, urls, cost_usd)
             return outcomes.to_be_stored(job, urls, cost_usd)
         contents = tuple(output.content or b"" for output in answer.outputs)
+        began = perf_counter()
         try:
             async with asyncio.timeout(_STORE_AT_ONCE_SECONDS):
                 stored = await self._store(job, contents)
@@ -182,6 +183,7 @@ class Submitter:
             log.warning("storage is away, the outputs wait in the database", error=error)
             spooled = [{"type": media_type, "spooled": index} for index in range(len(contents))]
             return outcomes.to_be_stored(job, spooled, cost_usd, spool=contents)
+        metrics.READY_TO_STORED_SECONDS.labels(job.provider.id).observe(perf_counter() - began)
         reach(CrashPoint.DISPATCHER_OUTPUT_STORED)
         return outcomes.completed(job, stored, cost_usd)
 

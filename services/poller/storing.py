@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -79,7 +80,7 @@ class Storing(Holding[StoreOutcome, bool]):
         metrics.CLAIMED.labels("result").inc(len(claimed))
         self.window.claimed(_LANE, len(claimed), room)
         for result in claimed:
-            self.window.begin(_LANE, result.id, partial(self._carry, result), partial(self._end, result))
+            self.window.begin(_LANE, result.id, partial(self._carry, result), partial(self._end, result, monotonic()))
         return False
 
     async def _carry(self, result: ClaimedResult) -> StoreOutcome:
@@ -103,13 +104,16 @@ class Storing(Holding[StoreOutcome, bool]):
             metrics.RETRIES.labels(result.provider_id, "store").inc()
             return after_failure(result, error, provider)
 
-    async def _end(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
+    async def _end(self, result: ClaimedResult, claimed_at: float, outcome: StoreOutcome) -> None:
         reach(CrashPoint.POLLER_RESULT_STORED)
         if not await until_database_answers(lambda: self._outcomes.write(outcome)):
             metrics.FENCED_WRITES.labels("store").inc()
             await self._drop_if_cancelled(result, outcome)
             return
         reach(CrashPoint.POLLER_GENERATION_ENDED)
+        if outcome.state is State.SUCCESS:
+            seconds = result.waiting_seconds + monotonic() - claimed_at
+            metrics.READY_TO_STORED_SECONDS.labels(result.provider_id).observe(seconds)
         self._tell(result, outcome)
 
     async def _drop_if_cancelled(self, result: ClaimedResult, outcome: StoreOutcome) -> None:

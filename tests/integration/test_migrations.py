@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -11,8 +12,11 @@ from alembic.migration import MigrationContext
 from libs.common.database import migrate
 from libs.common.database.all_tables import metadata
 from libs.common.database.partitioning import is_compared
+from libs.common.ids import new_id
 from sandbox.processes import free_port
 from tests.support.infrastructure import Infrastructure
+
+_COMPARED = {"compare_type": True, "compare_server_default": True, "include_name": is_compared}
 
 
 @pytest.fixture
@@ -23,9 +27,7 @@ def connection(database_url: str) -> Iterator[sa.Connection]:
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(connection: sa.Connection) -> None:
-    context = MigrationContext.configure(
-        connection, opts={"compare_type": True, "compare_server_default": True, "include_name": is_compared}
-    )
+    context = MigrationContext.configure(connection, opts=_COMPARED)
     assert compare_metadata(context, metadata) == []
 
 
@@ -77,6 +79,107 @@ def test_the_way_back_leaves_nothing(shared: Infrastructure, connection: sa.Conn
     command.downgrade(migrate.config(connection), "base")
     left = sa.inspect(connection).get_table_names()
     assert left == ["alembic_version"]
+
+
+_GENERATION = """
+INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, number_of_outputs,
+    when_uncertain, request_id, callback_url, continues_id)
+VALUES (:id, 'PENDING', 'm', 'p', 'image', 'x', 1, 'fail', 'req_1', 'https://example.com/', :continues_id)"""
+_SUBMISSION = """
+INSERT INTO submissions (id, generation_id, attempt, provider_id, state)
+VALUES (:id, :generation_id, 1, 'p', 'STARTED')"""
+_ERROR = """
+WITH fault AS (
+    INSERT INTO error_groups (id, fingerprint, level, source, code, message, count, first_seen_at, last_seen_at)
+    VALUES ('err_1', 'x', 'WARN', 's', 'c', 'm', 1, now(), now()) RETURNING id)
+INSERT INTO error_logs (id, group_id, level, source, code, message, occurred_at)
+SELECT 'log_01', id, 'WARN', 's', 'c', 'm', now() FROM fault"""
+_SHAPE = """
+SELECT relname || ' ' || pg_get_indexdef(c.oid) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+WHERE i.indrelid::regclass::text = ANY(:tables)
+UNION ALL SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+WHERE conrelid::regclass::text = ANY(:tables) AND contype <> 'n'
+UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger
+WHERE tgrelid::regclass::text = ANY(:tables) AND NOT tgisinternal
+UNION ALL SELECT attrelid::regclass || ' ' || attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull
+    || ' ' || COALESCE(col_description(attrelid, attnum), '') FROM pg_attribute
+WHERE attrelid::regclass::text = ANY(:tables) AND attnum > 0 AND NOT attisdropped
+ORDER BY 1"""
+_BY_MONTH = ["generation_requests", "submissions", "error_logs", "poll_tasks", "callbacks", "output_spool"]
+
+
+_TRIES = sa.text("""
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'""")
+
+
+def _shape(connection: sa.Connection) -> list[str]:
+    return list(connection.execute(sa.text(_SHAPE), {"tables": _BY_MONTH}).scalars())
+
+
+def _written(connection: sa.Connection) -> list[str]:
+    sql = " UNION ALL ".join(f"SELECT id FROM {table}" for table in (*_BY_MONTH[:3], "callbacks"))
+    return sorted(connection.execute(sa.text(sql)).scalars())
+
+
+def test_rows_lie_by_month_and_go_back_as_they_were(database_url: str, connection: sa.Connection) -> None:
+    command.downgrade(migrate.config(connection), "0013")
+    before = _shape(connection)
+    older, newer = new_id("gen"), new_id("gen")
+    connection.execute(sa.text(_GENERATION), {"id": older, "continues_id": None})
+    connection.execute(sa.text(_GENERATION), {"id": newer, "continues_id": older})
+    connection.execute(sa.text(_SUBMISSION), {"id": new_id("sub"), "generation_id": newer})
+    connection.execute(sa.text(_ERROR))
+    connection.commit()
+    written = _written(connection)
+    connection.commit()
+    migrate.upgrade(database_url)
+    assert _written(connection) == written
+    # A trigger of before still follows: a change is told.
+    connection.execute(
+        sa.text("UPDATE generation_requests SET state = 'PROCESSING', provider_task_id = 't' WHERE id = :id"),
+        {"id": newer},
+    )
+    told = connection.execute(sa.text("SELECT generation_id FROM callbacks")).scalars()
+    assert list(told) == [newer]
+    connection.commit()
+    command.downgrade(migrate.config(connection), "0013")
+    assert _shape(connection) == before
+    assert len(_written(connection)) == len(written) + 1
+
+
+def test_a_migration_waits_for_tables_in_use_without_keeping_others_waiting(
+    database_url: str, connection: sa.Connection
+) -> None:
+    command.downgrade(migrate.config(connection), "0013")
+    connection.execute(sa.text("SELECT count(*) FROM submissions"))
+    with ThreadPoolExecutor(2) as threads:
+        migrating = threads.submit(migrate.upgrade, database_url)
+        others = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=900"})
+        tries = 0
+        while tries < 3 and not migrating.done():
+            with others.connect() as other:
+                tries += other.execute(_TRIES).scalar_one()
+                other.execute(sa.text("SELECT count(*) FROM generation_requests"))
+        assert not migrating.done()
+        connection.commit()
+        migrating.result(timeout=60)
+    assert migrate.is_ready(database_url)
+
+
+def test_a_migration_that_was_cut_off_is_run_again(database_url: str, connection: sa.Connection) -> None:
+    command.downgrade(migrate.config(connection), "0013")
+    connection.execute(sa.text("CREATE INDEX ix_submissions_id ON submissions (id)"))
+    # What a build that was cut off leaves behind.
+    connection.execute(
+        sa.text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_submissions_id'::regclass")
+    )
+    connection.execute(sa.text("ALTER TABLE error_logs ADD CONSTRAINT ck_error_logs_first CHECK (id < 'log_00')"))
+    connection.commit()
+    migrate.upgrade(database_url)
+    assert migrate.is_ready(database_url)
+    context = MigrationContext.configure(connection, opts=_COMPARED)
+    assert compare_metadata(context, metadata) == []
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Ranges of ids, by which a statement tells Postgres which months it is about: for all others it plans nothing.
 
 A statement over a table by month that says nothing of its ids is planned for each partition, with all indexes, and
-takes a lock on each. Those that run all the time say it, with the narrowest range that cannot miss a row.
+takes a lock on each. Those that run all the time say it: by the ids themselves (`id = ANY(…)`) where they are known,
+else by the range in which what is under way lies. A range is no way to find a row: where ids are found first, they are
+looked up as an array, for of a month that has just begun Postgres believes that any range has few rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -21,12 +23,6 @@ class IdRange:
 
     first: str
     last: str
-
-    @classmethod
-    def of(cls, ids: Iterable[str]) -> IdRange:
-        """The narrowest that has all of these; any at all, where there are none."""
-        known = sorted(ids)
-        return cls(known[0], known[-1]) if known else ANY
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -59,7 +55,6 @@ class LiveIds:
         self._range = found
         self._believed_until = monotonic() + _BELIEVED_SECONDS
 
-    def since(self, ids: Iterable[str]) -> IdRange:
+    def since(self, ids: Collection[str]) -> IdRange:
         """These, and what came after them."""
-        wanted = IdRange.of(ids)
-        return IdRange(wanted.first, max(wanted.last, self.range.last))
+        return IdRange(min(ids), max(self.range.last, *ids)) if ids else ANY

@@ -65,7 +65,7 @@ SET state = 'CANCELLED', ended_at = now(), updated_at = now(), lease_token = g.l
     error = CASE WHEN doomed.is_cancelled THEN CAST(:cancelled AS jsonb) ELSE CAST(:stopped AS jsonb) END
 FROM doomed
 WHERE g.id = doomed.id AND g.id {IN_RANGE} AND g.id = ANY(ARRAY(
-    SELECT id FROM generation_requests WHERE id IN (SELECT id FROM doomed) AND id {IN_RANGE}
+    SELECT id FROM generation_requests WHERE id = ANY(ARRAY(SELECT id FROM doomed)) AND id {IN_RANGE}
         AND state IN ('HELD', 'PENDING')
     FOR UPDATE SKIP LOCKED))
 RETURNING g.id, g.batch_id, g.model_identifier, g.provider_id, g.error->>'code' AS code,

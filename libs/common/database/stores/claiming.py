@@ -97,7 +97,7 @@ WITH left_behind AS (
     ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}
-FROM left_behind WHERE g.id = left_behind.id AND g.id {IN_RANGE}
+WHERE g.id = ANY(ARRAY(SELECT id FROM left_behind)) AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS},
     (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE} AND s.state = 'STARTED')
         AS open_submission_id""")
@@ -110,7 +110,7 @@ WITH forgotten AS (
     LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}, updated_at = now()
-FROM forgotten WHERE g.id = forgotten.id AND g.id {IN_RANGE}
+WHERE g.id = ANY(ARRAY(SELECT id FROM forgotten)) AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS}""")
 
 _RENEW = statement("""
@@ -147,7 +147,7 @@ WITH unavailable AS (
 )
 UPDATE generation_requests g
 SET next_attempt_at = now(), updated_at = now(),{going_on("stuck")}
-FROM stuck WHERE g.id = stuck.id AND g.id {IN_RANGE}
+FROM stuck WHERE g.id = stuck.id AND g.id = ANY(ARRAY(SELECT id FROM stuck)) AND g.id {IN_RANGE}
 RETURNING g.id, g.provider_id""")
 
 Decide = Callable[[AccountRecord], Grant]

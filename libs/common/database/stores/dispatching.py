@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
-from libs.common.database.ranges import IN_RANGE, IdRange
+from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import Attempt, DispatchOutcome, QueueRecord
 from libs.common.database.states import State
 from libs.common.database.stores.accounts import refund
@@ -19,7 +19,7 @@ from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
 from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
-_RECORD = statement(f"""
+_RECORD = statement("""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         submission_id text, generation_id text, lease_token bigint)
@@ -27,7 +27,7 @@ WITH item AS (
     UPDATE generation_requests g
     SET attempts = g.attempts + 1, submitted_at = COALESCE(g.submitted_at, now())
     FROM item
-    WHERE g.id = item.generation_id AND g.id {IN_RANGE} AND g.state = 'DISPATCHING'
+    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state = 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token AND g.cancel_requested_at IS NULL
     RETURNING item.submission_id, g.id AS generation_id, g.attempts, g.provider_id, g.model_identifier
 )
@@ -51,7 +51,7 @@ WITH item AS (
         item.error->>'code' AS code,
         g.cancel_requested_at IS NULL AND item.state = 'PENDING' AND item.submission_state = 'UNCERTAIN' AS resubmits
     FROM item JOIN generation_requests g ON g.id = item.generation_id
-    WHERE g.id {IN_RANGE} AND g.state = 'DISPATCHING'
+    WHERE g.id = ANY(:ids) AND g.state = 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     FOR UPDATE OF g
 ), ended AS (
@@ -64,7 +64,7 @@ WITH item AS (
         cost_usd = held.cost_usd, next_attempt_at = now() + make_interval(secs => held.delay_seconds),
         lease_owner = NULL, lease_until = NULL, updated_at = now(),
         ended_at = CASE WHEN held.next_state = ANY(:terminal) THEN now() END,{going_on("held")}
-    FROM held WHERE g.id = held.generation_id AND g.id {IN_RANGE}
+    FROM held WHERE g.id = held.generation_id AND g.id = ANY(:ids)
     RETURNING g.id, g.provider_id, g.state
 ), attempt AS (
     UPDATE submissions s
@@ -75,7 +75,7 @@ WITH item AS (
         resolution_note = CASE WHEN held.resubmits THEN 'by policy' END,
         resolved_at = CASE WHEN held.resubmits THEN now() END
     FROM held
-    WHERE s.generation_id = held.generation_id AND s.generation_id {IN_RANGE}
+    WHERE s.generation_id = held.generation_id AND s.generation_id = ANY(:ids)
         AND s.id = held.submission_id AND s.state = 'STARTED'
 ), handed_over AS (
     INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, check_url, strategy, poll_interval_ms,
@@ -123,8 +123,8 @@ class DispatchStore:
 
         def work(connection: Connection) -> set[str]:
             rows = rows_as_json(asdict(attempt) for attempt in attempts)
-            found = IdRange.of(attempt.generation_id for attempt in attempts)
-            parameters = {"owner": self._owner, "rows": rows, **found.parameters}
+            ids = [attempt.generation_id for attempt in attempts]
+            parameters = {"owner": self._owner, "rows": rows, "ids": ids}
             return set(connection.execute(_RECORD, parameters).scalars())
 
         recorded = await self._database.transaction("record_attempts", work)
@@ -141,7 +141,7 @@ class DispatchStore:
 
         def work(connection: Connection) -> dict[str, State]:
             parameters = {
-                **IdRange.of(outcome.generation_id for outcome in outcomes).parameters,
+                "ids": [outcome.generation_id for outcome in outcomes],
                 "owner": self._owner,
                 "terminal": sorted(states.TERMINAL),
                 "cancelled": CANCELLED_BY_CALLER,

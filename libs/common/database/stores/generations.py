@@ -94,7 +94,7 @@ _known = sa.func.unnest(_ids, _stamps).table_valued("id", "stamp").render_derive
 _CHANGED = (
     READ.add_columns(STAMP.label("stamp"))
     .join(_known, _known.c.id == generation_requests.c.id)
-    .where(_known.c.stamp.is_distinct_from(STAMP), generation_requests.c.id.between(_first_id, _last_id))
+    .where(_known.c.stamp.is_distinct_from(STAMP), generation_requests.c.id == sa.any_(_ids))
 )
 
 _DELETE = statement("""

@@ -100,9 +100,11 @@ WITH item AS (
                 THEN 'CANCELLED' ELSE item.generation_state END AS state
         FROM polled JOIN item USING (provider_id, task_id)
         JOIN generation_requests held ON held.id = polled.generation_id AND held.id {IN_RANGE}
+            AND held.id = ANY(ARRAY(SELECT generation_id FROM polled))
         WHERE item.generation_state IS NOT NULL AND held.state = 'PROCESSING'
         FOR UPDATE OF held) next
-    WHERE g.id = next.generation_id AND g.id {IN_RANGE} AND g.state = 'PROCESSING'
+    WHERE g.id = next.generation_id AND g.id = ANY(ARRAY(SELECT generation_id FROM polled)) AND g.id {IN_RANGE}
+        AND g.state = 'PROCESSING'
     RETURNING g.id, g.state
 )
 SELECT polled.provider_id, polled.task_id, COALESCE(moved.state, 'PROCESSING') AS state

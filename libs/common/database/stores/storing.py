@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
-from libs.common.database.ranges import IN_RANGE, IdRange
+from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import ClaimedResult, StoreOutcome
 from libs.common.database.states import State
 from libs.common.database.stores.sets import records, rows_as_json, statement
@@ -25,7 +25,7 @@ WITH due AS (
 UPDATE generation_requests g
 SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
-FROM due WHERE g.id = due.id AND g.id {IN_RANGE}
+WHERE g.id = ANY(ARRAY(SELECT id FROM due)) AND g.id {IN_RANGE}
 RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
     g.store_attempts,
     g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
@@ -39,7 +39,7 @@ _GIVE_BACK = statement(f"""
 UPDATE generation_requests SET lease_owner = NULL, lease_until = NULL
 WHERE lease_owner = :owner AND state = 'STORING' AND id <> ALL(:busy) AND id {IN_RANGE}""")
 
-_END = statement(f"""
+_END = statement("""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         generation_id text, lease_token bigint, state text, outputs jsonb, error jsonb, delay_seconds float)
@@ -51,7 +51,7 @@ WITH item AS (
         updated_at = CASE WHEN item.state = 'STORING' THEN g.updated_at ELSE now() END,
         ended_at = CASE WHEN item.state = ANY(:terminal) THEN now() END
     FROM item
-    WHERE g.id = item.generation_id AND g.id {IN_RANGE} AND g.state = 'STORING'
+    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state = 'STORING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     RETURNING g.id, item.state
 ), emptied AS (
@@ -116,7 +116,7 @@ class ResultStore:
 
         def work(connection: Connection) -> set[str]:
             parameters = {
-                **IdRange.of(outcome.generation_id for outcome in outcomes).parameters,
+                "ids": [outcome.generation_id for outcome in outcomes],
                 "owner": self._lease["owner"],
                 "terminal": sorted(states.TERMINAL),
                 "rows": rows_as_json(asdict(outcome) for outcome in outcomes),

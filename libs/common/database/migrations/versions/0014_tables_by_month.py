@@ -46,7 +46,12 @@ _QUEUE = {
 
 
 def upgrade() -> None:
-    """In two steps, of which the first can be repeated: a migration that was cut off is simply run again."""
+    """In three steps, of which the first two can be repeated: a migration that was cut off is simply run again."""
+    with locked(list(_TABLES)):
+        for table, (column, prefix) in _TABLES.items():
+            execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS ck_{table}_first")
+            check = f"CHECK ({column} < '{_bound(prefix)}') NOT VALID"
+            execute(f"ALTER TABLE {table} ADD CONSTRAINT ck_{table}_first {check}")
     with op.get_context().autocommit_block():
         _prepare()
     with locked([*_REFERRING, "generation_requests", "error_logs", "error_groups"]):
@@ -72,11 +77,8 @@ def _prepare() -> None:
     index_concurrently(
         "ix_generation_requests_continues_id", "generation_requests (continues_id) WHERE continues_id IS NOT NULL"
     )
-    for table, (column, prefix) in _TABLES.items():
-        constraint = f"ck_{table}_first"
-        execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {constraint}")
-        execute(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} CHECK ({column} < '{_bound(prefix)}') NOT VALID")
-        execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}")
+    for table in _TABLES:
+        execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT ck_{table}_first")
 
 
 def _bound(prefix: str) -> str:
