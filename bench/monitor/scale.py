@@ -32,7 +32,7 @@ _FOLD = 100_000
 async def ask_all(database: Database) -> list[Asked]:
     """Ask what rules, statistics, metrics and health ask."""
     counts = StatisticsStore(database)
-    statistics = Statistics(counts, ErrorStore(database), InstanceStore(database))
+    statistics = Statistics(counts, counts, ErrorStore(database), InstanceStore(database))
     alerts = AlertStore(database, owner="bench")
     now = datetime.now(UTC)
     found = await explain(

@@ -51,6 +51,8 @@ READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
 LOOP_ITERATIONS = Counter("darkroom_loop_iterations_total", "Turns of a background loop.", ["loop", "outcome"])
 LOOP_LAST_SUCCESS = Gauge("darkroom_loop_last_success_timestamp_seconds", "When a loop last got through.", ["loop"])
 
+REPLICA_IN_USE = Gauge("darkroom_database_replica_in_use", "1 while statistics are read of the standby.")
+REPLICA_LAG_SECONDS = Gauge("darkroom_database_replica_lag_seconds", "How far the standby was behind at the last look.")
 PARTITIONS_END = Gauge(
     "darkroom_partitions_end_timestamp_seconds", "Until when a table has a partition for what comes.", ["table"]
 )

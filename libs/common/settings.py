@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     database_pool_size: PositiveInt = Field(default=8, description="Connections and threads of one service.")
     database_statement_timeout_seconds: PositiveFloat = 30.0
 
+    database_replica_url: SecretStr | None = Field(
+        default=None, description="A standby that statistics are read of. None: they are read of the primary."
+    )
+    database_replica_lag_seconds: PositiveFloat = Field(
+        default=60.0, description="A standby that is further behind is not read."
+    )
+
     s3_endpoint_url: str | None = Field(default=None, description="None: Amazon's own.")
     s3_bucket: str = "darkroom"
     s3_region: str = "us-east-1"

@@ -33,7 +33,7 @@ async def wire(frame: Frame) -> None:
             frame.catalog,
             Stores(experiments, TrafficStore(database)),
             RunningExperiments(experiments),
-            Reporting(measuring, measures, SegmentStore(database)),
+            Reporting(measuring, measures, SegmentStore(frame.reading())),
         ),
         add_ExperimentServiceServicer_to_server,
         "darkroom.experiments.v1.ExperimentService",

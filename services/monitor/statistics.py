@@ -92,13 +92,17 @@ class Statistics:
     """Folds the ledger, and answers.
 
     Args:
-        store: counts.
+        store: counts, for adding up.
+        late_store: counts, for reading: of a standby, where there is one.
         errors: what each provider's last error was.
         instances: what the processes use.
     """
 
-    def __init__(self, store: StatisticsStore, errors: ErrorStore, instances: InstanceStore) -> None:
+    def __init__(
+        self, store: StatisticsStore, late_store: StatisticsStore, errors: ErrorStore, instances: InstanceStore
+    ) -> None:
         self._store = store
+        self._late_store = late_store
         self._errors = errors
         self._instances = instances
 
@@ -108,18 +112,18 @@ class Statistics:
 
     async def stats(self, from_time: datetime, to_time: datetime) -> monitor_pb2.GetStatsResponse:
         """The statistics of a range."""
-        # What has just ended is in it.
+        # What has just ended is in it, where the primary is read.
         while await self.fold():
             pass
         wanted = segments(from_time, to_time, datetime.now(UTC))
-        counts = await self._store.read(wanted)
+        counts = await self._late_store.read(wanted)
         providers = sorted({count.provider_id for count in counts if count.kind == "submission_ended"})
         last = await self._errors.last_of([f"adapter:{provider}" for provider in providers])
         if wanted:
             from_time, to_time = wanted[0].from_time, wanted[-1].to_time
         answer = stats_message(counts, from_time, to_time)
-        answer.active_requests = sum((await self._store.states()).values())
-        answer.active_tasks = sum(tasks.live for tasks in await self._store.tasks())
+        answer.active_requests = sum((await self._late_store.states()).values())
+        answer.active_tasks = sum(tasks.live for tasks in await self._late_store.tasks())
         answer.adapter_stats.extend(
             _adapter_stats(provider, counts, last.get(f"adapter:{provider}")) for provider in providers
         )

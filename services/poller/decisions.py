@@ -80,6 +80,7 @@ def _again(
     return PollOutcome(
         task.provider_id,
         task.task_id,
+        task.generation_id,
         task.lease_token,
         state=state,
         progress=progress,
@@ -93,6 +94,7 @@ def _ended(task: ClaimedTask, task_state: TaskState, state: State, error: Genera
     return PollOutcome(
         task.provider_id,
         task.task_id,
+        task.generation_id,
         task.lease_token,
         state=task_state,
         error=error.to_json(),
@@ -113,6 +115,7 @@ def _succeeded(task: ClaimedTask, status: TaskStatus, provider: Provider, model:
     return PollOutcome(
         task.provider_id,
         task.task_id,
+        task.generation_id,
         task.lease_token,
         state=TaskState.SUCCESS,
         progress=100,

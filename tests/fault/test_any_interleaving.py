@@ -146,6 +146,7 @@ class Interleaving(DatabaseMachine):
         outcome = PollOutcome(
             task.provider_id,
             task.task_id,
+            task.generation_id,
             task.lease_token,
             TaskState.PROCESSING if state is None else ended.get(state, TaskState.SUCCESS),
             generation_state=state,

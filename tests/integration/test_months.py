@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import make_url
 
 from libs.common.database.engine import Database
 from libs.common.database.partitioning import TABLES, month_of
@@ -33,6 +36,8 @@ from tests.support.waiting import eventually
 OUTPUTS = [{"type": "image", "url": "https://example.com/1.png"}]
 # The partition that a new database begins with ends within two months: seen from then it is old.
 LATER = -100
+CARRIED = 90
+WAITING = 1_000
 REFERRING = ("submissions", "poll_tasks", "callbacks", "generation_ratings")
 
 
@@ -167,6 +172,60 @@ async def test_a_month_is_forgotten_whole_and_only_once_nothing_of_it_is_under_w
     assert not any(one.rows for one in more)
 
 
+@pytest.fixture
+async def worker(database: Database, database_url: str) -> AsyncIterator[Database]:
+    """As a role that owns no table, but reads and writes all."""
+    name = f"worker_{uuid4().hex}"
+    await execute(database, f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
+    await execute(database, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
+    url = make_url(database_url).set(username=name, password=name)
+    found = Database(
+        url.render_as_string(hide_password=False), size=1, statement_timeout_seconds=10, application_name="worker"
+    )
+    yield found
+    await found.close()
+    await execute(database, f"DROP OWNED BY {name}")
+    await execute(database, f"DROP ROLE {name}")
+
+
+async def test_who_owns_no_table_makes_and_drops_months_all_the_same(worker: Database) -> None:
+    store = PartitionStore(worker)
+    made = await store.extend(3)
+    assert len(made) > len(TABLES)
+    assert (await store.forget_errors(days=LATER, limit=100)).partitions == ("error_logs_first",)
+    assert (await store.forget_generations(days=LATER, limit=100)).partitions
+    assert await live_ids.look(worker) is not None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "drop_month('generation_requests', 'api_keys')",
+        "drop_month('api_keys', 'api_keys')",
+        "drop_month('generation_requests', 'generation_requests_rest')",
+        "make_month('generation_requests', 'anything', 'a', 'b')",
+        "make_month('api_keys', 'api_keys_2027_01', 'a', 'b')",
+    ],
+)
+async def test_nothing_but_months_is_made_or_dropped(worker: Database, call: str) -> None:
+    with pytest.raises(sa.exc.InternalError, match="is no month of"):
+        await execute(worker, f"SELECT {call}")
+
+
+async def test_who_may_not_delete_may_not_drop(database: Database, worker: Database) -> None:
+    await execute(database, "REVOKE DELETE ON error_logs FROM PUBLIC")
+    (row,) = await rows(worker, "SELECT current_user AS name")
+    await execute(database, f"REVOKE DELETE ON error_logs FROM {row['name']}")
+    with pytest.raises(sa.exc.ProgrammingError, match="may not change"):
+        await execute(worker, "SELECT drop_month('error_logs', 'error_logs_first')")
+
+
+async def test_a_month_with_something_under_way_is_not_dropped_by_hand_either(database: Database) -> None:
+    await insert(database, [new_generation()])
+    with pytest.raises(sa.exc.InternalError, match="is under way"):
+        await execute(database, "SELECT drop_month('generation_requests', 'generation_requests_first')")
+
+
 async def test_errors_are_forgotten_by_the_month(database: Database) -> None:
     store = PartitionStore(database)
     await store.extend(2)
@@ -216,10 +275,10 @@ def _locks(database: Database) -> Iterator[list[int]]:
         sa.event.remove(database.engine, "commit", count)
 
 
-async def _carry(database: Database) -> list[int]:
-    """Carry two generations to their ends and look at them; the locks of each step."""
+async def _carry(database: Database, count: int = 2) -> list[int]:
+    """Carry so many generations to their ends and look at them; the locks of each step."""
     database.live_ids.hear(await live_ids.look(database))
-    made = [new_generation(id=new_id("gen")) for _ in range(2)]
+    made = [new_generation(id=new_id("gen")) for _ in range(count)]
     await insert(database, made)
     dispatcher, results = Dispatcher(database), ResultStore(database, owner="two", lease_seconds=30)
     generations = GenerationStore(database)
@@ -228,12 +287,12 @@ async def _carry(database: Database) -> list[int]:
         await dispatcher.claims.rescue(10, held=[])
         await dispatcher.claims.renew([one.id for one in made])
         await dispatcher.end([replace(one, state=State.STORING, sources=OUTPUTS, outputs=None) for one in outcomes])
-        claimed = await results.claim(10)
+        claimed = await results.claim(count)
         await results.renew()
         await results.end([StoreOutcome(one.id, one.lease_token, State.SUCCESS, outputs=OUTPUTS) for one in claimed])
         assert {one.id for one in claimed} == {one.id for one in made}
         assert await generations.get(made[0].id) is not None
-        assert len(await generations.changes({one.id: "" for one in made})) == 2
+        assert len(await generations.changes({one.id: "" for one in made})) == count
         await dispatcher.outcomes.queue()
         await BatchProgressStore(database).look_after([], patience_seconds=1)
     return found
@@ -243,6 +302,25 @@ async def test_statements_that_run_all_the_time_know_nothing_of_other_months(dat
     await open_batch(database, 1, providers=["openai"], fields={"id": new_id("gen")})
     await PartitionStore(database).extend(14)
     assert set(await _carry(database)) == {0}
+
+
+async def test_what_is_read_follows_what_is_carried_though_nothing_is_known_of_the_tables(database: Database) -> None:
+    await execute(database, "ALTER TABLE generation_requests_first SET (autovacuum_enabled = off)")
+    await execute(database, "ALTER TABLE submissions_first SET (autovacuum_enabled = off)")
+    await insert(database, [new_generation(id=new_id("gen"), provider_id="other") for _ in range(WAITING)])
+    found = [0]
+
+    def count(connection: sa.Connection) -> None:
+        read = sa.text("""
+            SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables
+            WHERE relname IN ('generation_requests_first', 'submissions_first')""")
+        found.append(int(connection.execute(read).scalar_one()))
+
+    sa.event.listen(database.engine, "commit", count)
+    await _carry(database, CARRIED)
+    sa.event.remove(database.engine, "commit", count)
+    # Counts go on from transaction to transaction. A small table may be read whole, but never for each row.
+    assert max(after - before for before, after in pairwise(found)) <= WAITING + 8 * CARRIED, found
 
 
 async def test_the_range_has_all_that_is_under_way_and_what_is_to_come(database: Database) -> None:

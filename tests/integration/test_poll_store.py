@@ -57,7 +57,9 @@ async def test_a_poll_without_an_end_counts_and_waits(database: Database) -> Non
     await _tasks(database, 1)
     store = _polls(database)
     (task,) = await store.claim({"bfl": 10})
-    outcome = PollOutcome("bfl", task.task_id, task.lease_token, TaskState.PROCESSING, progress=40, delay_seconds=60)
+    outcome = PollOutcome(
+        "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.PROCESSING, progress=40, delay_seconds=60
+    )
     assert await store.end([outcome]) == [State.PROCESSING]
     (row,) = await rows(database, "SELECT state, progress, attempts, retry_count, lease_owner FROM poll_tasks")
     assert row == {"state": "PROCESSING", "progress": 40, "attempts": 1, "retry_count": 0, "lease_owner": None}
@@ -68,7 +70,13 @@ async def test_progress_never_goes_back(database: Database) -> None:
     store = _polls(database)
     for progress in (60, 20, None):
         (task,) = await store.claim({"bfl": 10})
-        await store.end([PollOutcome("bfl", task.task_id, task.lease_token, TaskState.PROCESSING, progress=progress)])
+        await store.end(
+            [
+                PollOutcome(
+                    "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.PROCESSING, progress=progress
+                )
+            ]
+        )
     (row,) = await rows(database, "SELECT progress FROM poll_tasks")
     assert row["progress"] == 60
 
@@ -79,7 +87,13 @@ async def test_failed_polls_are_counted_until_one_gets_through(database: Databas
     for expected, failed in ((1, True), (2, True), (0, False)):
         (task,) = await store.claim({"bfl": 10})
         error = ERROR if failed else None
-        await store.end([PollOutcome("bfl", task.task_id, task.lease_token, None, has_failed=failed, error=error)])
+        await store.end(
+            [
+                PollOutcome(
+                    "bfl", task.task_id, task.generation_id, task.lease_token, None, has_failed=failed, error=error
+                )
+            ]
+        )
         (row,) = await rows(database, "SELECT retry_count, last_error FROM poll_tasks")
         assert row == {"retry_count": expected, "last_error": ERROR}
 
@@ -99,7 +113,9 @@ async def test_the_end_of_a_task_moves_its_generation(
     await _tasks(database, 1)
     store = _polls(database)
     (task,) = await store.claim({"bfl": 10})
-    outcome = PollOutcome("bfl", task.task_id, task.lease_token, TaskState.SUCCESS, generation_state=state, **facts)
+    outcome = PollOutcome(
+        "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.SUCCESS, generation_state=state, **facts
+    )
     await store.end([outcome])
     (row,) = await rows(database, "SELECT state, ended_at IS NOT NULL AS has_ended FROM generation_requests")
     assert row == {"state": state.value, "has_ended": has_ended}
@@ -113,7 +129,13 @@ async def test_a_late_outcome_of_a_lost_lease_changes_nothing(database: Database
     await _expire(database)
     (again,) = await other.claim({"bfl": 10})
     late = PollOutcome(
-        "bfl", task.task_id, task.lease_token, TaskState.FAILED, generation_state=State.FAILED, error=ERROR
+        "bfl",
+        task.task_id,
+        task.generation_id,
+        task.lease_token,
+        TaskState.FAILED,
+        generation_state=State.FAILED,
+        error=ERROR,
     )
     assert await sleeper.end([late]) == [None]
     (row,) = await rows(database, "SELECT state FROM generation_requests")
@@ -127,7 +149,13 @@ async def test_a_terminal_generation_never_changes(database: Database) -> None:
     (task,) = await store.claim({"bfl": 10})
     assert await store.remove("bfl", task.task_id, '{"code": "TASK_CANCELLED"}')
     outcome = PollOutcome(
-        "bfl", task.task_id, task.lease_token, TaskState.SUCCESS, generation_state=State.SUCCESS, outputs=SOURCES
+        "bfl",
+        task.task_id,
+        task.generation_id,
+        task.lease_token,
+        TaskState.SUCCESS,
+        generation_state=State.SUCCESS,
+        outputs=SOURCES,
     )
     assert await store.end([outcome]) == [None]
     (row,) = await rows(database, "SELECT state, outputs FROM generation_requests")
@@ -136,7 +164,7 @@ async def test_a_terminal_generation_never_changes(database: Database) -> None:
 
 async def test_an_illegal_end_raises_before_anything_is_written(database: Database) -> None:
     with pytest.raises(IllegalTransition):
-        await _polls(database).end([PollOutcome("bfl", "t", 1, None, generation_state=State.PENDING)])
+        await _polls(database).end([PollOutcome("bfl", "t", "gen_1", 1, None, generation_state=State.PENDING)])
 
 
 async def test_given_back_tasks_are_free_at_once(database: Database) -> None:
@@ -174,6 +202,7 @@ async def _storing(database: Database) -> None:
             PollOutcome(
                 "bfl",
                 task.task_id,
+                task.generation_id,
                 task.lease_token,
                 TaskState.SUCCESS,
                 generation_state=State.STORING,

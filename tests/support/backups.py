@@ -9,8 +9,18 @@ from pathlib import Path
 
 from sandbox import processes
 from sandbox.postgres import USER, Postgres
+from sandbox.processes import free_port
 
 _NAME = "backup"
+
+
+def standby_of(postgres: Postgres, folder: Path) -> Postgres:
+    """A standby of a server that runs, which follows it once it is started."""
+    backup = Backup(postgres, folder)
+    made = Postgres(folder, free_port(), durable=False)
+    shutil.copy2(postgres._folder / "password", folder / "password")
+    backup._run("pg_basebackup", "-D", made._data, "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf")
+    return made
 
 
 class Backup:
@@ -43,8 +53,12 @@ class Backup:
         """Copy the server at work."""
         self._run("pg_basebackup", "-D", self._base, "--checkpoint=fast", "--wal-method=none")
 
-    def restore(self) -> None:
-        """Put the backup in the place of the server's data, up to the last that was committed, and start it."""
+    def mark(self, moment: str) -> None:
+        """Name this moment, for going back to it."""
+        self._postgres._execute(f"SELECT pg_create_restore_point('{moment}')")
+
+    def restore(self, moment: str | None = None) -> None:
+        """Put the backup in the place of the server's data, up to a moment or the last commit, and start it."""
         if self._receiver is not None:
             self._receiver.wait(20)
         data = self._postgres._data
@@ -54,6 +68,8 @@ class Backup:
         command = f"cp {self._log}/%f %p || cp {self._log}/%f.partial %p"
         with (data / "postgresql.auto.conf").open("a") as file:
             file.write(f"restore_command = '{command}'\nsynchronous_standby_names = ''\n")
+            if moment is not None:
+                file.write(f"recovery_target_name = '{moment}'\nrecovery_target_action = 'promote'\n")
         (data / "recovery.signal").touch()
         if self._user is not None:
             for place in (data, *data.rglob("*")):

@@ -91,7 +91,7 @@ class Monitors:
             self._database,
             Evaluating(AlertStore(self._database, owner="test"), rules, catalog, board, emergency),
             Delivering(queue, rules, console_url="https://console.example"),
-            Statistics(counts, ErrorStore(self._database), InstanceStore(self._database)),
+            Statistics(counts, counts, ErrorStore(self._database), InstanceStore(self._database)),
             board,
         )
 

@@ -42,12 +42,21 @@ class Database:
         size: connections, and threads that use them.
         statement_timeout_seconds: a statement that takes longer is ended by the server.
         application_name: what pg_stat_activity shows.
+        is_read_only: whether a server will do that only reads.
 
     Attributes:
         live_ids: where statements look for what is under way; everywhere, until somebody says where.
     """
 
-    def __init__(self, url: str, *, size: int, statement_timeout_seconds: float, application_name: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int,
+        statement_timeout_seconds: float,
+        application_name: str,
+        is_read_only: bool = False,
+    ) -> None:
         self.live_ids = LiveIds()
         self._size = size
         self.engine = sa.create_engine(
@@ -57,6 +66,7 @@ class Database:
             pool_timeout=10,
             connect_args={
                 **CONNECTING,
+                "target_session_attrs": "any" if is_read_only else CONNECTING["target_session_attrs"],
                 "application_name": application_name,
                 "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC",
             },

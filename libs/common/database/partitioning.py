@@ -27,13 +27,11 @@ class PartitionedTable:
         name: of the table.
         column: the id that says which month a row belongs to.
         prefix: of that id.
-        storage: storage parameters of its partitions (https://www.postgresql.org/docs/current/sql-createtable.html).
     """
 
     name: str
     column: str
     prefix: Prefix
-    storage: str
 
     def partition(self, month: datetime) -> str:
         """The name of a month's partition."""
@@ -44,16 +42,9 @@ class PartitionedTable:
         return first_id(self.prefix, at)
 
 
-# A row that is at work changes half a dozen times within minutes and then never again. What is dead is cleared away
-# after some thousand rows, not after a fifth of the table; room within pages keeps what changes no index in its page.
-QUEUE_STORAGE: Final = (
-    "fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000, "
-    "autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02, "
-    "autovacuum_analyze_threshold = 2000, autovacuum_vacuum_cost_delay = 0"
-)
-GENERATIONS: Final = PartitionedTable("generation_requests", "id", "gen", QUEUE_STORAGE)
-SUBMISSIONS: Final = PartitionedTable("submissions", "generation_id", "gen", QUEUE_STORAGE)
-ERRORS: Final = PartitionedTable("error_logs", "id", "log", "autovacuum_vacuum_insert_scale_factor = 0.05")
+GENERATIONS: Final = PartitionedTable("generation_requests", "id", "gen")
+SUBMISSIONS: Final = PartitionedTable("submissions", "generation_id", "gen")
+ERRORS: Final = PartitionedTable("error_logs", "id", "log")
 TABLES: Final = (GENERATIONS, SUBMISSIONS, ERRORS)
 
 

@@ -1,14 +1,18 @@
 """Ranges of ids, by which a statement tells Postgres which months it is about: for all others it plans nothing.
 
 A statement over a table by month that says nothing of its ids is planned for each partition, with all indexes, and
-takes a lock on each. Those that run all the time say it: by the ids themselves (`id = ANY(…)`) where they are known,
-else by the range in which what is under way lies. A range is no way to find a row: where ids are found first, they are
-looked up as an array, for of a month that has just begun Postgres believes that any range has few rows.
+takes a lock on each. Those that run all the time say it: with the ids themselves where they are known, else with the
+range in which everything lies that is under way.
+
+Neither may look like a way to find rows that it is not. Of a month that has just begun Postgres knows nothing, and
+takes any range, and any state, for a few rows: it would read the range, or all of the state, for each row of something
+else. So rows are found by an array of ids, known (`id = ANY(:ids)`) or looked up (`id = ANY(ARRAY(SELECT …))`), and
+beside one their state is compared in a way that no index serves (`IS NOT DISTINCT FROM`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -55,6 +59,6 @@ class LiveIds:
         self._range = found
         self._believed_until = monotonic() + _BELIEVED_SECONDS
 
-    def since(self, ids: Collection[str]) -> IdRange:
-        """These, and what came after them."""
-        return IdRange(min(ids), max(self.range.last, *ids)) if ids else ANY
+    def reaching(self, ids: Iterable[str]) -> IdRange:
+        """The range to look in for these, whether they are under way or not, and for what came after them."""
+        return IdRange(min(self.range.first, *ids), max(self.range.last, *ids))

@@ -241,6 +241,7 @@ class PollOutcome:
 
     provider_id: str
     task_id: str
+    generation_id: str
     lease_token: int
     state: TaskState | None
     progress: int | None = None

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from libs.common import VERSION, crashpoints, logging, metrics, tracing
 from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
+from libs.common.database.replica import ReplicaDatabase
 from libs.common.errors import GenerationError
 from libs.common.loops import Loop, Turn
 from libs.common.rpc.certificates import CertificateWatch
@@ -38,6 +39,7 @@ from libs.common.settings import ServiceName, Settings, listed, load
 log = structlog.get_logger()
 _METADATA_LIMIT_BYTES = 16 * 1024
 _REPORT_SECONDS = 5.0
+_REPLICA_SECONDS = 5.0
 _HEALTH_RPCS = 100
 
 Closer = Callable[[], Awaitable[None]]
@@ -83,6 +85,23 @@ class Frame:
         self._private_address: str | None = None
         self._send: Send | None = None
         self._stopping = asyncio.Event()
+
+    def reading(self) -> Database:
+        """The database for reads that may be a little late and take long: a standby's, where there is one."""
+        url = self.settings.database_replica_url
+        if url is None:
+            return self.database
+        replica = ReplicaDatabase(
+            url.get_secret_value(),
+            primary=self.database,
+            lag_seconds=self.settings.database_replica_lag_seconds,
+            size=self.settings.database_pool_size,
+            statement_timeout_seconds=self.settings.database_statement_timeout_seconds,
+            application_name=f"darkroom-{self.name}-reading",
+        )
+        self.loop("replica", replica.look, interval_seconds=_REPLICA_SECONDS)
+        self.on_close(replica.close)
+        return replica
 
     def report_to(self, send: Send) -> None:
         """Hand errors to this. Without it, they go to the monitor by RPC."""

@@ -24,7 +24,7 @@ _TRIES = 600
 
 def execute(sql: str) -> None:
     """Run a statement as it stands, colons and all."""
-    op.get_bind().exec_driver_sql(sql)
+    op.get_bind().exec_driver_sql(sql.replace("%", "%%"))
 
 
 def index_concurrently(name: str, definition: str, *, unique: bool = False) -> None:

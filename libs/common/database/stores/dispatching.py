@@ -27,7 +27,7 @@ WITH item AS (
     UPDATE generation_requests g
     SET attempts = g.attempts + 1, submitted_at = COALESCE(g.submitted_at, now())
     FROM item
-    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state = 'DISPATCHING'
+    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token AND g.cancel_requested_at IS NULL
     RETURNING item.submission_id, g.id AS generation_id, g.attempts, g.provider_id, g.model_identifier
 )
@@ -51,7 +51,7 @@ WITH item AS (
         item.error->>'code' AS code,
         g.cancel_requested_at IS NULL AND item.state = 'PENDING' AND item.submission_state = 'UNCERTAIN' AS resubmits
     FROM item JOIN generation_requests g ON g.id = item.generation_id
-    WHERE g.id = ANY(:ids) AND g.state = 'DISPATCHING'
+    WHERE g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     FOR UPDATE OF g
 ), ended AS (

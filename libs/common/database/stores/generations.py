@@ -161,7 +161,7 @@ class GenerationStore:
         query = READ.where(generation_requests.c.id == generation_id)
         if owner is not None:
             query = query.where(generation_requests.c.owner == owner)
-        found = await self._read("get_generation", query, self._database.live_ids.since([generation_id]))
+        found = await self._read("get_generation", query, self._database.live_ids.reaching([generation_id]))
         return found[0] if found else None
 
     async def list_page(self, limit: int, wanted: GenerationFilter, *, before: str | None) -> list[GenerationRecord]:
@@ -194,7 +194,7 @@ class GenerationStore:
 
         def work(connection: Connection) -> list[Change]:
             parameters = {"ids": list(stamps), "stamps": list(stamps.values())}
-            found = connection.execute(_CHANGED, parameters | self._database.live_ids.since(stamps).parameters)
+            found = connection.execute(_CHANGED, parameters | self._database.live_ids.reaching(stamps).parameters)
             return [_change(dict(row)) for row in found.mappings()]
 
         return await self._database.transaction("read_changes", work)

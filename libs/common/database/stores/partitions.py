@@ -46,13 +46,17 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {colum
         ("callbacks", "generation_id"),
         ("generation_ratings", "generation_id"),
         ("output_spool", "generation_id"),
-        (f"{SUBMISSIONS.name}_{REST}", SUBMISSIONS.column),
-        (f"{GENERATIONS.name}_{REST}", GENERATIONS.column),
     )
 )
-_OLD_ERRORS = statement(f"""
-DELETE FROM {ERRORS.name}_{REST} WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM {ERRORS.name}_{REST} WHERE id < :before LIMIT :limit))""")
+_OLD_REST = {
+    table: statement(f"""
+DELETE FROM {table.name} WHERE {table.column} = ANY(ARRAY(
+    SELECT {table.column} FROM {table.name}
+    WHERE {table.column} < :before AND tableoid = to_regclass('{table.name}_{REST}') LIMIT :limit))""")
+    for table in TABLES
+}
+_MAKE = statement("SELECT make_month(:parent, :part, :begins_at, :ends_before)")
+_DROP = statement("SELECT drop_month(:parent, :part)")
 _EMPTY_BATCHES = statement("""
 WITH empty AS (
     SELECT b.id FROM generation_batches b
@@ -126,7 +130,8 @@ class PartitionStore:
             if live is not None:
                 return Forgotten(live_id=live)
             parameters = {"before": before, "limit": limit}
-            rows = sum(c.execute(referring, parameters).rowcount for referring in _REFERRING)
+            old_rows = (*_REFERRING, _OLD_REST[SUBMISSIONS], _OLD_REST[GENERATIONS])
+            rows = sum(c.execute(old_row, parameters).rowcount for old_row in old_rows)
             if rows:
                 return Forgotten(rows)
             attempts = [part for part, ends_before in _bounds(c, SUBMISSIONS).items() if ends_before <= before]
@@ -156,7 +161,7 @@ class PartitionStore:
             if not old:
                 return Forgotten()
             name, before = next(iter(old.items()))
-            rows = c.execute(_OLD_ERRORS, {"before": before, "limit": limit}).rowcount
+            rows = c.execute(_OLD_REST[ERRORS], {"before": before, "limit": limit}).rowcount
             if rows:
                 return Forgotten(rows)
             _drop(c, ERRORS, name)
@@ -195,20 +200,16 @@ def _make(c: Connection, table: PartitionedTable, later: int) -> str | None:
     if begins_at >= ends_before or _has_come(c, table, begins_at, ends_before):
         return None
     name = table.partition(month)
-    c.exec_driver_sql(
-        f"CREATE TABLE {name} PARTITION OF {table.name} FOR VALUES FROM ('{begins_at}') TO ('{ends_before}')"
-        f" WITH ({table.storage})"
-    )
+    c.execute(_MAKE, {"parent": table.name, "part": name, "begins_at": begins_at, "ends_before": ends_before})
     return name
 
 
 def _has_come(c: Connection, table: PartitionedTable, begins_at: str, ends_before: str) -> bool:
-    rest = (
-        f"SELECT FROM {table.name}_{REST} WHERE {table.column} >= :begins_at AND {table.column} < :ends_before LIMIT 1"
-    )
+    rest = f"""
+SELECT FROM {table.name} WHERE {table.column} >= :begins_at AND {table.column} < :ends_before
+    AND tableoid = to_regclass('{table.name}_{REST}') LIMIT 1"""
     return bool(c.execute(statement(rest), {"begins_at": begins_at, "ends_before": ends_before}).all())
 
 
 def _drop(c: Connection, table: PartitionedTable, name: str) -> None:
-    c.exec_driver_sql(f"ALTER TABLE {table.name} DETACH PARTITION {name}")
-    c.exec_driver_sql(f"DROP TABLE {name}")
+    c.execute(_DROP, {"parent": table.name, "part": name})

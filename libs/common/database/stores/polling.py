@@ -10,7 +10,6 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database import states
 from libs.common.database.engine import Database
-from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import ClaimedTask, NewGeneration, NewTask, PollOutcome, PollTaskRecord
 from libs.common.database.states import State, TaskState
 from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
@@ -67,7 +66,7 @@ UPDATE poll_tasks SET lease_owner = NULL, lease_until = NULL
 WHERE lease_owner = :owner AND ended_at IS NULL AND generation_id <> ALL(:busy)""")
 
 # A result that comes after the request for a cancel is dropped.
-_END = statement(f"""
+_END = statement("""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         provider_id text, task_id text, lease_token bigint, state text, progress smallint, has_failed bool,
@@ -99,12 +98,10 @@ WITH item AS (
             CASE WHEN held.cancel_requested_at IS NOT NULL AND item.generation_state IN ('STORING', 'SUCCESS')
                 THEN 'CANCELLED' ELSE item.generation_state END AS state
         FROM polled JOIN item USING (provider_id, task_id)
-        JOIN generation_requests held ON held.id = polled.generation_id AND held.id {IN_RANGE}
-            AND held.id = ANY(ARRAY(SELECT generation_id FROM polled))
-        WHERE item.generation_state IS NOT NULL AND held.state = 'PROCESSING'
+        JOIN generation_requests held ON held.id = polled.generation_id AND held.id = ANY(:ids)
+        WHERE item.generation_state IS NOT NULL AND held.state IS NOT DISTINCT FROM 'PROCESSING'
         FOR UPDATE OF held) next
-    WHERE g.id = next.generation_id AND g.id = ANY(ARRAY(SELECT generation_id FROM polled)) AND g.id {IN_RANGE}
-        AND g.state = 'PROCESSING'
+    WHERE g.id = next.generation_id AND g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'PROCESSING'
     RETURNING g.id, g.state
 )
 SELECT polled.provider_id, polled.task_id, COALESCE(moved.state, 'PROCESSING') AS state
@@ -209,7 +206,7 @@ class PollStore:
 
         def work(connection: Connection) -> dict[tuple[str, str], State]:
             parameters = {
-                **self._database.live_ids.range.parameters,
+                "ids": [outcome.generation_id for outcome in outcomes if outcome.has_ended],
                 "owner": self._lease["owner"],
                 "terminal": sorted(states.TERMINAL),
                 "cancelled": CANCELLED_BY_CALLER,

@@ -51,7 +51,7 @@ WITH item AS (
         updated_at = CASE WHEN item.state = 'STORING' THEN g.updated_at ELSE now() END,
         ended_at = CASE WHEN item.state = ANY(:terminal) THEN now() END
     FROM item
-    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state = 'STORING'
+    WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'STORING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token
     RETURNING g.id, item.state
 ), emptied AS (

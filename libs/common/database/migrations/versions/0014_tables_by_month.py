@@ -33,16 +33,54 @@ _REFERRING = {
     "callbacks": "",
     "generation_ratings": " ON DELETE CASCADE",
 }
-_QUEUES = ("generation_requests_first", "submissions_first", "poll_tasks")
+
+
+def _settings(storage: dict[str, str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in storage.items())
+
+
+# A row that is at work changes half a dozen times within minutes, and then never again. What is dead is cleared away
+# after some thousand rows and without pauses, not after a fifth of a table that grows all month; and what Postgres
+# knows of a month is known minutes after that has begun.
+_QUEUES = ("generation_requests_first", "submissions_first", "error_logs_first", "poll_tasks")
 _QUEUE = {
     "fillfactor": "85",
     "autovacuum_vacuum_scale_factor": "0.01",
     "autovacuum_vacuum_threshold": "2000",
     "autovacuum_vacuum_insert_scale_factor": "0.05",
     "autovacuum_analyze_scale_factor": "0.02",
-    "autovacuum_analyze_threshold": "2000",
+    "autovacuum_analyze_threshold": "200",
     "autovacuum_vacuum_cost_delay": "0",
 }
+# Services may be of a role that owns no tables. Whoever may delete rows may make and drop months, and nothing else.
+_MAY = """
+    IF part !~ ('^' || parent || '_{NAMES}$') OR parent NOT IN ('generation_requests', 'submissions', 'error_logs') THEN
+        RAISE EXCEPTION '% is no month of %', part, parent;
+    ELSIF NOT has_table_privilege(session_user, parent, 'DELETE') THEN
+        RAISE EXCEPTION '% may not change %', session_user, parent USING ERRCODE = 'insufficient_privilege';
+    END IF;"""
+_MAKE_MONTH = """
+CREATE FUNCTION make_month(parent text, part text, begins_at text, ends_before text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {SCHEMA}, pg_temp AS $$
+BEGIN{MAY}
+    EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L) WITH ({STORAGE})',
+        part, parent, begins_at, ends_before);
+END $$"""
+_DROP_MONTH = """
+CREATE FUNCTION drop_month(parent text, part text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {SCHEMA}, pg_temp AS $$
+DECLARE
+    live_id text;
+BEGIN{MAY}
+    IF parent = 'generation_requests' THEN
+        EXECUTE format('SELECT id FROM %I WHERE state <> ''SUCCESS'' AND ended_at IS NULL LIMIT 1', part) INTO live_id;
+        IF live_id IS NOT NULL THEN
+            RAISE EXCEPTION '% of % is under way', live_id, part;
+        END IF;
+    END IF;
+    EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', parent, part);
+    EXECUTE format('DROP TABLE %I', part);
+END $$"""
 
 
 def upgrade() -> None:
@@ -68,7 +106,9 @@ def upgrade() -> None:
             execute(f"CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT")
         _comment("By month of its id.", "By month of the generation's id.", "It may be forgotten by now.")
         for table in _QUEUES:
-            execute(f"ALTER TABLE {table} SET ({', '.join(f'{name} = {value}' for name, value in _QUEUE.items())})")
+            execute(f"ALTER TABLE {table} SET ({_settings(_QUEUE)})")
+        _make_function(_MAKE_MONTH, "[0-9]{4}_[0-9]{2}")
+        _make_function(_DROP_MONTH, "([0-9]{4}_[0-9]{2}|first)")
 
 
 def _prepare() -> None:
@@ -88,6 +128,13 @@ def _bound(prefix: str) -> str:
     return f"{prefix}{str(ULID.from_datetime(ends_at))[:10].lower()}"
 
 
+def _make_function(sql: str, names: str) -> None:
+    # What a caller calls by the same names, temporary tables for instance, is found last.
+    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    may = _MAY.replace("{NAMES}", names)
+    execute(sql.replace("{SCHEMA}", schema).replace("{MAY}", may).replace("{STORAGE}", _settings(_QUEUE)))
+
+
 def _comment(by_id: str, by_generation: str, forgotten: str) -> None:
     for table, comment in _COMMENTS.items():
         then = by_generation if table == "submissions" else by_id
@@ -101,6 +148,8 @@ def _quoted(*parts: str) -> str:
 
 def downgrade() -> None:
     with locked([*_REFERRING, "generation_requests", "error_logs", "error_groups"]):
+        for function in ("make_month", "drop_month"):
+            execute(f"DROP FUNCTION {function}")
         for table in _TABLES:
             merge(table)
         _comment("", "", "")
