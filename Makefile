@@ -77,7 +77,7 @@ format: $(VENV)/.development $(GENERATED)/.made  ## Bring code and protos into t
 protos: $(GENERATED)/.made  ## Generate the Python code of the protos into build/.
 
 bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(VENV)/gbstats/.made $(GENERATED)/.made  ## Compare with peers in one run: make bench BENCH=gateway ARGS="--seconds 3"
-	@for bench in $(or $(BENCH),poller gateway monitor batches imaging experiments console replicas); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
+	@for bench in $(or $(BENCH),poller gateway monitor batches imaging experiments console churn replicas); do $(BIN)/python -m bench.$$bench $(ARGS) || exit 1; done
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana
