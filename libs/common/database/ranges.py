@@ -61,4 +61,5 @@ class LiveIds:
 
     def reaching(self, ids: Iterable[str]) -> IdRange:
         """The range to look in for these, whether they are under way or not, and for what came after them."""
-        return IdRange(min(self.range.first, *ids), max(self.range.last, *ids))
+        known = [*ids]
+        return IdRange(min([self.range.first, *known]), max([self.range.last, *known]))
