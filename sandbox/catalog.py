@@ -14,6 +14,8 @@ from sandbox.simulators import VENDORS
 
 # A key that signs with HMAC-SHA256 should be as long as its output (RFC 7518, 3.2).
 _KEY_LENGTH = 32
+# What simulated providers make is done within two seconds: nobody has to wait for the next look at it.
+_POLL_SECONDS = 1
 Adjust = Callable[[dict[str, Any]], None]
 """Changes a catalog's content in place, for tests."""
 
@@ -44,6 +46,9 @@ def simulated(shipped: str, simulators_url: str, adjust: Adjust | None = None) -
             credentials[hooks["secret"]] = base64.b64encode(hooks["secret"].lower().encode()).decode()
         for variable in provider["credentials"].values():
             credentials[variable] = f"simulated-{variable.lower()}".ljust(_KEY_LENGTH, "0")
+    for model in content["models"].values():
+        if "polling" in model:
+            model["polling"]["interval_seconds"] = min(model["polling"]["interval_seconds"], _POLL_SECONDS)
     if adjust is not None:
         adjust(content)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
