@@ -58,6 +58,7 @@ async def _nothing_left(folder: Path) -> None:
     await eventually(gone, within=10, what="nothing is left running")
 
 
+@pytest.mark.alone
 async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(tmp_path: Path) -> None:
     run = await asyncio.to_thread(
         subprocess.run,
