@@ -122,15 +122,10 @@ class Way:
     async def _poll(self, state: State | None) -> None:
         tasks = await self._polls.claim({PROVIDER: GROUP})
         found = [
-            PollOutcome(
-                task.provider_id, task.task_id, task.generation_id, task.lease_token, TaskState.PROCESSING, progress=50
-            )
+            PollOutcome(*task.lease, TaskState.PROCESSING, progress=50)
             if state is None
             else PollOutcome(
-                task.provider_id,
-                task.task_id,
-                task.generation_id,
-                task.lease_token,
+                *task.lease,
                 TaskState.SUCCESS,
                 progress=100,
                 generation_state=state,

@@ -78,10 +78,7 @@ def _again(
     )
     asked_for = (error.retry_after_seconds if error else None) or 0.0
     return PollOutcome(
-        task.provider_id,
-        task.task_id,
-        task.generation_id,
-        task.lease_token,
+        *task.lease,
         state=state,
         progress=progress,
         has_failed=error is not None,
@@ -92,10 +89,7 @@ def _again(
 
 def _ended(task: ClaimedTask, task_state: TaskState, state: State, error: GenerationError) -> PollOutcome:
     return PollOutcome(
-        task.provider_id,
-        task.task_id,
-        task.generation_id,
-        task.lease_token,
+        *task.lease,
         state=task_state,
         error=error.to_json(),
         generation_state=state,
@@ -113,10 +107,7 @@ def _succeeded(task: ClaimedTask, status: TaskStatus, provider: Provider, model:
     # A client could not read what answers to the account's key alone.
     stored = provider.storage.upload_to_s3 or any(output.needs_credentials for output in status.outputs)
     return PollOutcome(
-        task.provider_id,
-        task.task_id,
-        task.generation_id,
-        task.lease_token,
+        *task.lease,
         state=TaskState.SUCCESS,
         progress=100,
         generation_state=State.STORING if stored else State.SUCCESS,

@@ -144,10 +144,7 @@ class Interleaving(DatabaseMachine):
         who, task = picked(self.tasks, place)
         ended = {State.FAILED: TaskState.FAILED, State.CANCELLED: TaskState.CANCELLED}
         outcome = PollOutcome(
-            task.provider_id,
-            task.task_id,
-            task.generation_id,
-            task.lease_token,
+            *task.lease,
             TaskState.PROCESSING if state is None else ended.get(state, TaskState.SUCCESS),
             generation_state=state,
             **(_FACTS[state] if state else {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -14,13 +15,12 @@ from darkroom.gateway.v1 import gateway_pb2
 from pydantic import SecretStr
 
 from libs.common.catalog import load
-from libs.common.database.engine import Database
 from libs.common.settings import Settings
 from services.dispatcher.restored import StillRunning, doubt
 from tests.conftest import StartStack
 from tests.support.backups import Backup
 from tests.support.promises import Promises
-from tests.support.rows import execute, rows
+from tests.support.rows import execute, opened, rows
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
@@ -28,6 +28,7 @@ from tests.support.waiting import eventually
 _BETWEEN_SECONDS = 0.05
 PENDING = gateway_pb2.GENERATION_STATUS_PENDING
 UNSPECIFIED = gateway_pb2.UNCERTAIN_SUBMIT_POLICY_UNSPECIFIED
+ATTACHED = gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED
 RESUBMIT = gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT
 MODELS = ("flux-pro", "gpt-image-1", "dall-e-3")
 
@@ -67,14 +68,21 @@ class _Load:
         await eventually(so, within=30, what=f"{goal} were handed in")
 
 
+@pytest.fixture
+async def backed_up(start_stack: StartStack, tmp_path: Path) -> AsyncIterator[tuple[Running, Backup]]:
+    running = await start_stack(own_postgres=True)
+    assert running.stack.postgres is not None
+    backup = Backup(running.stack.postgres, tmp_path / "backup")
+    yield running, backup
+    await asyncio.to_thread(backup.close)
+
+
 @pytest.mark.timeout(300)
 async def test_what_was_promised_is_in_the_backup_and_goes_on(
-    start_stack: StartStack, simulator: Simulator, tmp_path: Path
+    backed_up: tuple[Running, Backup], simulator: Simulator
 ) -> None:
-    running = await start_stack(own_postgres=True)
-    postgres = running.stack.postgres
-    assert postgres is not None
-    backup = Backup(postgres, tmp_path / "backup")
+    running, backup = backed_up
+    url = running.stack.environment["DARKROOM_DATABASE_URL"]
     load = _Load(running)
     task = asyncio.create_task(load.run())
     try:
@@ -82,19 +90,17 @@ async def test_what_was_promised_is_in_the_backup_and_goes_on(
         await asyncio.to_thread(backup.follow)
         await asyncio.to_thread(backup.take)
         await load.have_been_handed_in(30)
-        states = await _states(postgres.url)
-        await asyncio.to_thread(postgres.stop, immediate=True)
+        states = await _states(url)
+        await asyncio.to_thread(running.stack.kill, "postgres")
         promised = len(load.promises.prompts)
         await asyncio.to_thread(backup.restore)
         await load.have_been_handed_in(5)
         load.stop()
         await task
-        for generation_id in load.promises.prompts:
-            assert (await running.ended(generation_id, within=60)).status == SUCCESS
+        await _all_succeed(running, load.promises)
     finally:
         load.stop()
-        await asyncio.to_thread(backup.close)
-    accounts = await load.promises.accounts(postgres.url, simulator.url)
+    accounts = await load.promises.accounts(url, simulator.url)
     under_way = sum(count for state, count in states.items() if state not in {"SUCCESS", "FAILED", "CANCELLED"})
     print(
         f"{promised} were promised when the database was lost, {under_way} of them under way ({dict(states)}): "
@@ -108,9 +114,58 @@ async def test_what_was_promised_is_in_the_backup_and_goes_on(
     assert 0 <= len(bills) - len(load.promises.prompts) <= load.refused
 
 
-async def _doubted(running: Running) -> int:
-    settings = Settings(database_url=SecretStr(running.stack.environment["DARKROOM_DATABASE_URL"]))
-    return await doubt(settings, load(Path(running.stack.environment["DARKROOM_CATALOG"])), does_it=True)
+@pytest.mark.timeout(300)
+async def test_back_at_a_moment_nothing_is_billed_again(
+    backed_up: tuple[Running, Backup], simulator: Simulator
+) -> None:
+    running, backup = backed_up
+    promises = await _submitted_since(running, backup, "moment")
+    *uncertain, again = promises.prompts
+    assert len(await simulator.bills()) == len(promises.prompts)
+    for part in ("dispatcher", "postgres"):
+        await asyncio.to_thread(running.stack.kill, part)
+    await asyncio.to_thread(backup.restore, "moment")
+    await eventually(lambda: _all_stand(running, promises, PENDING), within=60, what="it is the moment again")
+    with pytest.raises(StillRunning):
+        await _doubted(running)
+    # As if a minute had passed since the dispatcher last said that it ran.
+    async with opened(running.stack.environment["DARKROOM_DATABASE_URL"]) as database:
+        await execute(database, "UPDATE service_instances SET seen_at = seen_at - interval '1 minute'")
+    assert await _doubted(running) == len(uncertain)
+    assert await _doubted(running) == 0
+    await _start_dispatcher(running)
+    assert (await running.ended(again, within=60)).status == SUCCESS
+    bills = Counter(bill["prompt"] for bill in await simulator.bills())
+    assert bills == dict.fromkeys(promises.prompts.values(), 1) | {promises.prompts[again]: 2}
+    print(f"submitted since the moment: {len(uncertain)} uncertain, billed twice 0; sent again as was asked for 1")
+
+    failed = await running.get(uncertain[0])
+    assert failed.error.code == common_pb2.ERROR_CODE_SUBMISSION_UNCERTAIN
+    (bill,) = await simulator.bills(promises.prompts[failed.id])
+    facts = {"task_id": bill["task_id"], "check_url": bill.get("check_url", "")}
+    continued = await running.resolve(str(failed.error.details["submission_id"]), ATTACHED, **facts)
+    assert (await running.ended(continued, within=60)).status == SUCCESS
+
+
+async def _submitted_since(running: Running, backup: Backup, moment: str) -> Promises:
+    """Requests that waited at that moment, and have succeeded since. The last may be sent again in doubt."""
+    promises = Promises()
+    wanted = [(model, UNSPECIFIED) for model in MODELS for _ in range(3)] + [("flux-pro", RESUBMIT)]
+    await asyncio.to_thread(backup.follow)
+    await asyncio.to_thread(backup.take)
+    await asyncio.to_thread(running.stack.kill, "dispatcher")
+    for model, when_uncertain in wanted:
+        prompt = promises.prompt(task_seconds=0.2)
+        promises.prompts[await running.create(model, prompt, when_uncertain=when_uncertain)] = prompt
+    await asyncio.to_thread(backup.mark, moment)
+    await _start_dispatcher(running)
+    await _all_succeed(running, promises)
+    return promises
+
+
+async def _all_succeed(running: Running, promises: Promises) -> None:
+    for generation_id in promises.prompts:
+        assert (await running.ended(generation_id, within=60)).status == SUCCESS
 
 
 async def _all_stand(running: Running, promises: Promises, status: int) -> bool:
@@ -120,61 +175,9 @@ async def _all_stand(running: Running, promises: Promises, status: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(300)
-async def test_back_at_a_moment_nothing_is_billed_again(
-    start_stack: StartStack, simulator: Simulator, tmp_path: Path
-) -> None:
-    running = await start_stack(own_postgres=True)
-    postgres = running.stack.postgres
-    assert postgres is not None
-    backup, promises = Backup(postgres, tmp_path / "backup"), Promises()
-    wanted = [(model, UNSPECIFIED) for model in MODELS for _ in range(3)] + [("flux-pro", RESUBMIT)]
-    try:
-        await asyncio.to_thread(backup.follow)
-        await asyncio.to_thread(backup.take)
-        await asyncio.to_thread(running.stack.kill, "dispatcher")
-        for model, when_uncertain in wanted:
-            prompt = promises.prompt(task_seconds=0.2)
-            promises.prompts[await running.create(model, prompt, when_uncertain=when_uncertain)] = prompt
-        await asyncio.to_thread(backup.mark, "moment")
-        await _start_dispatcher(running)
-        for generation_id in promises.prompts:
-            assert (await running.ended(generation_id, within=60)).status == SUCCESS
-        assert len(await simulator.bills()) == len(wanted)
-
-        for part in ("dispatcher", "postgres"):
-            await asyncio.to_thread(running.stack.kill, part)
-        await asyncio.to_thread(backup.restore, "moment")
-        await eventually(lambda: _all_stand(running, promises, PENDING), within=60, what="it is the moment again")
-        with pytest.raises(StillRunning):
-            await _doubted(running)
-        await _later(postgres.url)
-        assert await _doubted(running) == len(wanted) - 1
-        assert await _doubted(running) == 0
-        await _start_dispatcher(running)
-        *uncertain, again = promises.prompts
-        assert (await running.ended(again, within=60)).status == SUCCESS
-        bills = Counter(bill["prompt"] for bill in await simulator.bills())
-        assert bills == dict.fromkeys(promises.prompts.values(), 1) | {promises.prompts[again]: 2}
-
-        (bill,) = await simulator.bills(promises.prompts[uncertain[0]])
-        failed = await running.get(uncertain[0])
-        assert failed.error.code == common_pb2.ERROR_CODE_SUBMISSION_UNCERTAIN
-        continued = await running.gateway.ResolveSubmission(
-            gateway_pb2.ResolveSubmissionRequest(
-                submission_id=str(failed.error.details["submission_id"]),
-                resolution=gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED,
-                task_id=bill["task_id"],
-                check_url=bill.get("check_url", ""),
-            ),
-            timeout=10,
-        )
-        assert (await running.ended(continued.generation_id, within=60)).status == SUCCESS
-    finally:
-        await asyncio.to_thread(backup.close)
-    print(
-        f"{len(wanted)} submitted since the moment: {len(uncertain)} uncertain, billed twice 0, sent again as asked 1"
-    )
+async def _doubted(running: Running) -> int:
+    settings = Settings(database_url=SecretStr(running.stack.environment["DARKROOM_DATABASE_URL"]))
+    return await doubt(settings, load(Path(running.stack.environment["DARKROOM_CATALOG"])), does_it=True)
 
 
 async def _start_dispatcher(running: Running) -> None:
@@ -182,19 +185,7 @@ async def _start_dispatcher(running: Running) -> None:
     await asyncio.to_thread(running.stack.wait_until_ready, "dispatcher")
 
 
-async def _later(url: str) -> None:
-    """As if a minute had passed since whoever ran said so."""
-    database = Database(url, size=1, statement_timeout_seconds=10, application_name="test")
-    try:
-        await execute(database, "UPDATE service_instances SET seen_at = seen_at - interval '1 minute'")
-    finally:
-        await database.close()
-
-
 async def _states(url: str) -> Counter[str]:
-    database = Database(url, size=1, statement_timeout_seconds=10, application_name="test")
-    try:
+    async with opened(url) as database:
         found = await rows(database, "SELECT state, count(*) FROM generation_requests GROUP BY 1")
-    finally:
-        await database.close()
     return Counter({row["state"]: row["count"] for row in found})

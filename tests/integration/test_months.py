@@ -23,7 +23,7 @@ from libs.common.database.states import State, SubmissionState
 from libs.common.database.stores import live_ids
 from libs.common.database.stores.batch_progress import BatchProgressStore
 from libs.common.database.stores.generations import GenerationStore
-from libs.common.database.stores.partitions import PartitionStore
+from libs.common.database.stores.partitions import Forgotten, PartitionStore
 from libs.common.database.stores.ratings import RatingStore
 from libs.common.database.stores.storing import ResultStore
 from libs.common.errors import ErrorCode, GenerationError
@@ -115,41 +115,37 @@ async def test_what_came_for_a_month_without_a_partition_is_kept_and_found(datab
     assert f"generation_requests_{month_of(month, later=1):%Y_%m}" in made
     (outcome,) = await _claim_and_record(database)
     assert await Dispatcher(database).end([outcome]) == [State.SUCCESS]
-    assert await _partition_of(database, "submissions", "generation_id", early.id) == (f"submissions_{month:%Y_%m}")
+    assert await _partition_of(database, "submissions", "generation_id", early.id) == f"submissions_{month:%Y_%m}"
 
 
-async def test_a_month_is_forgotten_whole_and_only_once_nothing_of_it_is_under_way(database: Database) -> None:
-    store = PartitionStore(database)
-    await store.extend(4)
+async def _ended_in_a_month(database: Database) -> str:
+    """A batch and other generations that have ended, each with all that can refer to it; one is of a later month.
+
+    Its id is answered.
+    """
     batch_id = await open_batch(database, 2, needs={1: [0]}, callback_url="https://example.com/")
     fields = {"callback_url": "https://example.com/hook"}
-    await insert(database, [new_generation(**fields) for _ in range(3)])
-    young = new_generation(id=_id_of(month_of(datetime.now(UTC), later=4)), **fields)
-    await insert(database, [young])
+    later = new_generation(id=_id_of(month_of(datetime.now(UTC), later=4)), **fields)
+    await insert(database, [*(new_generation(**fields) for _ in range(3)), later])
     for _ in range(2):
-        *ends, last = await _claim_and_record(database)
-        await Dispatcher(database).end([*ends, last])
+        await Dispatcher(database).end(await _claim_and_record(database))
         await look_after(database)
     assert (await batch(database, batch_id)).ended_at is not None
     for row in await rows(database, "SELECT id FROM generation_requests"):
         assert await RatingStore(database).rate(NewRating(row["id"], 5, "", {}), owner=None)
-        await execute(
-            database,
-            "INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, strategy, poll_interval_ms,"
-            " next_poll_at, deadline_at, state, ended_at) VALUES ('bfl', :id, :id, 'flux', 'fixed', 1, now(), now(),"
-            " 'SUCCESS', now())",
-            id=row["id"],
-        )
-    under_way = new_generation()
-    await insert(database, [under_way])
+    await execute(
+        database,
+        "INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, strategy, poll_interval_ms,"
+        " next_poll_at, deadline_at, state, ended_at)"
+        " SELECT 'bfl', id, id, 'flux', 'fixed', 1, now(), now(), 'SUCCESS', now() FROM generation_requests",
+    )
+    return later.id
 
-    before = await _counts(database)
-    kept = await store.forget_generations(days=LATER, limit=100)
-    assert (kept.live_id, kept.rows, kept.partitions) == (under_way.id, 0, ())
-    assert await store.forget_batches(days=LATER, limit=100) == 0
-    assert await _counts(database) == before
 
-    await Dispatcher(database).end(await _claim_and_record(database))
+async def test_a_month_is_forgotten_whole(database: Database) -> None:
+    store = PartitionStore(database)
+    await store.extend(4)
+    later_id = await _ended_in_a_month(database)
     steps = []
     while (step := await store.forget_generations(days=LATER, limit=4)).rows:
         assert step.rows <= 4 * len(REFERRING)
@@ -157,19 +153,25 @@ async def test_a_month_is_forgotten_whole_and_only_once_nothing_of_it_is_under_w
     assert len(steps) > 1
     assert step.partitions == ("submissions_first", "generation_requests_first")
     assert await store.forget_batches(days=LATER, limit=100) == 1
-    assert await _counts(database) == {
-        "generation_requests": 1,
-        "submissions": 1,
-        "poll_tasks": 1,
-        "callbacks": 1,
-        "generation_ratings": 1,
-        "generation_batches": 0,
-        "batch_dependencies": 0,
-    }
-    assert [row["id"] for row in await rows(database, "SELECT id FROM generation_requests")] == [young.id]
-    # The next months follow, as long as they are old; this one is not.
-    more = [await store.forget_generations(days=-62, limit=100) for _ in range(3)]
-    assert not any(one.rows for one in more)
+    left = dict.fromkeys(("generation_requests", *REFERRING), 1)
+    assert await _counts(database) == left | {"generation_batches": 0, "batch_dependencies": 0}
+    assert [row["id"] for row in await rows(database, "SELECT id FROM generation_requests")] == [later_id]
+    # Seen from when the first partition has ended, the next has not.
+    assert await store.forget_generations(days=-62, limit=100) == Forgotten()
+
+
+async def test_a_month_stays_while_something_of_it_is_under_way(database: Database) -> None:
+    store = PartitionStore(database)
+    await store.extend(4)
+    await _ended_in_a_month(database)
+    under_way = new_generation()
+    await insert(database, [under_way])
+    before = await _counts(database)
+    assert await store.forget_generations(days=LATER, limit=100) == Forgotten(live_id=under_way.id)
+    assert await store.forget_batches(days=LATER, limit=100) == 0
+    assert await _counts(database) == before
+    await Dispatcher(database).end(await _claim_and_record(database))
+    assert (await store.forget_generations(days=LATER, limit=100)).rows > 0
 
 
 @pytest.fixture

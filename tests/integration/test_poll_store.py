@@ -57,9 +57,7 @@ async def test_a_poll_without_an_end_counts_and_waits(database: Database) -> Non
     await _tasks(database, 1)
     store = _polls(database)
     (task,) = await store.claim({"bfl": 10})
-    outcome = PollOutcome(
-        "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.PROCESSING, progress=40, delay_seconds=60
-    )
+    outcome = PollOutcome(*task.lease, TaskState.PROCESSING, progress=40, delay_seconds=60)
     assert await store.end([outcome]) == [State.PROCESSING]
     (row,) = await rows(database, "SELECT state, progress, attempts, retry_count, lease_owner FROM poll_tasks")
     assert row == {"state": "PROCESSING", "progress": 40, "attempts": 1, "retry_count": 0, "lease_owner": None}
@@ -70,13 +68,7 @@ async def test_progress_never_goes_back(database: Database) -> None:
     store = _polls(database)
     for progress in (60, 20, None):
         (task,) = await store.claim({"bfl": 10})
-        await store.end(
-            [
-                PollOutcome(
-                    "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.PROCESSING, progress=progress
-                )
-            ]
-        )
+        await store.end([PollOutcome(*task.lease, TaskState.PROCESSING, progress=progress)])
     (row,) = await rows(database, "SELECT progress FROM poll_tasks")
     assert row["progress"] == 60
 
@@ -87,13 +79,7 @@ async def test_failed_polls_are_counted_until_one_gets_through(database: Databas
     for expected, failed in ((1, True), (2, True), (0, False)):
         (task,) = await store.claim({"bfl": 10})
         error = ERROR if failed else None
-        await store.end(
-            [
-                PollOutcome(
-                    "bfl", task.task_id, task.generation_id, task.lease_token, None, has_failed=failed, error=error
-                )
-            ]
-        )
+        await store.end([PollOutcome(*task.lease, None, has_failed=failed, error=error)])
         (row,) = await rows(database, "SELECT retry_count, last_error FROM poll_tasks")
         assert row == {"retry_count": expected, "last_error": ERROR}
 
@@ -113,9 +99,7 @@ async def test_the_end_of_a_task_moves_its_generation(
     await _tasks(database, 1)
     store = _polls(database)
     (task,) = await store.claim({"bfl": 10})
-    outcome = PollOutcome(
-        "bfl", task.task_id, task.generation_id, task.lease_token, TaskState.SUCCESS, generation_state=state, **facts
-    )
+    outcome = PollOutcome(*task.lease, TaskState.SUCCESS, generation_state=state, **facts)
     await store.end([outcome])
     (row,) = await rows(database, "SELECT state, ended_at IS NOT NULL AS has_ended FROM generation_requests")
     assert row == {"state": state.value, "has_ended": has_ended}
@@ -129,10 +113,7 @@ async def test_a_late_outcome_of_a_lost_lease_changes_nothing(database: Database
     await _expire(database)
     (again,) = await other.claim({"bfl": 10})
     late = PollOutcome(
-        "bfl",
-        task.task_id,
-        task.generation_id,
-        task.lease_token,
+        *task.lease,
         TaskState.FAILED,
         generation_state=State.FAILED,
         error=ERROR,
@@ -149,10 +130,7 @@ async def test_a_terminal_generation_never_changes(database: Database) -> None:
     (task,) = await store.claim({"bfl": 10})
     assert await store.remove("bfl", task.task_id, '{"code": "TASK_CANCELLED"}')
     outcome = PollOutcome(
-        "bfl",
-        task.task_id,
-        task.generation_id,
-        task.lease_token,
+        *task.lease,
         TaskState.SUCCESS,
         generation_state=State.SUCCESS,
         outputs=SOURCES,
@@ -200,10 +178,7 @@ async def _storing(database: Database) -> None:
     await store.end(
         [
             PollOutcome(
-                "bfl",
-                task.task_id,
-                task.generation_id,
-                task.lease_token,
+                *task.lease,
                 TaskState.SUCCESS,
                 generation_state=State.STORING,
                 sources=SOURCES,

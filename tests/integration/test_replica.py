@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -13,12 +12,11 @@ from prometheus_client import REGISTRY
 from libs.common.database.engine import Database
 from libs.common.database.replica import ReplicaDatabase
 from libs.common.settings import ServiceName
-from sandbox.postgres import DATABASE, Postgres
+from sandbox.postgres import Postgres
 from sandbox.processes import free_port
 from tests.conftest import StartStack
 from tests.support.backups import standby_of
-from tests.support.infrastructure import Infrastructure
-from tests.support.rows import execute, rows
+from tests.support.rows import execute, opened, rows
 from tests.support.waiting import eventually
 
 _LAG_SECONDS = 0.5
@@ -117,23 +115,23 @@ async def test_a_standby_that_is_behind_is_not_read(
 
 
 async def _resume(standby: Postgres) -> None:
-    direct: Any = Database(
-        standby.url_of(DATABASE), size=1, statement_timeout_seconds=10, application_name="test", is_read_only=True
-    )
+    direct = Database(standby.url, size=1, statement_timeout_seconds=10, application_name="test", is_read_only=True)
     await execute(direct, "SELECT pg_wal_replay_resume()")
     await direct.close()
 
 
-async def test_services_read_statistics_where_they_are_told(start_stack: StartStack, shared: Infrastructure) -> None:
+async def test_services_read_statistics_where_they_are_told(start_stack: StartStack, database_url: str) -> None:
     # A server that is no standby is never behind.
-    url = shared.postgres.create_database("replica_settings", template="template_with_schema")
-    try:
-        running = await start_stack(services=SERVICES, settings={"DARKROOM_DATABASE_REPLICA_URL": url})
-        for name in READING:
+    running = await start_stack(services=SERVICES, settings={"DARKROOM_DATABASE_REPLICA_URL": database_url})
 
-            async def is_read(name: ServiceName = name) -> bool:
-                return await running.metric(name, "darkroom_database_replica_in_use") == 1
+    async def both_read_it() -> bool:
+        return {await running.metric(name, "darkroom_database_replica_in_use") for name in READING} == {1}
 
-            await eventually(is_read, within=20, what=f"{name} reads it")
-    finally:
-        shared.postgres.drop_database("replica_settings")
+    await eventually(both_read_it, within=20, what="the standby is read")
+    async with opened(database_url) as database:
+        found = await rows(
+            database,
+            "SELECT DISTINCT application_name AS name FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'darkroom-%-reading'",
+        )
+    assert {row["name"] for row in found} == {f"darkroom-{name}-reading" for name in READING}

@@ -29,13 +29,6 @@ async def _uncertain(running: Running, model: str = "flux-schnell") -> tuple[gat
     return generation, str(generation.error.details["submission_id"]), prompt
 
 
-async def _resolve(
-    running: Running, submission_id: str, resolution: gateway_pb2.SubmissionResolution.ValueType, **fields: Any
-) -> str:
-    request = gateway_pb2.ResolveSubmissionRequest(submission_id=submission_id, resolution=resolution, **fields)
-    return (await running.gateway.ResolveSubmission(request, timeout=10)).generation_id
-
-
 async def _listed(running: Running, **fields: Any) -> list[gateway_pb2.Submission]:
     request = gateway_pb2.ListSubmissionsRequest(page_size=1_000, **fields)
     return list((await running.gateway.ListSubmissions(request, timeout=10)).submissions)
@@ -56,7 +49,7 @@ async def test_an_uncertain_submit_waits_for_an_operator_with_what_is_known_of_i
 async def test_a_task_that_is_found_is_followed_to_its_end(running: Running, simulator: Simulator) -> None:
     generation, submission_id, prompt = await _uncertain(running)
     (bill,) = await simulator.bills(prompt)
-    continued = await _resolve(running, submission_id, ATTACHED, task_id=bill["task_id"], note="seen in the dashboard")
+    continued = await running.resolve(submission_id, ATTACHED, task_id=bill["task_id"], note="seen in the dashboard")
     found = await running.ended(continued)
     assert (found.status, found.continues_id) == (SUCCESS, generation.id)
     assert found.results[0].sha256
@@ -71,7 +64,7 @@ async def test_a_task_that_is_found_is_followed_to_its_end(running: Running, sim
 
 async def test_it_can_be_sent_again_knowingly(running: Running, simulator: Simulator) -> None:
     generation, submission_id, prompt = await _uncertain(running)
-    continued = await _resolve(running, submission_id, RESUBMITTED)
+    continued = await running.resolve(submission_id, RESUBMITTED)
     found = await running.ended(continued)
     assert (found.status, found.continues_id, found.prompt) == (SUCCESS, generation.id, generation.prompt)
     assert len(await simulator.bills(prompt)) == 2
@@ -79,30 +72,30 @@ async def test_it_can_be_sent_again_knowingly(running: Running, simulator: Simul
 
 async def test_it_can_be_left_at_that(running: Running) -> None:
     _, submission_id, _ = await _uncertain(running)
-    assert await _resolve(running, submission_id, DISMISSED) == ""
+    assert await running.resolve(submission_id, DISMISSED) == ""
     assert submission_id not in {entry.id for entry in await _listed(running)}
 
 
 async def test_saying_it_twice_is_saying_it_once(running: Running, simulator: Simulator) -> None:
     _, submission_id, prompt = await _uncertain(running)
-    first = await _resolve(running, submission_id, RESUBMITTED)
-    assert await _resolve(running, submission_id, RESUBMITTED) == first
+    first = await running.resolve(submission_id, RESUBMITTED)
+    assert await running.resolve(submission_id, RESUBMITTED) == first
     await running.ended(first)
     assert len(await simulator.bills(prompt)) == 2
 
 
 async def test_it_is_resolved_in_one_way(running: Running) -> None:
     _, submission_id, _ = await _uncertain(running)
-    await _resolve(running, submission_id, DISMISSED)
+    await running.resolve(submission_id, DISMISSED)
     with pytest.raises(grpc.aio.AioRpcError, match="resolved already"):
-        await _resolve(running, submission_id, RESUBMITTED)
+        await running.resolve(submission_id, RESUBMITTED)
 
 
 async def test_a_task_that_another_generation_follows_is_not_attached(running: Running) -> None:
     other = await running.ended(await running.create("flux-schnell", simulated("other", task_seconds=0)))
     _, submission_id, _ = await _uncertain(running)
     with pytest.raises(grpc.aio.AioRpcError, match="follows this task already"):
-        await _resolve(running, submission_id, ATTACHED, task_id=other.provider_task_id)
+        await running.resolve(submission_id, ATTACHED, task_id=other.provider_task_id)
     assert submission_id in {entry.id for entry in await _listed(running)}
 
 
@@ -113,7 +106,7 @@ async def test_a_certain_one_is_not_resolved(running: Running) -> None:
     assert (submission.http_status, submission.provider_task_id) == (201, generation.provider_task_id)
     assert submission.latency_ms > 0
     with pytest.raises(grpc.aio.AioRpcError, match="its outcome is known"):
-        await _resolve(running, submission.id, RESUBMITTED)
+        await running.resolve(submission.id, RESUBMITTED)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +124,7 @@ async def test_what_is_wrong_is_told_and_nothing_is_resolved(
 ) -> None:
     _, submission_id, _ = await _uncertain(running)
     with pytest.raises(grpc.aio.AioRpcError, match=wrong) as caught:
-        await _resolve(running, submission_id, resolution, **fields)
+        await running.resolve(submission_id, resolution, **fields)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert submission_id in {entry.id for entry in await _listed(running)}
 
@@ -148,7 +141,7 @@ async def test_what_is_sent_again_by_policy_waits_for_nobody(running: Running) -
 
 async def test_an_unknown_one_is_not_found(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _resolve(running, "sub_nobody", DISMISSED)
+        await running.resolve("sub_nobody", DISMISSED)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 

@@ -12,8 +12,7 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.client.client import Client
 from libs.client.errors import DarkroomError
-from libs.common.database.engine import Database
-from tests.support.rows import rows
+from tests.support.rows import opened, rows
 from tests.support.simulator import Simulator, simulated
 
 _PREFIX = "GENERATION_STATUS_"
@@ -62,13 +61,9 @@ class Promises:
 
     async def accounts(self, database_url: str, simulators_url: str) -> Accounts:
         """By the rows and the providers' ledger."""
-        database = Database(database_url, size=1, statement_timeout_seconds=10, application_name="test")
-        try:
-            states = {
-                row["id"]: row["state"] for row in await rows(database, "SELECT id, state FROM generation_requests")
-            }
-        finally:
-            await database.close()
+        async with opened(database_url) as database:
+            found = await rows(database, "SELECT id, state FROM generation_requests")
+        states = {row["id"]: row["state"] for row in found}
         bills = Counter([bill["prompt"] for bill in await Simulator(simulators_url).bills()])
         return Accounts(
             promised=len(self.prompts),

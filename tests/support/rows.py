@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,6 +45,16 @@ async def insert(database: Database, generations: Sequence[NewGeneration]) -> No
     """Take generations in."""
     answers = await IntakeStore(database, _admit_all).accept([NewRequest(generation) for generation in generations])
     assert all(isinstance(answer, Accepted) for answer in answers)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """The database at `url`, for as long as it takes."""
+    database = Database(url, size=1, statement_timeout_seconds=10, application_name="test")
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:

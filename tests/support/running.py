@@ -123,6 +123,13 @@ class Running:
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         return (await self.gateway.CancelGeneration(request, timeout=10)).generation
 
+    async def resolve(
+        self, submission_id: str, resolution: gateway_pb2.SubmissionResolution.ValueType, **fields: Any
+    ) -> str:
+        """Say what became of an uncertain submit; the id of the generation that continues it."""
+        request = gateway_pb2.ResolveSubmissionRequest(submission_id=submission_id, resolution=resolution, **fields)
+        return (await self.gateway.ResolveSubmission(request, timeout=10)).generation_id
+
     async def ended(self, generation_id: str, *, within: float = 20) -> gateway_pb2.Generation:
         """The generation once it has ended."""
 

@@ -54,6 +54,11 @@ class LiveIds:
         """The range to look in."""
         return self._range if monotonic() < self._believed_until else ANY
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What `IN_RANGE` asks for, to look there."""
+        return self.range.parameters
+
     def hear(self, found: IdRange) -> None:
         """Take what was found just now."""
         self._range = found

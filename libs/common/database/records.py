@@ -234,6 +234,11 @@ class ClaimedTask:
     trace_parent: str | None = None
     batch_id: str | None = None
 
+    @property
+    def lease(self) -> tuple[str, str, str, int]:
+        """What an outcome of it begins with: whose task it is, for which generation, and the token of the claim."""
+        return self.provider_id, self.task_id, self.generation_id, self.lease_token
+
 
 @dataclass(frozen=True, slots=True)
 class PollOutcome:

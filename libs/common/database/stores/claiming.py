@@ -175,10 +175,6 @@ class ClaimStore:
         self._database = database
         self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
 
-    @property
-    def _range(self) -> Mapping[str, str]:
-        return self._database.live_ids.range.parameters
-
     async def claim(self, provider_ids: Iterable[str], decide: Decide) -> list[ClaimedGeneration]:
         """Lease waiting generations, for each account as many as `decide` grants, and charge the account for them.
 
@@ -201,10 +197,16 @@ class ClaimStore:
             ]
             if not asked:
                 return []
-            ids = list(connection.execute(_PICK, {"grants": rows_as_json(asked), **self._range}).scalars())
+            ids = list(
+                connection.execute(
+                    _PICK, {"grants": rows_as_json(asked), **self._database.live_ids.parameters}
+                ).scalars()
+            )
             if not ids:
                 return []
-            claimed = _claimed(connection.execute(_CLAIM, {**self._lease, **self._range, "ids": ids}))
+            claimed = _claimed(
+                connection.execute(_CLAIM, {**self._lease, **self._database.live_ids.parameters, "ids": ids})
+            )
             write_accounts(connection, _charged(grants, claimed))
             return claimed
 
@@ -212,7 +214,7 @@ class ClaimStore:
 
     async def rescue(self, limit: int, *, held: Sequence[str]) -> list[ClaimedGeneration]:
         """Lease what a dispatcher left behind that died or lost its lease. `held` is under way here and left alone."""
-        parameters = {**self._lease, **self._range, "limit": limit, "held": list(held)}
+        parameters = {**self._lease, **self._database.live_ids.parameters, "limit": limit, "held": list(held)}
         return await self._database.transaction(
             "rescue_generations", lambda c: _claimed(c.execute(_RESCUE, parameters))
         )
@@ -223,7 +225,7 @@ class ClaimStore:
         """Lease what waits for a provider that is not among the `known`, if it was accepted so long ago."""
         parameters = {
             **self._lease,
-            **self._range,
+            **self._database.live_ids.parameters,
             "limit": limit,
             "known": list(known),
             "patience_seconds": patience_seconds,
@@ -241,7 +243,11 @@ class ClaimStore:
         """End the leases of what was claimed and never sent; what it was to cost is free again."""
 
         def work(connection: Connection) -> None:
-            parameters = {"owner": self._lease["owner"], "ids": list(generation_ids), **self._range}
+            parameters = {
+                "owner": self._lease["owner"],
+                "ids": list(generation_ids),
+                **self._database.live_ids.parameters,
+            }
             costs: defaultdict[str, float] = defaultdict(float)
             for row in connection.execute(_GIVE_BACK, parameters):
                 costs[row.provider_id] += row.expected_cost_usd
@@ -255,7 +261,7 @@ class ClaimStore:
         Answers the new provider of each generation that was moved, by its id.
         """
         rows = rows_as_json(asdict(entry) for entry in unavailable)
-        parameters = {"rows": rows, "limit": limit, **self._range}
+        parameters = {"rows": rows, "limit": limit, **self._database.live_ids.parameters}
         return await self._database.transaction(
             "fall_back",
             lambda c: {row.id: row.provider_id for row in c.execute(_FALL_BACK, parameters)},

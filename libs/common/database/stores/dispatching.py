@@ -164,7 +164,7 @@ class DispatchStore:
 
     async def queue(self) -> list[QueueRecord]:
         """What waits and what is under way, by provider account."""
-        parameters = self._database.live_ids.range.parameters
+        parameters = self._database.live_ids.parameters
         return await self._database.transaction(
             "read_queue", lambda c: records(QueueRecord, c.execute(_QUEUE, parameters))
         )

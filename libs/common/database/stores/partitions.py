@@ -122,10 +122,10 @@ class PartitionStore:
         """
 
         def work(c: Connection) -> Forgotten:
-            old = _older(c, GENERATIONS, days)
-            if not old:
+            old = _oldest(c, GENERATIONS, days)
+            if old is None:
                 return Forgotten()
-            name, before = next(iter(old.items()))
+            name, before = old
             live = c.execute(_LIVE, {"before": before, "terminal": sorted(TERMINAL)}).scalar_one_or_none()
             if live is not None:
                 return Forgotten(live_id=live)
@@ -157,10 +157,10 @@ class PartitionStore:
         """Forget errors of months that ended so many days ago. As `forget_generations`."""
 
         def work(c: Connection) -> Forgotten:
-            old = _older(c, ERRORS, days)
-            if not old:
+            old = _oldest(c, ERRORS, days)
+            if old is None:
                 return Forgotten()
-            name, before = next(iter(old.items()))
+            name, before = old
             rows = c.execute(_OLD_REST[ERRORS], {"before": before, "limit": limit}).rowcount
             if rows:
                 return Forgotten(rows)
@@ -188,9 +188,10 @@ def _bounds(c: Connection, table: PartitionedTable) -> Mapping[str, str]:
     return {row.name: row.ends_before for row in rows if row.ends_before is not None}
 
 
-def _older(c: Connection, table: PartitionedTable, days: int) -> Mapping[str, str]:
+def _oldest(c: Connection, table: PartitionedTable, days: int) -> tuple[str, str] | None:
+    """The oldest partition and where it ends, if that was so many days ago."""
     cut = table.bound(_now(c) - timedelta(days=days))
-    return {name: ends_before for name, ends_before in _bounds(c, table).items() if ends_before <= cut}
+    return next(((name, ends_before) for name, ends_before in _bounds(c, table).items() if ends_before <= cut), None)
 
 
 def _make(c: Connection, table: PartitionedTable, later: int) -> str | None:

@@ -72,25 +72,21 @@ class ResultStore:
         self._database = database
         self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
 
-    @property
-    def _range(self) -> Mapping[str, str]:
-        return self._database.live_ids.range.parameters
-
     async def claim(self, limit: int) -> list[ClaimedResult]:
         """Lease generations whose results wait to be stored, the longest due first."""
-        parameters = {**self._lease, **self._range, "limit": limit}
+        parameters = {**self._lease, **self._database.live_ids.parameters, "limit": limit}
         return await self._database.transaction(
             "claim_results", lambda c: records(ClaimedResult, c.execute(_CLAIM, parameters))
         )
 
     async def renew(self) -> None:
         """Prolong all leases of this process."""
-        parameters = {**self._lease, **self._range}
+        parameters = {**self._lease, **self._database.live_ids.parameters}
         await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, parameters))
 
     async def give_back(self, *, busy: Sequence[str] = ()) -> None:
         """End the leases of this process but for those of the generations `busy`: others may store them at once."""
-        parameters = {"owner": self._lease["owner"], "busy": list(busy), **self._range}
+        parameters = {"owner": self._lease["owner"], "busy": list(busy), **self._database.live_ids.parameters}
         await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, parameters))
 
     async def is_cancelled(self, generation_id: str) -> bool:

@@ -35,10 +35,6 @@ _REFERRING = {
 }
 
 
-def _settings(storage: dict[str, str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in storage.items())
-
-
 # A row that is at work changes half a dozen times within minutes, and then never again. What is dead is cleared away
 # after some thousand rows and without pauses, not after a fifth of a table that grows all month; and what Postgres
 # knows of a month is known minutes after that has begun.
@@ -126,6 +122,10 @@ def _bound(prefix: str) -> str:
     months = datetime.now(UTC).year * 12 + datetime.now(UTC).month + 1
     ends_at = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
     return f"{prefix}{str(ULID.from_datetime(ends_at))[:10].lower()}"
+
+
+def _settings(storage: dict[str, str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in storage.items())
 
 
 def _make_function(sql: str, names: str) -> None:
