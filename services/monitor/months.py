@@ -7,10 +7,10 @@ import structlog
 from libs.common import metrics
 from libs.common.database.stores.partitions import Forgotten, PartitionStore
 from libs.common.settings import Settings
+from services.monitor.retention import BATCH
 
 log = structlog.get_logger()
 AHEAD = 2
-BATCH = 5_000
 
 
 class Months:

@@ -34,6 +34,7 @@ _PARTITIONS = statement(r"""
 SELECT p.relname AS name, substring(pg_get_expr(p.relpartbound, p.oid) FROM 'TO \(''([^'']+)''\)') AS ends_before
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
 WHERE i.inhparent = to_regclass(:table) ORDER BY ends_before""")
+# What has not succeeded has an index by state; the second condition says that it serves.
 _LIVE = statement("""
 SELECT id FROM generation_requests WHERE id < :before AND state <> ALL(:terminal) AND state <> 'SUCCESS' LIMIT 1""")
 
