@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 GENERATED := build/generated
 GOOGLEAPIS := build/googleapis
 PROTOS := $(shell find protos -name '*.proto' | sort)
+SERVICE_CONFIGS := $(wildcard protos/darkroom/gateway/v1/service_config*.json)
 IMAGE_BUILDER ?= docker
 IMAGE_PREFIX ?= darkroom
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -15,7 +16,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test prometheus browser pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos migration new-adapter lock baseline clean
+.PHONY: help demo up test test-slow prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +27,13 @@ demo: $(GENERATED)/.made  ## Send one request through each adapter on embedded d
 up: $(GENERATED)/.made  ## Run the whole stack on this machine until Ctrl-C.
 	@$(BIN)/python -m sandbox up
 
-test: $(VENV)/.development $(GENERATED)/.made  ## Run all tests; they start what they need by themselves.
-	@$(BIN)/python -m pytest -m "not alone" $(ARGS)
+test: $(VENV)/.development $(GENERATED)/.made  ## Run the tests; they start what they need by themselves.
+	@$(BIN)/python -m pytest -m "not alone and not slow" $(ARGS)
 	@# What is promised of a machine that does nothing else. 5: none of those is among what was asked for.
 	@$(BIN)/python -m pytest -m alone -n 0 $(ARGS) || [ $$? -eq 5 ]
+
+test-slow: $(VENV)/.development $(GENERATED)/.made  ## Run the tests that take longer: crowds, the fuzzer, costs of images, oversized fields.
+	@$(BIN)/python -m pytest -m slow -n 0 -s $(ARGS)
 
 cluster: $(VENV)/.development $(GENERATED)/.made  ## Run the manifests of deploy/k8s as a cluster of processes, and probe, kill and roll them (Linux, as root).
 	@DARKROOM_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
@@ -51,6 +55,11 @@ browser:  ## Install Chromium with Chinese type, which the console's tests need 
 	@command -v chromium >/dev/null && ls /usr/share/fonts/opentype/noto/NotoSansCJK* >/dev/null 2>&1 || \
 		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
 		chromium fonts-noto-cjk >/dev/null; }
+
+nginx:  ## Install nginx, which tests of downloads through a proxy need (Debian, as root); without it they are skipped.
+	@command -v nginx >/dev/null || \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+		nginx-light >/dev/null; }
 
 pictures: $(VENV)/.development $(GENERATED)/.made  ## Take pictures of all pages of the console into docs/pictures/console.
 	@$(BIN)/python -m pytest tests/browser/pictures.py -n 0 -s --durations 0 --timeout 900
@@ -95,6 +104,9 @@ manifests: $(VENV)/.sandbox  ## Write what deploy/k8s needs a copy of: the catal
 
 cluster-secrets: $(VENV)/.sandbox  ## Write random secrets for deploy/k8s/overlays/dev, where there are none.
 	@$(BIN)/python -m deploy.k8s secrets
+
+fuzz: $(VENV)/.development $(GENERATED)/.made  ## Send a stack what breaks grammars, and judge each answer: make fuzz ARGS="--seed 7 --cases 20000"
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.fuzz $(ARGS)
 
 chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)
@@ -190,7 +202,7 @@ $(VENV)/sharp/.made: requirements/sharp/package.json requirements/sharp/package-
 		npm --prefix $(VENV)/sharp ci --no-audit --no-fund --silent; else rm $(VENV)/sharp/package.json; fi
 	@touch $@
 
-$(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
+$(GENERATED)/.made: $(PROTOS) $(SERVICE_CONFIGS) $(VENV)/.sandbox
 	@rm -rf $(GENERATED) $(GOOGLEAPIS)
 	@mkdir -p $(GENERATED)/darkroom $(GOOGLEAPIS)/google/api
 	@cd $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/google/api && \
@@ -199,4 +211,5 @@ $(GENERATED)/.made: $(PROTOS) $(VENV)/.sandbox
 		--descriptor_set_out=$(GENERATED)/darkroom/contracts.binpb --include_imports --include_source_info \
 		--mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet,only_async:$(GENERATED) $(PROTOS)
 	@find $(GENERATED)/darkroom -type d -exec touch {}/__init__.py \;
+	@cp $(SERVICE_CONFIGS) $(GENERATED)/darkroom/gateway/v1/
 	@touch $@

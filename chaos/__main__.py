@@ -1,4 +1,4 @@
-"""`python -m chaos --seed 1`: one run, and what it came to. Exits 1 where a law was broken."""
+"""`python -m chaos --seed 1`: make one run and print its report. Exits 1 where a law was broken."""
 
 from __future__ import annotations
 
@@ -11,73 +11,103 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from chaos.audit import BROKEN
+from chaos.audit import LAWS
+from chaos.money import Moment
 from chaos.run import Outcome, Run
+from chaos.schedule import Kind
 from sandbox.figures import percentile
 from sandbox.launcher import StackFailed
 from sandbox.plan import FOLDER
 
 _GENERATIONS, _SECONDS = 3_000, 110.0
 
+Line = tuple[str, object]
 
-def show(outcome: Outcome, console: Console) -> None:
-    """Print what the run came to."""
-    report, recovery = outcome.report, outcome.recovery
-    table = Table(title=f"Chaos with seed {outcome.schedule.seed}", box=None, title_justify="left", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    failed = sum(report.failed.values())
-    lines: list[tuple[str, object]] = [
+
+def _sent(outcome: Outcome) -> list[Line]:
+    report, load = outcome.report, outcome.load
+    return [
         ("submitted", report.submitted),
-        ("  tickets in clients' hands", len(outcome.load.tickets)),
-        ("  answers that were lost", outcome.load.unanswered),
+        ("  tickets in clients' hands", len(load.tickets)),
+        ("  answers that were lost; creates answered as repeats", f"{load.unanswered}; {load.repeats}"),
+        ("  with input images; late tasks", f"{load.with_images}; {load.late}"),
+        ("  results deleted; reused", f"{load.deletes}; {len(load.reused)}"),
         (
             "batches; generations of them that were resumed, skipped",
             f"{report.batches}; {report.resumed}, {report.skipped}",
         ),
+        ("  old batches that were resumed", load.old_resumes),
         ("succeeded", report.succeeded),
+        ("  late results", report.late),
         ("cancelled", report.cancelled),
-        ("failed", failed),
+        ("failed", sum(report.failed.values())),
         *((f"  {code}", count) for code, count in sorted(report.failed.items())),
-        ("attempts, and bills at the providers", f"{report.attempts}, {report.bills}"),
+        ("attempts, and bills at the vendors", f"{report.attempts}, {report.bills}"),
         ("fallbacks taken", report.fallbacks),
-        ("parts killed", outcome.kills),
+    ]
+
+
+def _faults(outcome: Outcome) -> list[Line]:
+    counts = outcome.injector.counts
+    return [
+        ("parts killed", counts[Kind.KILL]),
+        ("gateways killed between commit and reply", counts[Kind.KILL_AFTER_COMMIT]),
+        ("dispatchers stalled before a send", counts[Kind.STALL]),
+        ("bursts of refused reads", counts[Kind.REFUSE_READS]),
+        ("replies to COMMIT lost", outcome.lost_replies),
         ("faults of object storage", outcome.storage_faults),
-        ("[bold]lost", len(report.lost)),
-        ("[bold]made twice", len(report.made_twice)),
-        ("[bold]billed twice", len(report.billed_twice)),
-        ("[bold]stuck", len(report.stuck)),
-        ("[bold]terminal rows changed", len(report.changed)),
-        ("[bold]succeeded without a bill", len(report.success_without_bill)),
-        ("[bold]results missing in storage", len(report.result_missing)),
-        ("[bold]usage that does not add up", len(report.misaccounted)),
-        ("[bold]batches that stay open", len(report.open_batches)),
-        ("[bold]batches whose counters are not their rows", len(report.miscounted)),
+    ]
+
+
+def _money(outcome: Outcome) -> list[Line]:
+    audits = outcome.audits
+    resolved = ", ".join(f"{count} {name}" for name, count in sorted(outcome.operator.resolved.items()))
+    lines: list[Line] = [
+        ("audits of money", audits.count),
+        ("submissions that an operator resolved", resolved or 0),
+    ]
+    for moment in (Moment.SETTLED, Moment.RESOLVED):
+        found = audits.last[moment]
+        amounts = (audits.owed[moment], found.spent, found.at_risk, found.reserved)
+        lines.append(
+            (f"  {moment}: billed, spent, at risk, reserved", ", ".join(f"{one / 1e6:.6f}" for one in amounts))
+        )
+    return lines
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the report of a run."""
+    report, recovery = outcome.report, outcome.recovery
+    table = Table(title=f"Chaos with seed {outcome.schedule.seed}", box=None, title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    lines = [*_sent(outcome), *_faults(outcome), *_money(outcome)]
+    lines += [(f"[bold]{words}", len(getattr(report, name))) for name, words in LAWS.items()]
+    lines += [
         ("orphaned objects in storage", report.orphaned_objects),
         (
-            f"rows taken over from the dead ({len(recovery.seconds)}), p50 and p99",
+            f"rows taken over from killed processes ({len(recovery.seconds)}), p50 and p99",
             f"{percentile(recovery.seconds, 0.5):.1f} s, {percentile(recovery.seconds, 0.99):.1f} s",
         ),
-        (
-            "all ready after the database was back, longest",
-            f"{max(recovery.ready_seconds, default=0.0):.1f} s",
-        ),
+        ("all ready after the database was back, longest", f"{max(recovery.ready_seconds, default=0.0):.1f} s"),
         ("took", f"{outcome.seconds:.0f} s"),
     ]
     for name, value in lines:
         table.add_row(name, str(value))
     console.print(table)
-    for name in (*BROKEN, "own_faults"):
+    for name in (*LAWS, "own_faults"):
         for entry in getattr(report, name)[:20]:
             console.print(f"{name}: {entry}", style="red", markup=False)
 
 
 def main() -> int:
-    """Read the command line, run, and answer the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description="Break a running stack, count what it cost.")
-    parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults; drawn where not given")
+    """Read the command line, make a run, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos", description="Inject faults into a running stack, and count which laws they broke."
+    )
+    parser.add_argument("--seed", type=int, default=None, help="repeats the faults of a run; random by default")
     parser.add_argument("--generations", type=int, default=_GENERATIONS)
-    parser.add_argument("--seconds", type=float, default=_SECONDS, help="how long things are broken")
+    parser.add_argument("--seconds", type=float, default=_SECONDS, help="for how long faults are injected, in seconds")
     arguments = parser.parse_args()
     seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
     console, began = Console(highlight=False), time.monotonic()

@@ -1,88 +1,46 @@
-"""Reads the database, the providers' ledger and the bucket after a run, and says what does not add up."""
+"""Compares the database, the vendors' ledger and the bucket after a run, and reports the differences."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
+from chaos import money
+from chaos.load import REQUEST_LABEL, Load
+from chaos.rows import rows
+from chaos.terminal import Terminal
 from libs.common.database.engine import Database
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode
 
-TERMINAL = "('SUCCESS', 'FAILED', 'CANCELLED')"
-_LOOK_SECONDS = 1.0
-_CENT = 0.01
-BROKEN = (
-    "lost",
-    "made_twice",
-    "billed_twice",
-    "stuck",
-    "changed",
-    "success_without_bill",
-    "result_missing",
-    "misaccounted",
-    "open_batches",
-    "miscounted",
-)
-"""What is empty where every law was kept."""
-_USAGE = """
-SELECT (SELECT sum(live_generations) FROM api_key_usage) + (SELECT COALESCE(sum(live), 0) FROM api_key_ledger) AS live,
-    COALESCE((SELECT sum(reserved_usd) FROM api_key_spend), 0)
-        + COALESCE((SELECT sum(reserved_usd) FROM api_key_ledger), 0) AS reserved_usd,
-    COALESCE((SELECT sum(spent_usd) FROM api_key_spend), 0)
-        + COALESCE((SELECT sum(spent_usd) FROM api_key_ledger), 0) AS spent_usd"""
-
-
-async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    """What a query answers."""
-    return await database.transaction(
-        "chaos", lambda c: [dict(row) for row in c.execute(sa.text(sql), parameters).mappings()]
-    )
-
-
-class Terminal:
-    """Remembers rows as they were when they were first seen ended, to find those that change afterwards."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._seen: dict[str, str] = {}
-
-    async def watch(self) -> None:
-        """Look again and again, until cancelled."""
-        while True:
-            # The database may be away: part of the plan.
-            with contextlib.suppress(GenerationError):
-                await self.look()
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    async def look(self) -> None:
-        """Remember those that have ended since the last look."""
-        found = await rows(
-            self._database,
-            "SELECT id, md5(g::text) AS digest FROM generation_requests g "
-            f"WHERE state IN {TERMINAL} AND id <> ALL(:ids)",
-            ids=list(self._seen),
-        )
-        self._seen |= {row["id"]: row["digest"] for row in found}
-
-    async def changed(self) -> list[str]:
-        """The ids of rows that are not what they were when they ended."""
-        found = await rows(self._database, "SELECT id, md5(g::text) AS digest FROM generation_requests g")
-        now = {row["id"]: row["digest"] for row in found}
-        return [identifier for identifier, digest in self._seen.items() if now.get(identifier) != digest]
+LAWS = {
+    "lost": "lost",
+    "made_twice": "made twice",
+    "billed_twice": "billed twice without consent",
+    "discarded": "paid results discarded",
+    "late_missing": "late results not stored",
+    "money": "faults of money",
+    "stuck": "stuck",
+    "changed": "terminal rows changed",
+    "success_without_bill": "succeeded without a bill",
+    "result_missing": "results missing in storage",
+    "reused_missing": "reused results missing in storage",
+    "without_inputs": "submitted without their input images",
+    "open_batches": "batches that stay open",
+    "miscounted": "batches whose counters do not match their rows",
+}
+"""The lists of a report that are empty where every law was kept, each with its name in the printed report."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What a run came to."""
+    """The result of a run: counts, and for each law the list of what broke it."""
 
     submitted: int = 0
     succeeded: int = 0
+    late: int = 0
     cancelled: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     bills: int = 0
@@ -90,7 +48,11 @@ class Report:
     fallbacks: int = 0
     lost: list[str] = field(default_factory=list)
     made_twice: list[str] = field(default_factory=list)
-    misaccounted: list[str] = field(default_factory=list)
+    reused_missing: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    without_inputs: list[str] = field(default_factory=list)
+    late_missing: list[str] = field(default_factory=list)
+    money: list[str] = field(default_factory=list)
     billed_twice: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -107,60 +69,60 @@ class Report:
     @property
     def is_clean(self) -> bool:
         """Whether every law was kept."""
-        return not any(getattr(self, name) for name in BROKEN)
+        return not any(getattr(self, name) for name in LAWS)
 
 
 async def audit(
     database: Database,
     *,
-    tickets: set[str],
-    batches: set[str],
-    bills: list[dict[str, Any]],
+    load: Load,
+    bills: list[money.Bill],
     bucket: Path,
     terminal: Terminal,
 ) -> Report:
-    """Hold what was promised against what there is.
+    """Compare what clients were promised with the database, the ledger and the object store.
 
     Args:
-        database: the stack's.
-        tickets: the ids of single generations that clients were given.
-        batches: those of batches.
-        bills: the providers' ledger; the prompt of each is one request's alone.
+        database: the stack's database.
+        load: the ids that clients were given.
+        bills: the vendors' ledger; each prompt belongs to one request.
         bucket: the folder of the object store.
-        terminal: what it saw during the run.
+        terminal: the rows that were seen ended during the run.
     """
     found = await rows(database, "SELECT * FROM generation_requests")
     report = Report(submitted=len(found), bills=len(bills))
     by_prompt = Counter(bill["prompt"] for bill in bills)
     present = {row["id"] for row in found}
-    report.lost = sorted(tickets - present)
-    # What continues another was asked for by whoever resumed its batch, and may be paid once more.
-    first = Counter(row["prompt"] for row in found if row["continues_id"] is None)
-    rows_of_prompt = Counter(row["prompt"] for row in found)
-    report.made_twice = sorted(prompt for prompt, count in first.items() if count > 1)
-    await _hold_batches(database, report, found, batches)
-    report.misaccounted = await _misaccounted(database, found)
-    report.billed_twice = sorted(prompt for prompt, count in by_prompt.items() if count > rows_of_prompt[prompt])
+    report.lost = sorted(load.tickets - present)
+    # A continuation was requested by the client that resumed the batch, and may be paid once more.
+    first = Counter(_name(row) for row in found if row["continues_id"] is None)
+    report.made_twice = sorted(name for name, count in first.items() if count > 1)
+    await _audit_batches(database, report, found, load.batches)
+    snapshot = await money.snapshot(database)
+    report.billed_twice = money.billed_twice(snapshot, bills)
+    report.without_inputs = money.without_inputs(snapshot, bills)
+    report.discarded = money.discarded(snapshot, bills, bills)
     report.changed = await terminal.changed()
     stored: set[str] = set()
     for row in found:
         _count(report, row)
-        if row["state"] != "SUCCESS":
+        if row["state"] != "SUCCESS" or row["deleted_at"] is not None:
             continue
         keys = {output["object_key"] for output in row["outputs"]}
         stored |= keys
         if by_prompt[row["prompt"]] == 0:
             report.success_without_bill.append(row["id"])
         if not all((bucket / key).is_file() for key in keys):
-            report.result_missing.append(row["id"])
+            (report.reused_missing if row["id"] in load.reused else report.result_missing).append(row["id"])
     report.orphaned_objects = len(await asyncio.to_thread(_objects, bucket) - stored)
     return report
 
 
-async def _hold_batches(database: Database, report: Report, found: list[dict[str, Any]], tickets: set[str]) -> None:
-    """Every batch has ended, with counters that its generations come to; nothing that succeeded was run again."""
+async def _audit_batches(database: Database, report: Report, found: list[dict[str, Any]], tickets: set[str]) -> None:
+    """Check that every batch has ended, that its counters match its rows, and that no success was run again."""
     states = {row["id"]: row["state"] for row in found}
-    continued = {row["continues_id"] for row in found}
+    # The generation of a late result is in no batch: the one that timed out keeps its place.
+    continued = {row["continues_id"] for row in found if not row["is_late"]}
     report.resumed = len(continued - {None})
     report.made_twice += sorted(key for key in continued if states.get(key) == "SUCCESS")
     batches = await rows(database, "SELECT * FROM generation_batches")
@@ -180,16 +142,8 @@ async def _hold_batches(database: Database, report: Report, found: list[dict[str
             report.open_batches.append(f"{batch['id']}: {dict(ended)}")
 
 
-async def _misaccounted(database: Database, found: list[dict[str, Any]]) -> list[str]:
-    """Where the keys' usage is not what their generations come to."""
-    (usage,) = await rows(database, _USAGE)
-    spent_usd = sum(row["cost_usd"] or 0.0 for row in found if row["state"] == "SUCCESS")
-    wrong = []
-    if usage["live"] != 0 or abs(usage["reserved_usd"]) > _CENT / 100:
-        wrong.append(f"{usage['live']} live generations, {usage['reserved_usd']} US dollars reserved")
-    if abs(float(usage["spent_usd"]) - spent_usd) > _CENT:
-        wrong.append(f"{usage['spent_usd']} US dollars spent, and {spent_usd} cost")
-    return wrong
+def _name(row: dict[str, Any]) -> str:
+    return str(row["labels"].get(REQUEST_LABEL, row["prompt"]))
 
 
 def _objects(bucket: Path) -> set[str]:
@@ -201,6 +155,7 @@ def _count(report: Report, row: dict[str, Any]) -> None:
     report.fallbacks += len(row["fallback_path"])
     if row["state"] == "SUCCESS":
         report.succeeded += 1
+        report.late += row["is_late"]
     elif row["state"] == "CANCELLED":
         report.cancelled += 1
     elif row["state"] == "FAILED":

@@ -1,30 +1,26 @@
-"""Clients that hand in batches of every kind, cancel some and resume others, whatever is broken meanwhile."""
+"""Clients that create batches of every kind, cancel some and resume others, whatever is broken meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import grpc
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
-from chaos.load import Load
+from chaos.load import PAUSE_SECONDS, Load, until_answered
 from libs.client.batches import picture_from
 
-Answer = TypeVar("Answer")
 _TIMEOUT_SECONDS = 10.0
-_PAUSE_SECONDS = 0.5
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 90.0
 _PAIRS, _BESIDE = 2, 4
 TASKS = 2 * _PAIRS + _BESIDE
 _CANCELLED_SHARE, _RESUMED_SHARE, _STRICT_SHARE, _STOPPING_SHARE = 0.2, 0.5, 0.2, 0.2
 
 
 async def send_batches(channel: grpc.aio.Channel, load: Load, *, seed: int, count: int, seconds: float) -> None:
-    """Hand in `count` batches at a steady pace, and see each of them to its end."""
+    """Create `count` batches at a steady pace, cancel some and resume others."""
     gateway = GenerationServiceStub(channel)
     chance = random.Random(f"{seed}/batches")
     async with asyncio.TaskGroup() as clients:
@@ -61,36 +57,25 @@ async def _see_through(
     gateway: GenerationServiceStub, load: Load, asked: gateway_pb2.CreateBatchRequest, chance: random.Random
 ) -> None:
     is_cancelled, is_resumed = chance.random() < _CANCELLED_SHARE, chance.random() < _RESUMED_SHARE
-    batch_id = (await _until_answered(load, lambda: gateway.CreateBatch(asked, timeout=_TIMEOUT_SECONDS))).batch_id
+    batch_id = (await until_answered(load, lambda: gateway.CreateBatch(asked, timeout=_TIMEOUT_SECONDS))).batch_id
     load.batches.add(batch_id)
     if is_cancelled:
-        await asyncio.sleep(2 * _PAUSE_SECONDS)
+        await asyncio.sleep(2 * PAUSE_SECONDS)
         cancel = gateway_pb2.CancelBatchRequest(batch_id=batch_id)
-        await _until_answered(load, lambda: gateway.CancelBatch(cancel, timeout=_TIMEOUT_SECONDS))
+        await until_answered(load, lambda: gateway.CancelBatch(cancel, timeout=_TIMEOUT_SECONDS))
         load.cancels += 1
-    if is_resumed and await _has_ended(gateway, load, batch_id):
+    if is_resumed and await has_ended(gateway, load, batch_id):
         resume = gateway_pb2.ResumeBatchRequest(batch_id=batch_id)
-        await _until_answered(load, lambda: gateway.ResumeBatch(resume, timeout=_TIMEOUT_SECONDS))
-        load.resumes += 1
+        await until_answered(load, lambda: gateway.ResumeBatch(resume, timeout=_TIMEOUT_SECONDS))
 
 
-async def _has_ended(gateway: GenerationServiceStub, load: Load, batch_id: str) -> bool:
+async def has_ended(gateway: GenerationServiceStub, load: Load, batch_id: str) -> bool:
+    """Wait for the batch's end. False where that takes too long."""
     look = gateway_pb2.GetBatchRequest(batch_id=batch_id, page_size=0)
     until = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
     while asyncio.get_running_loop().time() < until:
-        answer = await _until_answered(load, lambda: gateway.GetBatch(look, timeout=_TIMEOUT_SECONDS))
+        answer = await until_answered(load, lambda: gateway.GetBatch(look, timeout=_TIMEOUT_SECONDS))
         if answer.batch.status != gateway_pb2.BATCH_STATUS_PROCESSING:
             return True
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(PAUSE_SECONDS)
     return False
-
-
-async def _until_answered(load: Load, call: Callable[[], Awaitable[Answer]]) -> Answer:
-    while True:
-        try:
-            answer: Answer = await call()
-        except grpc.aio.AioRpcError:
-            load.unanswered += 1
-            await asyncio.sleep(_PAUSE_SECONDS)
-        else:
-            return answer

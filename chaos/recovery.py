@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from chaos.audit import rows
+from chaos.rows import rows
 from libs.common.database.engine import Database
 from libs.common.errors import GenerationError
 
@@ -19,7 +19,7 @@ WHERE split_part(lease_owner, ':', 3) = :pid AND ended_at IS NULL"""
 
 
 class Recovery:
-    """Follows what was held by the dead."""
+    """Measures how long rows of killed processes wait for another process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

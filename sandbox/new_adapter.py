@@ -19,13 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
-
-from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus
-from libs.common.adapters.reading import TaskId
+from libs.common.adapters.base import Adapter, SubmitRequest, Submitted, Task, TaskStatus
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.tasks import status_in, submitted
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode, GenerationError
 from libs.common.validation.common import Parameters
 from libs.common.validation.image import Seed, SizeOrRatio
 
@@ -37,21 +34,12 @@ class {title}Parameters(Parameters):
     seed: Seed | None = None
 
 
-class _Accepted(BaseModel):
-    id: TaskId
-
-
-class _Job(BaseModel):
-    status: str
-    url: str | None = None
-    error: str | None = None
-
-
 @adapter("{name}")
 class {title}(Adapter):
     """Say whether a submit may be repeated, found by our id, or cancelled."""
 
     parameters = {title}Parameters
+    task_id_names = ("id",)
     states: ClassVar[Mapping[str, TaskState]] = {{
         "queued": TaskState.PENDING,
         "running": TaskState.PROCESSING,
@@ -67,16 +55,11 @@ class {title}(Adapter):
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /v1/jobs."""
         reply = await self.http.post("/v1/jobs", json=_payload(request))
-        return Submitted(reply.parse(_Accepted).id)
+        return submitted(reply, *self.task_id_names)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/jobs/{{id}}."""
-        found = (await self.http.get(f"/v1/jobs/{{task.task_id}}")).parse(_Job)
-        state, unknown = self.status_of(found.status)
-        if state is TaskState.FAILED:
-            return TaskStatus(state, error=GenerationError(ErrorCode.TASK_FAILED, found.error or "no reason given"))
-        outputs = (ProviderOutput(url=found.url),) if state is TaskState.SUCCESS and found.url else ()
-        return TaskStatus(state, outputs, unknown_state=unknown)
+        return status_in(await self.http.get(f"/v1/jobs/{{task.task_id}}"), self.states, task.task_id)
 
 
 def _payload(request: SubmitRequest) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 from libs.common.database.engine import Database
@@ -22,6 +23,10 @@ from tests.support.infrastructure import TEMPLATE, Infrastructure, infrastructur
 from tests.support.running import Running, own_environment
 from tests.support.simulator import Simulator
 
+# No test is timed: others on the machine may hold one up.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
 PATH_SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller")
 # Faults are seen, and healed, in the time of a test.
 QUICK = {
@@ -30,6 +35,9 @@ QUICK = {
     "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
     "DARKROOM_HEALTH_CHECK_SECONDS": "0.5",
     "DARKROOM_CATALOG_CHECK_SECONDS": "0.2",
+    "DARKROOM_LOOKUP_INTERVAL_SECONDS": "0.2",
+    "DARKROOM_LOOKUP_APART_SECONDS": "0.5",
+    "DARKROOM_LOOKUP_MARGIN_SECONDS": "1",
     "DARKROOM_LOG_LEVEL": "debug",
     "DARKROOM_WATCH_INTERVAL_SECONDS": "0.05",
     "DARKROOM_CALLBACK_ALLOWED_HOSTS": "127.0.0.1",

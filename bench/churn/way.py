@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from libs.common.database.engine import Database
-from libs.common.database.records import (
-    Attempt,
-    ClaimedGeneration,
-    DispatchOutcome,
-    Grant,
-    NewGeneration,
-    NewTask,
-    PollOutcome,
-    StoreOutcome,
-)
+from libs.common.database.records import NewGeneration
+from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, Grant, NewTask
 from libs.common.database.records_edge import Admission, KeyUsage, NewRequest
+from libs.common.database.records_tasks import PollOutcome, StoreOutcome
 from libs.common.database.states import State, SubmissionState, TaskState
 from libs.common.database.stores.claiming import ClaimStore
 from libs.common.database.stores.dispatching import DispatchStore

@@ -149,3 +149,11 @@ def flips(seed: int, number: int) -> Iterator[tuple[str, bytes]]:
             else:
                 broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
         yield name, bytes(broken)
+
+
+def jpeg_of_scans(number: int, size: tuple[int, int], filling: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan is repeated until it has so many, each with `filling` before it."""
+    content = written(Image.new("RGB", size, "#5a7832"), "JPEG", progressive=True, quality=30)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    more = number - content.count(b"\xff\xda")
+    return content[:-2] + (filling + scan) * more + content[-2:]

@@ -109,7 +109,8 @@ PROVIDERS = Board(
         (
             "Money and files",
             [
-                Panel("Spent today", "currencyUSD", [Query("max by (provider) (darkroom_provider_spend_usd)", "{{provider}}")]),
+                Panel("Counts against the daily limit", "currencyUSD", [Query("max by (provider) (darkroom_provider_spend_usd)", "{{provider}}")]),
+                Panel("At risk", "currencyUSD", [Query("sum by (provider) (max by (model, provider) (darkroom_at_risk_usd))", "{{provider}}")]),
                 Panel("Spend an hour", "currencyUSD", [Query(
                     '3600 * sum by (model) (rate(darkroom_spend_usd_total{label=""}[$__rate_interval]))', "{{model}}")]),
                 Panel("Stored", "Bps", [Query(_rate("darkroom_storage_stored_bytes_total", "provider"), "{{provider}}")]),
@@ -156,6 +157,7 @@ POLLER = Board(
                                                Query("sum by (service) (darkroom_database_connections_in_use)", "{{service}} in use")]),
                 Panel("Turns of loops", "ops", [Query(_rate("darkroom_loop_iterations_total", "service, loop"), "{{service}} {{loop}}")]),
                 Panel("RPCs to other services", "s", _quantiles("darkroom_rpc_client_seconds", "method")),
+                Panel("Lag of the event loop", "s", [Query(_quantile(0.99, "darkroom_event_loop_lag_seconds", "service"), "{{service}} p99")]),
             ],
         ),
     ],

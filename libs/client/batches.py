@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from darkroom.common.v1 import common_pb2
@@ -11,6 +11,7 @@ from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
 from libs.client.errors import answer_of
+from libs.client.retrying import new_idempotency_key, repeated
 from libs.client.watching import followed
 
 _ANY = gateway_pb2.GENERATION_STATUS_UNSPECIFIED
@@ -46,26 +47,33 @@ class Batches:
         idempotency_key: str | None = None,
         **options: Any,
     ) -> str:
-        """Hand in a batch and answer its id.
+        """Create a batch and answer its id.
 
         Args:
             requests: up to 100,000; more than 1,000 travel as a stream.
-            idempotency_key: None: a new one, so that a call that is sent again makes nothing twice.
+            idempotency_key: None: a new one. All repeats of this call share it, so that nothing is created twice.
             options: fields of BatchOptions by their names in the proto, such as `max_concurrency`.
 
-        Raises DarkroomError with what is wrong, by the index of the request; then nothing was taken in.
+        Raises DarkroomError with what is wrong, by the index of the request: then nothing was created. With
+        OUTCOME_UNKNOWN it may have been.
         """
-        key, given = idempotency_key or str(uuid.uuid4()), gateway_pb2.BatchOptions(**options)
+        key, given = idempotency_key or new_idempotency_key(), gateway_pb2.BatchOptions(**options)
         if len(requests) <= _INLINE_LIMIT:
             whole = gateway_pb2.CreateBatchRequest(requests=requests, options=given, idempotency_key=key)
-            return (await answer_of(self._gateway.CreateBatch(whole, timeout=self._call_seconds))).batch_id
+            made = await repeated(
+                lambda seconds: self._gateway.CreateBatch(whole, timeout=seconds), seconds=self._call_seconds
+            )
+            return made.batch_id
 
         async def parts() -> AsyncIterator[gateway_pb2.UploadBatchRequest]:
             yield gateway_pb2.UploadBatchRequest(options=given, idempotency_key=key)
             for start in range(0, len(requests), _PART):
                 yield gateway_pb2.UploadBatchRequest(requests=requests[start : start + _PART])
 
-        return (await answer_of(self._gateway.UploadBatch(parts(), timeout=_UPLOAD_SECONDS))).batch_id
+        uploaded = await repeated(
+            lambda seconds: self._gateway.UploadBatch(parts(), timeout=seconds), seconds=_UPLOAD_SECONDS
+        )
+        return uploaded.batch_id
 
     async def estimate(
         self, requests: Sequence[gateway_pb2.CreateGenerationRequest], **options: Any
@@ -108,8 +116,11 @@ class Batches:
             if not token:
                 return
 
-    def watch(self, batch_id: str) -> AsyncIterator[gateway_pb2.Batch]:
-        """Its counters at each change, until it has ended. A stream that breaks is taken up where it broke."""
+    def watch(self, batch_id: str) -> AsyncGenerator[gateway_pb2.Batch, None]:
+        """Its counters at each change, until it has ended. A stream that breaks is taken up where it broke.
+
+        A caller that leaves the iteration early closes it, for instance with `contextlib.aclosing`: that ends the RPC.
+        """
         return followed(
             lambda token: self._gateway.WatchBatch(
                 gateway_pb2.WatchBatchRequest(batch_id=batch_id, resume_token=token)
@@ -122,9 +133,10 @@ class Batches:
     async def wait(self, batch_id: str, *, on_progress: BatchProgress | None = None) -> gateway_pb2.Batch:
         """The batch once it has ended, however that was."""
         latest = gateway_pb2.Batch(batch_id=batch_id)
-        async for latest in self.watch(batch_id):
-            if on_progress is not None:
-                on_progress(latest)
+        async with aclosing(self.watch(batch_id)) as changes:
+            async for latest in changes:
+                if on_progress is not None:
+                    on_progress(latest)
         return latest
 
     async def cancel(self, batch_id: str) -> gateway_pb2.Batch:
@@ -132,8 +144,20 @@ class Batches:
         request = gateway_pb2.CancelBatchRequest(batch_id=batch_id)
         return (await answer_of(self._gateway.CancelBatch(request, timeout=self._call_seconds))).batch
 
-    async def resume(self, batch_id: str, codes: Sequence[str] = ()) -> gateway_pb2.Batch:
-        """Run again what did not succeed, if it ended for one of these `codes`; without codes, for any."""
+    async def resume(
+        self, batch_id: str, codes: Sequence[str] = (), *, accepted_second_payment_usd: float | None = None
+    ) -> gateway_pb2.Batch:
+        """Resume the generations that did not succeed, and return the batch.
+
+        Args:
+            batch_id: the batch.
+            codes: only what ended for one of these error codes; none: any.
+            accepted_second_payment_usd: what is accepted as a second payment, in US dollars, for generations with a
+                submission that may be billed. None: they are left out; `left_out_tasks` and `second_payment_usd` of the
+                batch say how many, and the price.
+        """
         numbers = [common_pb2.ErrorCode.Value(f"ERROR_CODE_{code}") for code in codes]
-        request = gateway_pb2.ResumeBatchRequest(batch_id=batch_id, error_codes=numbers)
+        request = gateway_pb2.ResumeBatchRequest(
+            batch_id=batch_id, error_codes=numbers, accepted_second_payment_usd=accepted_second_payment_usd
+        )
         return (await answer_of(self._gateway.ResumeBatch(request, timeout=self._call_seconds))).batch

@@ -1,38 +1,19 @@
-"""Channels to the gateway: the API key goes along, and what failed on the way is sent again where that is safe."""
+"""Channels to the gateway: each call carries the API key, and each create an idempotency key, since gRPC repeats it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-_SERVICE = "darkroom.gateway.v1.GenerationService"
-_READS = (
-    "GetGeneration", "ListGenerations", "ListModels", "ListCallbacks", "GetBatch", "ListBatches", "EstimateCost",
-    "PreprocessImage",
-)  # fmt: skip
-# What creates is sent with an idempotency key, so that a repeat makes nothing twice.
-_REPEATABLE = (*_READS, "CreateGeneration", "CancelGeneration", "CreateBatch", "CancelBatch", "ResumeBatch")
-# Source: https://github.com/grpc/grpc/blob/master/doc/service_config.md
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": _SERVICE, "method": method} for method in _REPEATABLE],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "3s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+from libs.client.retrying import new_idempotency_key
+
+# For clients that send an idempotency key with every create, as this one does. It is published beside the protos.
+_SERVICE_CONFIG = resources.files("darkroom.gateway.v1").joinpath("service_config_with_keys.json").read_text()
+_IDEMPOTENCY_KEY = "idempotency-key"
 _OPTIONS = (
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.lb_policy_name", "round_robin"),
@@ -44,39 +25,53 @@ _OPTIONS = (
 
 
 # One object for each kind of call: gRPC takes each interceptor for one kind alone.
-class _KeyOnCalls(grpc.aio.UnaryUnaryClientInterceptor):
+class _OnCalls(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._api_key), request)
+        needs_key = _takes_key(request) and not request.idempotency_key
+        return await continuation(_completed(client_call_details, self._api_key, needs_key=needs_key), request)
 
 
-class _KeyOnStreams(grpc.aio.UnaryStreamClientInterceptor):
+class _OnStreams(grpc.aio.UnaryStreamClientInterceptor):
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
 
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._api_key), request)
+        return await continuation(_completed(client_call_details, self._api_key), request)
 
 
-class _KeyOnUploads(grpc.aio.StreamUnaryClientInterceptor):
+class _OnUploads(grpc.aio.StreamUnaryClientInterceptor):
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
 
     async def intercept_stream_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._api_key), request_iterator)
+        # A key in the first message counts before this one.
+        return await continuation(_completed(client_call_details, self._api_key, needs_key=True), request_iterator)
 
 
-def _with_key(details: grpc.aio.ClientCallDetails, api_key: str) -> grpc.aio.ClientCallDetails:
+def _takes_key(request: Any) -> bool:
+    return "idempotency_key" in request.DESCRIPTOR.fields_by_name
+
+
+def _completed(
+    details: grpc.aio.ClientCallDetails, api_key: str, *, needs_key: bool = False
+) -> grpc.aio.ClientCallDetails:
+    """The call with its API key, and with an idempotency key where it creates something and has none.
+
+    The key stays the same for all repeats that the service config asks of gRPC, which happen below this.
+    """
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     metadata.add("authorization", f"Bearer {api_key}")
+    if needs_key and not metadata.get_all(_IDEMPOTENCY_KEY):
+        metadata.add(_IDEMPOTENCY_KEY, new_idempotency_key())
     return grpc.aio.ClientCallDetails(
         details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
     )
@@ -94,9 +89,9 @@ def open_channel(
         root_certificates: who has signed its certificate, as PEM; None: whom the system trusts.
     """
     interceptors: list[grpc.aio.ClientInterceptor] = [
-        _KeyOnCalls(api_key),
-        _KeyOnStreams(api_key),
-        _KeyOnUploads(api_key),
+        _OnCalls(api_key),
+        _OnStreams(api_key),
+        _OnUploads(api_key),
     ]
     if tls:
         roots = root_certificates.read_bytes() if root_certificates else None

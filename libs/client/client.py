@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from libs.client.batches import Batches
 from libs.client.channel import open_channel
 from libs.client.errors import DarkroomError, answer_of
 from libs.client.images import Images
+from libs.client.retrying import new_idempotency_key, repeated
 from libs.client.watching import followed
 
 ENDED = {
@@ -39,6 +40,16 @@ _CALL_SECONDS = 30.0
 _CHUNK_BYTES = 256 * 1024
 
 Progress = Callable[[gateway_pb2.Generation], None]
+_EXTENSIONS = {
+    "application/octet-stream": "bin",
+    "image/jpeg": "jpg",
+    "image/tiff": "tif",
+    "image/vnd.adobe.photoshop": "psd",
+    "video/mp2t": "ts",
+    "video/quicktime": "mov",
+    "video/x-matroska": "mkv",
+    "video/x-msvideo": "avi",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ class File:
     @property
     def suggested_name(self) -> str:
         """A name that no other file has: the generation's id, the file's number, and what it is."""
-        extension = self.content_type.rpartition("/")[2].replace("jpeg", "jpg").replace("quicktime", "mov") or "bin"
+        extension = _EXTENSIONS.get(self.content_type) or self.content_type.rpartition("/")[2] or "bin"
         return f"{self.generation_id}-{self.index}.{extension}"
 
     def save(self, path: Path) -> Path:
@@ -111,9 +122,11 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._channel.close()
-        if self._http is not None:
-            await self._http.close()
+        try:
+            await self._channel.close()
+        finally:
+            if self._http is not None:
+                await self._http.close()
 
     async def generate(
         self,
@@ -153,32 +166,79 @@ class Client:
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> str:
-        """Hand in a request and answer the generation's id at once.
+        """Create a generation and answer its id at once.
 
         Args:
             model: as ListModels names it.
             prompt: what to make.
             parameters: the model's own.
-            idempotency_key: None: a new one, so that a call that is sent again makes nothing twice.
+            idempotency_key: None: a new one. All repeats of this call share it, so that nothing is created twice.
             fields: other fields of CreateGenerationRequest by their names in the proto, such as `labels`.
         """
         request = gateway_pb2.CreateGenerationRequest(
-            model_identifier=model, prompt=prompt, idempotency_key=idempotency_key or str(uuid.uuid4()), **fields
+            model_identifier=model, prompt=prompt, idempotency_key=idempotency_key or "", **fields
         )
         request.parameters.update(dict(parameters or {}))
         return await self.send(request)
 
     async def send(self, request: gateway_pb2.CreateGenerationRequest) -> str:
-        """Hand in a request that is ready. Without an idempotency key it may be made twice where an answer is lost."""
-        return (await answer_of(self.gateway.CreateGeneration(request, timeout=self._call_seconds))).id
+        """Create a generation of a request that is ready, under a new idempotency key where it has none.
+
+        Raises DarkroomError; OUTCOME_UNKNOWN where it may have been created.
+        """
+        keyed = gateway_pb2.CreateGenerationRequest()
+        keyed.CopyFrom(request)
+        keyed.idempotency_key = request.idempotency_key or new_idempotency_key()
+        answer = await repeated(
+            lambda seconds: self.gateway.CreateGeneration(keyed, timeout=seconds), seconds=self._call_seconds
+        )
+        return answer.id
+
+    async def rerun(
+        self,
+        generation_id: str,
+        *,
+        model: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        accepted_second_payment_usd: float | None = None,
+    ) -> str:
+        """Create a new generation from one that has ended, and return its id at once.
+
+        Args:
+            generation_id: the original.
+            model: another model; empty: the original's.
+            parameters: in place of the original's; None: the original's.
+            idempotency_key: None: a new one, so that a repeated call creates nothing twice.
+            accepted_second_payment_usd: consent to a second payment, in US dollars, if a submission of the original may
+                be billed. None: no consent; the refusal names the price.
+
+        Raises DarkroomError INVALID_REQUEST with the fields at fault.
+        """
+        request = gateway_pb2.RerunGenerationRequest(
+            id=generation_id,
+            model_identifier=model,
+            idempotency_key=idempotency_key or new_idempotency_key(),
+            accepted_second_payment_usd=accepted_second_payment_usd,
+        )
+        if parameters is not None:
+            request.parameters.update(dict(parameters))
+            request.parameters.SetInParent()
+        answer = await repeated(
+            lambda seconds: self.gateway.RerunGeneration(request, timeout=seconds), seconds=self._call_seconds
+        )
+        return answer.id
 
     async def get(self, generation_id: str) -> gateway_pb2.Generation:
         """One generation. DarkroomError NOT_FOUND where there is none."""
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
         return (await answer_of(self.gateway.GetGeneration(request, timeout=self._call_seconds))).generation
 
-    def watch(self, generation_id: str) -> AsyncIterator[gateway_pb2.Generation]:
-        """Each change, until the end. A stream that breaks is taken up where it broke."""
+    def watch(self, generation_id: str) -> AsyncGenerator[gateway_pb2.Generation, None]:
+        """Each change, until the end. A stream that breaks is taken up where it broke.
+
+        A caller that leaves the iteration early closes it, for instance with `contextlib.aclosing`: that ends the RPC.
+        """
         return followed(
             lambda token: self.gateway.WatchGeneration(
                 gateway_pb2.WatchGenerationRequest(id=generation_id, resume_token=token)
@@ -191,9 +251,10 @@ class Client:
     async def wait(self, generation_id: str, *, on_progress: Progress | None = None) -> gateway_pb2.Generation:
         """The generation once it has succeeded. DarkroomError with its reason where it does not."""
         latest = gateway_pb2.Generation(id=generation_id)
-        async for latest in self.watch(generation_id):
-            if on_progress is not None:
-                on_progress(latest)
+        async with aclosing(self.watch(generation_id)) as changes:
+            async for latest in changes:
+                if on_progress is not None:
+                    on_progress(latest)
         if latest.status != gateway_pb2.GENERATION_STATUS_SUCCESS:
             code = common_pb2.ErrorCode.Name(latest.error.code).removeprefix("ERROR_CODE_")
             raise DarkroomError(
@@ -231,6 +292,42 @@ class Client:
         """Ask for a cancel; the generation as it stands then."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         return (await answer_of(self.gateway.CancelGeneration(request, timeout=self._call_seconds))).generation
+
+    async def list_submissions(
+        self, request: gateway_pb2.ListSubmissionsRequest, *, limit: int = 100
+    ) -> gateway_pb2.ListSubmissionsResponse:
+        """Return at most `limit` submissions, and the number and money at risk of all matches. Requires an admin key.
+
+        Args:
+            request: the filters, and the page token to start from; it is not changed.
+            limit: the most submissions to return.
+        """
+        asked, found = gateway_pb2.ListSubmissionsRequest(), gateway_pb2.ListSubmissionsResponse()
+        asked.CopyFrom(request)
+        while len(found.submissions) < limit:
+            asked.page_size = min(limit - len(found.submissions), 1_000)
+            answer = await answer_of(self.gateway.ListSubmissions(asked, timeout=self._call_seconds))
+            found.submissions.extend(answer.submissions)
+            found.total_submissions, found.total_at_risk_usd = answer.total_submissions, answer.total_at_risk_usd
+            asked.page_token = answer.next_page_token
+            if not asked.page_token:
+                break
+        return found
+
+    async def resolve_submission(
+        self, request: gateway_pb2.ResolveSubmissionRequest
+    ) -> gateway_pb2.ResolveSubmissionResponse:
+        """Resolve one submission: its resolution, whether it was billed, or both. Requires an admin key."""
+        return await answer_of(self.gateway.ResolveSubmission(request, timeout=self._call_seconds))
+
+    async def resolve_submissions(
+        self, request: gateway_pb2.ResolveSubmissionsRequest
+    ) -> gateway_pb2.ResolveSubmissionsResponse:
+        """Record for many submissions whether they were billed; at most 10,000 in a call. Requires an admin key.
+
+        Raises DarkroomError; OUTCOME_UNKNOWN if only some of them were resolved.
+        """
+        return await answer_of(self.gateway.ResolveSubmissions(request, timeout=self._call_seconds))
 
     async def rate(
         self, generation_id: str, rating: int, *, feedback: str = "", context: Mapping[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import grpc
@@ -22,17 +22,28 @@ class Change(Protocol):
 
 
 Told = TypeVar("Told", bound=Change)
+Told_co = TypeVar("Told_co", bound=Change, covariant=True)
 Subject = TypeVar("Subject")
 
 
+class Stream(Protocol[Told_co]):
+    """An RPC that answers with such messages."""
+
+    def __aiter__(self) -> AsyncIterator[Told_co]:
+        """Read the messages."""
+
+    def cancel(self) -> bool:
+        """End the RPC. Returns False if it has ended before."""
+
+
 async def followed(
-    watch: Callable[[str], AsyncIterable[Told]],
+    watch: Callable[[str], Stream[Told]],
     *,
     subject_of: Callable[[Told], Subject],
     has_ended: Callable[[Subject], bool],
     get: Callable[[], Awaitable[Subject]],
-) -> AsyncIterator[Subject]:
-    """Each change, until the end.
+) -> AsyncGenerator[Subject, None]:
+    """Each change, until the end. Each RPC is cancelled once it is read no longer, also where the iteration is closed.
 
     Args:
         watch: opens a stream from a token on; an empty one: from now.
@@ -45,12 +56,16 @@ async def followed(
     resume_token = ""
     while True:
         try:
-            async for change in watch(resume_token):
-                resume_token = change.resume_token
-                subject = subject_of(change)
-                yield subject
-                if has_ended(subject):
-                    return
+            stream = watch(resume_token)
+            try:
+                async for change in stream:
+                    resume_token = change.resume_token
+                    subject = subject_of(change)
+                    yield subject
+                    if has_ended(subject):
+                        return
+            finally:
+                stream.cancel()
             # Ended without the end: it had been seen by a stream that broke right after it.
             yield await get()
             return

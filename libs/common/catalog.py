@@ -17,7 +17,8 @@ from yarl import URL
 
 from libs.common.adapters.base import Adapter
 from libs.common.adapters.registry import adapters
-from libs.common.database.records import MediaType, NewTask, Strategy, UncertainPolicy
+from libs.common.database.records import MediaType, Strategy
+from libs.common.database.records_dispatch import NewTask
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.hosts import is_listed
 from libs.common.imaging.config import PreprocessConfig
@@ -172,7 +173,6 @@ class Model(_Entry):
     max_input_images: int = Field(default=0, ge=0, le=20)
     polling: Polling = Polling()
     defaults: dict[str, Any] = {}
-    when_uncertain: UncertainPolicy = "fail"
     fallbacks: tuple[Name, ...] = Field(default=(), max_length=10)
     """Models that are tried in order where this one's provider cannot take a request."""
 
@@ -262,6 +262,10 @@ class Catalog:
 
 def _checked(kind: type[Provider | Model], path: str, name: str, entry: object, faults: list[str]) -> Any:
     key = "id" if kind is Provider else "identifier"
+    if kind is Model and isinstance(entry, dict) and "when_uncertain" in entry:
+        # A second payment needs the caller's consent: it is never a default.
+        faults.append(f"{path}.{name}.when_uncertain: is not set here: a request that accepts a second payment sets it")
+        entry = {field: value for field, value in entry.items() if field != "when_uncertain"}
     content = {key: name, **entry} if isinstance(entry, dict) else entry
     try:
         return kind.model_validate(content)

@@ -1,18 +1,27 @@
-"""Writers that coalesce: what many callers hand in within a moment shares one transaction."""
+"""Writers that coalesce: items that many callers write at about the same time share one transaction."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
 from libs.common import metrics
-from libs.common.errors import GenerationError
+from libs.common.errors import DATABASE_FAILURES, GenerationError, StatementEnded
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 _LOOK_SECONDS = 0.01
+_PARTS = 8
+"""Parts into which a group that failed is split.
+
+Halves would take nine rounds to find one bad item of 500, this takes three; where a round means waiting for a
+statement timeout of 30 s, that is what the neighbours of the bad item wait for.
+"""
+_SLOW_FAILURES = 10
+"""Slow failures of the parts of one group after which the rest is not tried: the database itself is slow then."""
 Group = list[tuple[Item, "asyncio.Future[Answer]"]]
 
 
@@ -21,12 +30,15 @@ class Closed(RuntimeError):
 
 
 class GroupWriter(Generic[Item, Answer]):
-    """Hands items to `flush` in groups and each caller the answer to its own.
+    """Passes items to `flush` in groups, and to each caller the answer to its own item.
 
     While a group is being flushed the next one gathers, so groups grow with the load; a lone item waits for nothing
     but `linger_seconds`, and not even for that where no other is expected. At most `concurrency` groups are flushed at
-    once. A group that the database refuses for what one of its items holds is written item by item, so that a bad one
-    harms nobody else.
+    once.
+
+    A group that fails is split, and its parts again, until each bad item is alone with its own error and all others
+    are written. That happens beside the groups that follow, which do not wait for it. It does not happen where no item
+    can be the reason: the database cannot be reached, or the outcome of the commit is unknown.
 
     Args:
         name: for metrics.
@@ -57,6 +69,7 @@ class GroupWriter(Generic[Item, Answer]):
         self._busy_linger_seconds = busy_linger_seconds
         self._expected = expected
         self._places = asyncio.Semaphore(concurrency)
+        self._splitting = asyncio.Semaphore(concurrency)
         self._waiting: Group[Item, Answer] = []
         self._arrived = asyncio.Event()
         self._closed = False
@@ -111,28 +124,57 @@ class GroupWriter(Generic[Item, Answer]):
     async def _write_group(self, group: Group[Item, Answer]) -> None:
         metrics.WRITER_GROUP_SIZE.labels(self._name).observe(len(group))
         try:
+            failure = await self._flushed(group)
+        finally:
+            self._places.release()
+        if failure is not None:
+            async with self._splitting:
+                await self._split(group, failure)
+
+    async def _split(self, group: Group[Item, Answer], failure: Exception) -> None:
+        """Write the items of a group that failed in ever smaller parts, the largest first."""
+        waiting, slow_failures = deque(_parts(group)), int(_is_slow(failure))
+        while waiting:
+            part = waiting.popleft()
+            if slow_failures >= _SLOW_FAILURES:
+                _fail(part, failure)
+                continue
+            error = await self._flushed(part)
+            if error is not None:
+                failure = error
+                slow_failures += _is_slow(error)
+                waiting.extend(_parts(part))
+
+    async def _flushed(self, group: Group[Item, Answer]) -> Exception | None:
+        """Flush a group, and pass on its answers or its error. Answers the error where the group must be split."""
+        try:
             answers = await self._flush([item for item, _ in group])
+        except Exception as error:
+            if len(group) > 1 and _may_be_an_items(error):
+                return error
+            _fail(group, error)
+        else:
             for (_, future), answer in zip(group, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
-        except Exception as error:
-            if len(group) > 1 and not isinstance(error, GenerationError):
-                await self._write_singly(group)
-            else:
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(error)
-        finally:
-            self._places.release()
+        return None
 
-    async def _write_singly(self, group: Group[Item, Answer]) -> None:
-        """One item that the database refuses must not harm its neighbours: each gets a transaction of its own."""
-        for item, future in group:
-            try:
-                answers = await self._flush([item])
-            except Exception as error:
-                if not future.done():
-                    future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(answers[0])
+
+def _parts(group: Group[Item, Answer]) -> list[Group[Item, Answer]]:
+    size = -(-len(group) // _PARTS)
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+def _fail(group: Group[Item, Answer], error: Exception) -> None:
+    for _, future in group:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _may_be_an_items(error: Exception) -> bool:
+    is_databases_own = isinstance(error, GenerationError) and error.code in DATABASE_FAILURES
+    return isinstance(error, StatementEnded) or not is_databases_own
+
+
+def _is_slow(error: Exception) -> bool:
+    return isinstance(error, StatementEnded) and error.is_slow

@@ -10,6 +10,7 @@ from enum import StrEnum
 class CrashPoint(StrEnum):
     """Each stands between two steps whose order a law of the design depends on."""
 
+    GATEWAY_COMMITTED = "gateway.committed"
     DISPATCHER_CLAIMED = "dispatcher.claimed"
     DISPATCHER_ATTEMPT_RECORDED = "dispatcher.attempt_recorded"
     DISPATCHER_REPLY_RECEIVED = "dispatcher.reply_received"

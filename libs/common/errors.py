@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from libs.common.details import bounded
+
+VIOLATIONS_LIMIT = 100
+_NAMED_FIELDS = 20
+_DETAILS_LIMIT_BYTES = 8_000
 MESSAGE_LIMIT = 1_000
 
 Details = dict[str, Any]
@@ -43,6 +48,8 @@ class ErrorCode(StrEnum):
     UNIMPLEMENTED = "UNIMPLEMENTED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     SKIPPED = "SKIPPED"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
 class Mapping(NamedTuple):
@@ -75,8 +82,15 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
     ErrorCode.UNIMPLEMENTED: Mapping(grpc.StatusCode.UNIMPLEMENTED, HTTPStatus.NOT_IMPLEMENTED, False),
     ErrorCode.PERMISSION_DENIED: Mapping(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN, False),
     ErrorCode.SKIPPED: Mapping(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, False),
+    ErrorCode.OUTCOME_UNKNOWN: Mapping(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT, False),
+    ErrorCode.DEADLINE_EXCEEDED: Mapping(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT, True),
 }
 
+NOT_ANSWERED = frozenset({ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.OUTCOME_UNKNOWN})
+"""A part of Darkroom, its database or a peer, gave no answer, or none in time."""
+
+DATABASE_FAILURES = frozenset({ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.OUTCOME_UNKNOWN})
+"""The codes that `Database.transaction` raises: the database failed, and the request is not the cause."""
 
 CALLERS_FAULTS = frozenset(
     {
@@ -109,7 +123,7 @@ class GenerationError(Exception):
     Args:
         code: the cause.
         message: for people; cut to 1,000 characters. Must be free of credentials.
-        details: facts for whoever looks into it; JSON values only.
+        details: facts for diagnosis; JSON values only, of which 8,000 bytes are kept.
         is_retryable: whether a repeat may help. Default: what the code says.
         retry_after_seconds: the least wait before a repeat, where known.
         violations: the fields at fault, for the two INVALID codes, NOT_FOUND and ALREADY_EXISTS.
@@ -128,7 +142,7 @@ class GenerationError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
-        self.details: Details = details or {}
+        self.details: Details = bounded(details, _DETAILS_LIMIT_BYTES) if details else {}
         self.is_retryable = MAPPINGS[code].is_retryable if is_retryable is None else is_retryable
         self.retry_after_seconds = retry_after_seconds
         self.violations = tuple(violations)
@@ -147,11 +161,41 @@ class GenerationError(Exception):
 
 
 class InvalidRequest(GenerationError):
-    """The caller's request breaks rules; all of them are listed."""
+    """The caller's request breaks rules.
 
-    def __init__(self, violations: Sequence[FieldViolation], code: ErrorCode = ErrorCode.INVALID_REQUEST) -> None:
-        listed = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        super().__init__(code, listed, {"fields": [violation.field for violation in violations]}, violations=violations)
+    Args:
+        violations: every broken rule; the first 100 are kept, and the message tells how many more there are.
+        code: INVALID_REQUEST or INVALID_PARAMETERS.
+        omitted: how many broken rules were found beside `violations`.
+    """
+
+    def __init__(
+        self,
+        violations: Sequence[FieldViolation],
+        code: ErrorCode = ErrorCode.INVALID_REQUEST,
+        *,
+        omitted: int = 0,
+    ) -> None:
+        kept = violations[:VIOLATIONS_LIMIT]
+        omitted += len(violations) - len(kept)
+        details: Details = {"fields": [violation.field for violation in kept[:_NAMED_FIELDS]]}
+        if omitted:
+            details["omitted_violations"] = omitted
+        super().__init__(code, _listed(kept, omitted), details, violations=kept)
+
+
+def _listed(violations: Sequence[FieldViolation], omitted: int) -> str:
+    """The broken rules in words, as far as a message has room, and how many are left out."""
+    words: list[str] = []
+    room = MESSAGE_LIMIT - len("; and 1000000 more")
+    for number, violation in enumerate(violations):
+        word = f"{violation.field}: {violation.description}"
+        room -= len(word) + len("; ")
+        if words and room < 0:
+            omitted += len(violations) - number
+            break
+        words.append(word)
+    return "; ".join(words) + (f"; and {omitted} more" if omitted else "")
 
 
 class NotFound(GenerationError):
@@ -168,3 +212,65 @@ class NotFound(GenerationError):
 
 class NotAccepted(GenerationError):
     """A call to a provider failed and the provider provably took nothing: it may be repeated without a second bill."""
+
+
+class OutcomeUnknown(GenerationError):
+    """Nobody here can tell whether a change was committed.
+
+    Args:
+        message: what was waited for, and how long.
+        details: as for GenerationError.
+        is_retryable: whether a repeat makes nothing twice: the call carried an idempotency key.
+    """
+
+    def __init__(self, message: str, details: Details | None = None, *, is_retryable: bool = False) -> None:
+        super().__init__(ErrorCode.OUTCOME_UNKNOWN, message, details, is_retryable=is_retryable)
+
+
+class StatementEnded(GenerationError):
+    """The database answers, and ended one statement: by a timeout, a lock, a deadlock, a conflict or its memory.
+
+    Nothing was committed. Unlike a database that cannot be reached, the statement's own rows may be the cause.
+
+    Args:
+        message: what ended it.
+        details: as for GenerationError; `sqlstate` is the five characters of Postgres.
+        is_slow: whether the statement took long before it was ended.
+    """
+
+    def __init__(self, message: str, details: Details | None = None, *, is_slow: bool = False) -> None:
+        super().__init__(ErrorCode.SERVICE_UNAVAILABLE, message, details)
+        self.is_slow = is_slow
+
+
+class NotSent(NotAccepted):
+    """A request to a provider was held back before any of it left."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.INTERNAL_ERROR,
+            "The request was not sent, since its dispatcher may have lost its claim; it is sent again.",
+            is_retryable=True,
+        )
+
+
+class UnreadableReply(GenerationError):
+    """A provider answered, and its reply cannot be read as what the call asks for.
+
+    The provider may have taken, and billed, what was asked for: the reply is kept, and nothing is submitted again.
+
+    Args:
+        why: what is missing or wrong in the reply, as a clause without a full stop: `it names no task`.
+        reply: the reply for the row: `http_status`, `content_type`, `size_bytes` (of the whole body, in bytes) and
+            `body` (text, at most `UNREAD_REPLY_LIMIT` characters, without credentials).
+        details: as for GenerationError.
+    """
+
+    def __init__(self, why: str, reply: Details, details: Details | None = None) -> None:
+        super().__init__(ErrorCode.PROVIDER_ERROR, f"The provider's reply cannot be read: {why}.", details)
+        self.why = why
+        self.reply = reply
+
+
+UNREAD_REPLY_LIMIT = 16_384
+"""Characters of an unreadable reply that are kept."""

@@ -10,7 +10,7 @@ from time import monotonic, time
 import structlog
 
 from libs.common import metrics
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import NOT_ANSWERED, GenerationError
 
 log = structlog.get_logger()
 
@@ -103,7 +103,7 @@ class Loop:
         if self._told_at is not None and monotonic() - self._told_at < _TELL_SECONDS:
             return
         self._told_at = monotonic()
-        if isinstance(error, GenerationError) and error.code is ErrorCode.SERVICE_UNAVAILABLE:
+        if isinstance(error, GenerationError) and error.code in NOT_ANSWERED:
             log.warning("loop waits for the database", loop=self.name, error=error)
         else:
             log.error("loop turn failed", loop=self.name, error=error, exc_info=error)

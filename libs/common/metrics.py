@@ -30,6 +30,14 @@ RPC_CLIENT_SECONDS = Histogram(
 RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
 
 DROPPED_READERS = Counter("darkroom_dropped_readers_total", "Streams ended because nobody read them.", ["method"])
+SHARES_HELD = Gauge(
+    "darkroom_shares_held", "Calls, streams and requests that are open and counted against shares.", ["kind"]
+)
+SHARES_REFUSED = Counter(
+    "darkroom_shares_refused_total",
+    "Calls, streams and requests refused because a share was used up. `share`: total, address, key or owner.",
+    ["kind", "share"],
+)
 WATCHERS = Gauge("darkroom_gateway_watchers", "Streams that wait for changes.")
 AUTHENTICATIONS = Counter("darkroom_gateway_authentications_total", "API keys looked at.", ["outcome"])
 ADMISSIONS_REFUSED = Counter("darkroom_gateway_admissions_refused_total", "Generations over a quota.", ["quota"])
@@ -43,10 +51,15 @@ CONNECTIONS_CUT_OFF = Counter(
 CALLBACKS = Counter("darkroom_callbacks_total", "Tries to deliver a callback.", ["event", "outcome"])
 SPEND_USD = Counter(
     "darkroom_spend_usd_total",
-    "Cost of generations that succeeded, in US dollars. `label` and `value`: one of the labels that the settings name.",
+    "Known cost of ended generations, in US dollars. `label` and `value`: one of the labels that the settings name.",
     ["model", "provider", "label", "value"],
 )
 
+EVENT_LOOP_LAG_SECONDS = Histogram(
+    "darkroom_event_loop_lag_seconds",
+    "How late the event loop runs what is due, measured twenty times a second, in seconds.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 READY = Gauge("darkroom_ready", "1 while the service is ready to serve.")
 LOOP_ITERATIONS = Counter("darkroom_loop_iterations_total", "Turns of a background loop.", ["loop", "outcome"])
 LOOP_LAST_SUCCESS = Gauge("darkroom_loop_last_success_timestamp_seconds", "When a loop last got through.", ["loop"])
@@ -111,6 +124,9 @@ ADAPTER_UNKNOWN_STATES = Counter(
     "darkroom_adapter_unknown_states_total", "Replies with a state that the adapter does not know.", ["provider"]
 )
 SUBMITS_UNDER_WAY = Gauge("darkroom_dispatcher_submits_under_way", "Submits sent and not answered.", ["provider"])
+LOOKUPS_WAITING = Gauge(
+    "darkroom_dispatcher_lookups_waiting", "Submissions without a reply whose tasks are being looked for.", ["provider"]
+)
 CLAIMED = Counter("darkroom_claimed_total", "Rows claimed.", ["kind"])
 FENCED_WRITES = Counter("darkroom_fenced_writes_total", "Outcomes dropped because the lease had passed on.", ["kind"])
 LATE_RESULTS = Counter("darkroom_late_results_total", "Results dropped that came after a cancel.", ["kind"])
@@ -171,7 +187,13 @@ DATABASE_FAMILIES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "darkroom_all_tasks_ended_total": ("counter", "Tasks ended, as the database has them.", ("provider", "state")),
     "darkroom_all_spend_usd_total": (
-        "counter", "Cost of generations that succeeded, as the database has it.", ("model", "provider"),
+        "counter", "Cost of generations that ended, as the database has it.", ("model", "provider"),
+    ),
+    "darkroom_billed_without_result_usd": (
+        "gauge", "Spent for submissions without a result. It falls where that is corrected.", ("model", "provider"),
+    ),
+    "darkroom_at_risk_usd": (
+        "gauge", "What may have been billed for submissions, while that is not known.", ("model", "provider"),
     ),
     "darkroom_live_generations": ("gauge", "Generations that have not ended.", ("state",)),
     "darkroom_live_tasks": ("gauge", "Tasks that have not ended.", ("provider",)),
@@ -190,7 +212,7 @@ def count_end(model: str, provider: str, state: str, code: str, seconds: float) 
 
 
 def count_call(provider: str, call: str, outcome: str, seconds: float) -> None:
-    """Count a call to a provider: `call` is submit, check or cancel, `outcome` success or failure."""
+    """Count a call to a provider: `call` is submit, check, find or cancel, `outcome` success or failure."""
     ADAPTER_CALL_SECONDS.labels(provider, call, outcome).observe(seconds)
     if outcome == "failure":
         ADAPTER_LAST_ERROR.labels(provider).set_to_current_time()
@@ -204,7 +226,7 @@ class Spend:
 
     @classmethod
     def count(cls, model: str, provider: str, labels: Mapping[str, str], cost_usd: float) -> None:
-        """Count a generation that succeeded: once without a label, and once for each of the keys that it carries."""
+        """Count what an ended generation cost, in US dollars: once in all, and once for each of its named labels."""
         SPEND_USD.labels(model, provider, "", "").inc(cost_usd)
         for key in cls.keys:
             if key in labels:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -19,10 +20,12 @@ from tenacity import (
 )
 
 from libs.common.catalog import Retry
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import DATABASE_FAILURES, GenerationError, StatementEnded
 
 T = TypeVar("T")
 JITTER = 0.25
+REFUSALS_LIMIT = 20
+"""How often a statement that the database refuses is repeated, where the caller gives no limit."""
 
 
 def wait_seconds(policy: Retry, failures: int, *, at_least_seconds: float | None, chance: float | None = None) -> float:
@@ -66,18 +69,49 @@ def _wait_after(policy: Retry, state: RetryCallState) -> float:
     return wait_seconds(policy, state.attempt_number, at_least_seconds=asked_for)
 
 
-def _database_away(error: BaseException) -> bool:
-    return isinstance(error, GenerationError) and error.code is ErrorCode.SERVICE_UNAVAILABLE
+async def until_database_answers(
+    work: Callable[[], Awaitable[T]], *, waiting: set[object] | None = None, refusals_limit: float = REFUSALS_LIMIT
+) -> T:
+    """Do `work` again until the database takes it; for writes of outcomes that exist nowhere else.
 
+    `work` is repeated without end while the database cannot be reached or the outcome of a commit is unknown, so it
+    must be safe to repeat: fenced by a lease and its token. It is repeated `refusals_limit` times where the database
+    answers and refuses its statement for a reason that is not in the row: a timeout, a lock, a permission.
 
-async def until_database_answers(work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work` again until the database takes it; for outcomes that exist nowhere else.
+    Args:
+        work: writes, and raises what `Database.transaction` raises.
+        waiting: has one entry more while `work` waits to be repeated.
+        refusals_limit: how often a refused statement is repeated; `math.inf`: without a limit.
 
-    Ends by cancellation alone where the database stays away; whatever else `work` raises comes through.
+    Raises:
+        StatementEnded, DBAPIError: after the last of those repeats.
+        Exception: whatever else `work` raises, at once.
     """
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception(_database_away), wait=wait_random_exponential(multiplier=0.1, max=2.0), reraise=True
-    ):
-        with attempt:
-            return await work()
+    mark, marks = object(), set[object]() if waiting is None else waiting
+    try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(_by_database(refusals_limit)),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            before_sleep=lambda _: marks.add(mark),
+            reraise=True,
+        ):
+            with attempt:
+                return await work()
+    finally:
+        marks.discard(mark)
     raise AssertionError("tenacity tries until it succeeds")
+
+
+def _by_database(refusals_limit: float) -> Callable[[BaseException], bool]:
+    """Whether an error is the database's and worth a repeat; it counts those that have a limit."""
+    ended = 0
+
+    def is_worth_it(error: BaseException) -> bool:
+        nonlocal ended
+        is_rows_own = isinstance(error, IntegrityError | DataError)
+        if isinstance(error, StatementEnded) or (isinstance(error, DBAPIError) and not is_rows_own):
+            ended += 1
+            return ended <= refusals_limit
+        return isinstance(error, GenerationError) and error.code in DATABASE_FAILURES
+
+    return is_worth_it

@@ -62,7 +62,13 @@ class Settings(BaseSettings):
     download_timeout_seconds: PositiveFloat = 300.0
 
     image_workers: NonNegativeInt = Field(
-        default=0, description="Processes of one service that decode input images. 0: as many as it has processors."
+        default=0,
+        description="Processes of one service that decode input images. 0: as many as it has processors and memory.",
+    )
+    image_isolation: Literal["best_effort", "required"] = Field(
+        default="best_effort",
+        description="required: a service with image workers does not start where the kernel lacks one of their "
+        "protections. best_effort: it logs what is missing.",
     )
     image_memory_bytes: PositiveInt = Field(default=1_500_000_000, description="Address space of one of them.")
     image_cpu_seconds: PositiveInt = Field(default=20, description="Processor time that one image may take.")
@@ -71,6 +77,10 @@ class Settings(BaseSettings):
     image_fetch_seconds: PositiveFloat = Field(default=30.0, description="What an input image's host gets for it.")
     image_cache_bytes: PositiveInt = Field(
         default=64 * 1024**2, description="Prepared images that a service keeps in memory, and as many fetched ones."
+    )
+    image_kept_bytes_per_owner: PositiveInt = Field(
+        default=10 * 1024**3,
+        description="Bytes of an owner's images that one gateway keeps for PreprocessImage on one day (UTC).",
     )
     image_waiting: PositiveInt = Field(default=32, description="Calls of PreprocessImage that may wait for a worker.")
     image_allowed_hosts: str = Field(
@@ -130,12 +140,27 @@ class Settings(BaseSettings):
     upload_limit_bytes: PositiveInt = Field(
         default=512 * 1024**2, description="The largest batch that is taken as JSONL; a line as a body."
     )
+    upload_timeout_seconds: PositiveFloat = Field(default=900.0, description="What all of an uploaded batch gets.")
+    uploads_per_owner: PositiveInt = Field(
+        default=8, description="Uploads of an owner in progress at once in one gateway; of a key half as many."
+    )
+    upload_bytes_per_owner: PositiveInt = Field(
+        default=2 * 1024**3,
+        description="Bytes of an owner's batches that one gateway stores before their commit; of a key half as many.",
+    )
     http_header_timeout_seconds: PositiveFloat = Field(default=10.0, description="What a client gets for its headers.")
     http_body_timeout_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for its body.")
     http_connections: PositiveInt = Field(default=2_000, description="Connections to the HTTP port at once.")
+    http_connections_per_address: NonNegativeInt = Field(
+        default=1_000, description="And of one address. 0: no bound, for use behind a proxy."
+    )
+    http_requests_per_key: PositiveInt = Field(default=500, description="HTTP requests of one key at once.")
+    http_requests_per_owner: PositiveInt = Field(default=1_000, description="And of one owner.")
     openai_wait_seconds: PositiveFloat = Field(default=120.0, description="What an image gets before a 504.")
     watch_interval_seconds: PositiveFloat = Field(default=0.1, description="Between two looks for all watchers.")
-    watch_write_timeout_seconds: PositiveFloat = Field(default=15.0, description="A watcher that is slower is dropped.")
+    watch_write_timeout_seconds: PositiveFloat = Field(
+        default=15.0, description="A watcher or a download that is slower is dropped."
+    )
     callback_concurrency: PositiveInt = Field(default=50, description="Callbacks under way in one poller.")
     callback_timeout_seconds: PositiveFloat = 15.0
     callback_allowed_hosts: str = Field(
@@ -165,6 +190,10 @@ class Settings(BaseSettings):
         default=None,
         description="How long generations are kept, and all about them, to the month. None: for ever.",
     )
+    at_risk_days: PositiveInt = Field(
+        default=7,
+        description="After how many days money at risk that nobody resolved is counted as spent.",
+    )
     alert_days: PositiveInt = Field(default=365, description="How long alerts are kept that were resolved.")
     error_buffer_entries: PositiveInt = Field(
         default=10_000, description="Errors that a process keeps while the monitor is away; later ones are counted."
@@ -182,7 +211,22 @@ class Settings(BaseSettings):
     )
 
     grpc_message_limit_bytes: PositiveInt = 16 * 1024**2
-    grpc_concurrent_rpcs: PositiveInt = Field(default=5_000, description="RPCs and watchers of one service at once.")
+    grpc_concurrent_rpcs: PositiveInt = Field(
+        default=5_000, description="Unary RPCs of one service at once; half of them of one owner."
+    )
+    grpc_message_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for an RPC's message.")
+    grpc_reflection: bool = Field(default=True, description="Whether the ports serve server reflection.")
+    streams: PositiveInt = Field(default=3_000, description="Open gRPC streams of one service at once.")
+    streams_per_key: PositiveInt = Field(default=1_000, description="Of one key.")
+    streams_per_owner: PositiveInt = Field(default=1_500, description="Of one owner.")
+    streams_per_address: NonNegativeInt = Field(
+        default=2_000, description="Of one address. 0: no bound, for use behind a proxy."
+    )
+    keyless_streams: PositiveInt = Field(
+        default=500, description="Open gRPC streams that need no key, health and reflection, at once."
+    )
+    keyless_streams_per_address: NonNegativeInt = Field(default=100, description="Of one address. 0: no bound.")
+    keyless_stream_seconds: PositiveFloat = Field(default=600.0, description="After so long, one of them is ended.")
     grpc_concurrent_streams: PositiveInt = Field(default=1_000, description="RPCs on one connection at once.")
     rpc_timeout_seconds: PositiveFloat = Field(default=30.0, description="The most that a unary RPC may take.")
     drain_seconds: PositiveFloat = Field(default=20.0, description="What in-flight work gets before it is given back.")
@@ -204,7 +248,45 @@ class Settings(BaseSettings):
         default=10.0, le=15, description="How often a process says that it runs; a change of log levels takes so long."
     )
     lease_seconds: PositiveFloat = Field(default=30.0, description="A claim's life; renewed at a third of it.")
-    sweep_seconds: PositiveFloat = Field(default=1.0, description="The longest that a lost nudge can delay.")
+    lookup_interval_seconds: PositiveFloat = Field(
+        default=15.0, description="Between two lookups of a submission whose reply is lost."
+    )
+    lookup_apart_seconds: PositiveFloat = Field(
+        default=60.0, description="How far apart two lookups must be that find nothing, for that to be believed."
+    )
+    lookup_margin_seconds: PositiveFloat = Field(
+        default=120.0,
+        description="How long after a submit's timeout, counted from its send, the later of the two must be.",
+    )
+    lookup_limit_seconds: PositiveFloat = Field(
+        default=3_600.0, description="How much longer lookups are repeated that the provider does not answer."
+    )
+    lookups_per_account: PositiveInt = Field(
+        default=100,
+        description="A dispatcher that looks up so many submissions of a provider account submits nothing there.",
+    )
+    sweep_seconds: PositiveFloat = Field(default=1.0, description="The longest that a lost wake-up can delay.")
+    poll_probe_seconds: PositiveFloat = Field(
+        default=30.0, description="Between two checks at a provider account that refuses our credentials."
+    )
+    poll_pause_seconds: NonNegativeFloat = Field(
+        default=86_400.0, description="How long deadlines of tasks stand still while their account is refused."
+    )
+    missing_poll_seconds: PositiveFloat = Field(
+        default=300.0, description="Between two checks of a task that its provider does not know any more."
+    )
+    missing_believed_seconds: NonNegativeFloat = Field(
+        default=600.0, description="After a submit, how long a provider that does not know its task is not believed."
+    )
+    late_poll_first_seconds: PositiveFloat = Field(
+        default=60.0, description="When a task that was given up is first checked for a late result; then more rarely."
+    )
+    late_poll_longest_seconds: PositiveFloat = Field(
+        default=3_600.0, description="The longest wait between two checks for a late result."
+    )
+    late_poll_seconds: NonNegativeFloat = Field(
+        default=86_400.0, description="How long a task that was given up is checked for a late result."
+    )
     submit_concurrency: PositiveInt = Field(default=200, description="Submits under way in one dispatcher.")
     store_concurrency: PositiveInt = Field(default=16, description="Results on their way into storage in one poller.")
 

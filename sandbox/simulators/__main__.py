@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from sandbox.simulators import CONTROL, VENDORS
 from sandbox.simulators.behaviour import Behaviour
@@ -43,11 +44,26 @@ def application(world: World, environment: Mapping[str, str]) -> web.Application
     app = web.Application(client_max_size=64 * 1024**2)
     for adapter, (kind, variables) in _VENDORS.items():
         credentials = {name: environment[variable] for name, variable in variables.items()}
-        vendor_app = web.Application(client_max_size=64 * 1024**2)
-        vendor_app.add_routes(kind(world, credentials, VENDORS[adapter]).routes())
+        vendor = kind(world, credentials, VENDORS[adapter])
+        vendor_app = web.Application(client_max_size=64 * 1024**2, middlewares=[_refusing_reads(vendor)])
+        vendor_app.add_routes(vendor.routes())
         app.add_subapp(VENDORS[adapter], vendor_app)
     app.add_routes(_control(world))
     return app
+
+
+def _refusing_reads(vendor: Vendor) -> Middleware:
+    """Refuse reads while the behaviour says so; files are another host's, and need no credentials."""
+
+    @web.middleware
+    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+        status = vendor.world.behaviour.refused_reads.get(vendor.name)
+        is_api = "sig" not in request.query and not request.path.endswith("/jwks.json")
+        if status is not None and request.method == "GET" and is_api:
+            return vendor.error(status, "The credentials are refused.")
+        return await handler(request)
+
+    return refuse
 
 
 def _control(world: World) -> list[web.RouteDef]:

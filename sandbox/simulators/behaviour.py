@@ -9,10 +9,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sandbox.simulators.files import OddFile
+
 # For instance `a red apple [sim {"task_seconds": 30}]`.
 _DIRECTIVE = re.compile(r"\[sim (\{.*\})\]")
 
-Operation = Literal["submit", "check", "result"]
+Operation = Literal["submit", "check", "response", "result"]
+"""`response`: the second read of a check, for vendors that answer with state and outputs apart."""
 Chance = Callable[[], float]
 
 
@@ -20,13 +23,21 @@ class FaultKind(StrEnum):
     """What goes wrong."""
 
     BAD_REQUEST = "400"
+    UNAUTHORIZED = "401"
+    FORBIDDEN = "403"
+    NOT_FOUND = "404"
+    REQUEST_TIMEOUT = "408"
+    NO_LONGER_THERE = "410"
     TOO_MANY_REQUESTS = "429"
     SERVER_ERROR = "500"
+    BAD_GATEWAY = "502"
     UNAVAILABLE = "503"
     TIMEOUT = "timeout"
     RESET = "reset"
     HTML = "html"
     TRUNCATED = "truncated"
+    CUT_OFF = "cut_off"
+    NOTHING = "nothing"
     ERROR_IN_OK = "error_in_ok"
     MODERATED = "moderated"
     FAILED = "failed"
@@ -69,8 +80,16 @@ class Behaviour(BaseModel):
     """Flux: more tasks at once are refused with 429."""
     result_seconds: float = 600.0
     """How long a Flux result can be fetched."""
+    expired_reply: Literal["400", "403", "404", "410", "416", "html"] = "403"
+    """What a result's host answers once its URL has expired: an HTTP status, or a page with status 200."""
     result_wait_seconds: float = Field(default=0.0, ge=0)
     """How long a result's host waits before it answers."""
+    output_files: dict[str, OddFile] = {}
+    """By the number of the output, from 0, what its file is instead of the picture or video."""
+    lookup_delay_seconds: float = Field(default=0.0, ge=0)
+    """How long after a submit the vendor's lookups by the client's own id do not find its task."""
+    refused_reads: dict[str, Literal[401, 403]] = {}
+    """By vendor, the HTTP status with which all of its reads (checks, lists, lookups) are refused now."""
     webhooks_lost: float = Field(default=0.0, ge=0, le=1)
     """The share of webhooks that are never sent."""
     webhooks_doubled: float = Field(default=0.0, ge=0, le=1)

@@ -103,7 +103,7 @@ class Bfl(Vendor):
         return web.json_response(self._state(request, task)) if isinstance(task, SimulatedTask) else task
 
     def _state(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
-        share, failure = self.share(task), self.failure(task)
+        share, failure = self.share(task), task.failure
         if share < 1:
             return _body(task.task_id, "Pending" if share < 0.2 else "Processing", progress=round(share, 2))
         if failure == "moderated":

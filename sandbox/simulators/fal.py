@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from sandbox.simulators import faults
 from sandbox.simulators.signing import FalSigner
 from sandbox.simulators.vendor import Vendor
 from sandbox.simulators.webhooks import Webhook
@@ -60,7 +61,7 @@ class Fal(Vendor):
             prompt=prompt,
             body={key: value for key, value in body.items() if key != "image_url"},
             outputs=int(body.get("num_images", 1)),
-            price_usd=0.025,
+            price_usd=0.025 * int(body.get("num_images", 1)),
             webhook=request.query.get("fal_webhook"),
             images=[body["image_url"]] if "image_url" in body else [],
         )
@@ -97,6 +98,10 @@ class Fal(Vendor):
         task = self.world.task(self.name, request.match_info["task_id"])
         if not self._lets_in(request) or task is None or self.share(task) < 1:
             return self.error(400, "Request is still in progress")
+        fault = task.behaviour.fault("response", self.world.chance(task.prompt))
+        self.world.save_behaviour(task)
+        if fault is not None:
+            return await faults.reply_with(fault, request, self.error)
         return self._outcome(request, task)
 
     async def _keys(self, _: web.Request) -> web.Response:
@@ -113,7 +118,9 @@ class Fal(Vendor):
         return Webhook(self._signer.headers(task.task_id, body), body)
 
     def _outcome(self, request: web.Request, task: SimulatedTask) -> web.Response:
-        failure = self.failure(task)
+        if task.cancelled:
+            return self.error(422, "The request was cancelled.")
+        failure = task.failure
         if failure == "moderated":
             detail = [
                 {"loc": ["body", "prompt"], "msg": "The content was flagged.", "type": "content_policy_violation"}
@@ -134,7 +141,6 @@ class Fal(Vendor):
         task = self.world.task(self.name, request.match_info["task_id"])
         if not self._lets_in(request) or task is None:
             return self.error(404, "Not found")
-        if self.share(task) == 1:
+        if not self.world.cancel(task.task_id):
             return web.json_response({"status": "ALREADY_COMPLETED"}, status=400)
-        self.world.cancel(task.task_id)
         return web.json_response({"status": "CANCELLATION_REQUESTED"}, status=202)

@@ -15,7 +15,7 @@ from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask
 
 _PRICES_USD = {("std", "5"): 0.14, ("std", "10"): 0.28, ("pro", "5"): 0.28, ("pro", "10"): 0.56}
-_STATUS_OF = {400: 1200, 401: 1000, 404: 1202, 429: 1302, 500: 5000, 503: 5001}
+_STATUS_OF = {400: 1200, 401: 1000, 403: 1103, 404: 1202, 429: 1302, 500: 5000, 503: 5001}
 
 
 class _Request(BaseModel):
@@ -94,6 +94,8 @@ class Kling(Vendor):
             return self.error(401, "Authorization failed")
         asked = request.match_info["task_id"]
         ours = self.world.task_of_client(self.name, asked)
+        if ours is not None and time.time() - ours.created_at < ours.behaviour.lookup_delay_seconds:
+            ours = None
         task = await self.look(request, ours.task_id if ours else asked)
         return self.answer(self.entry(request, task)) if isinstance(task, SimulatedTask) else task
 
@@ -126,7 +128,7 @@ class Kling(Vendor):
         }
         if share < 1:
             return entry
-        failure = self.failure(task)
+        failure = task.failure
         if failure:
             return entry | {"task_status": "failed", "task_status_msg": f"The task has {failure}."}
         video = {

@@ -105,7 +105,8 @@ class OpenAIImages(Vendor):
         return _refusal(asked) or await self._answer(request, asked, images)
 
     async def _answer(self, request: web.Request, asked: _Request, images: Sequence[bytes] = ()) -> web.StreamResponse:
-        if any(fault.kind is FaultKind.MODERATED for fault in self.world.behaviour_for(asked.prompt).faults):
+        faults, chance = self.world.behaviour_for(asked.prompt).faults, self.world.chance(asked.prompt)
+        if any(fault.kind is FaultKind.MODERATED and chance() < fault.probability for fault in faults):
             return _error(400, "Your request was rejected by the safety system.", code="content_policy_violation")
         taken = await self.take(
             request,
@@ -128,7 +129,7 @@ class OpenAIImages(Vendor):
     async def _item(self, request: web.Request, task: SimulatedTask, asked: _Request, index: int) -> dict[str, str]:
         extra = {"revised_prompt": asked.prompt} if asked.model == "dall-e-3" else {}
         if asked.model.startswith("gpt-image") or asked.response_format == "b64_json":
-            content = await self.draw(task, index, asked.output_format)
+            content = await self.made(task, index, asked.output_format)
             return {"b64_json": base64.b64encode(content).decode(), **extra}
         return {"url": self.file_url(request, task, index, asked.output_format), **extra}
 

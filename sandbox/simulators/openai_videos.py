@@ -88,11 +88,14 @@ class OpenAIVideos(Vendor):
         task = self.world.task(self.name, request.match_info["task_id"])
         if not self._lets_in(request) or task is None:
             return self.error(404, "No such video.")
-        self.world.cancel(task.task_id)
+        # The vendor deletes a video, with its stored assets, only once it is completed or failed.
+        if self.share(task) < 1:
+            return self.error(400, "Only a completed or failed video can be deleted.")
+        self.world.delete(task.task_id)
         return web.json_response({"id": task.task_id, "object": "video.deleted", "deleted": True})
 
     def _entry(self, task: SimulatedTask) -> dict[str, Any]:
-        share, failure = self.share(task), self.failure(task)
+        share, failure = self.share(task), task.failure
         ended = "failed" if failure else "completed"
         codes = {"moderated": "moderation_blocked", "failed": "generation_failed"}
         return {

@@ -99,7 +99,7 @@ class Pollo(Vendor):
         return {"taskId": task.task_id, "generations": [self._generation(request, task)], "credit": 10}
 
     def _generation(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
-        share, failure = self.share(task), self.failure(task)
+        share, failure = self.share(task), task.failure
         entry = {
             "id": f"{task.task_id}-0",
             "status": "waiting" if share < 0.2 else "processing" if share < 1 else "failed" if failure else "succeed",

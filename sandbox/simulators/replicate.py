@@ -74,7 +74,7 @@ class Replicate(Vendor):
             prompt=prompt,
             body={"input": {key: value for key, value in asked.input.items() if key != "image"}},
             outputs=int(asked.input.get("num_outputs", 1)),
-            price_usd=0.003,
+            price_usd=0.003 * int(asked.input.get("num_outputs", 1)),
             webhook=asked.webhook,
             images=[asked.input["image"]] if "image" in asked.input else [],
         )
@@ -103,7 +103,7 @@ class Replicate(Vendor):
         return web.json_response(self._entry(request, self.world.task(self.name, task.task_id) or task))
 
     def _entry(self, request: web.Request, task: SimulatedTask) -> dict[str, Any]:
-        share, failure = self.share(task), self.failure(task)
+        share, failure = self.share(task), task.failure
         status = "starting" if share < 0.2 else "processing"
         if task.cancelled:
             status = "canceled"

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, cast
 
 from aiohttp import web
 
-from sandbox.simulators import faults, pictures, received, videos, webhooks
-from sandbox.simulators.behaviour import ENDS
+from sandbox.simulators import faults, files, pictures, received, videos, webhooks
+from sandbox.simulators.behaviour import ENDS, Behaviour
 from sandbox.simulators.received import PictureRules, Source
 from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask, World
@@ -97,6 +97,9 @@ class Vendor(ABC):
             request=body,
             behaviour=behaviour,
             client_id=client_id,
+            failure=None if until_done else _failure(task_id, prompt, behaviour),
+            inputs=len(images),
+            answers_with_outputs=until_done,
         )
         self.world.bill(self.name, task_id=task_id, model=model, prompt=prompt, outputs=outputs, price_usd=price_usd)
         if webhook is not None:
@@ -150,7 +153,7 @@ class Vendor(ABC):
             return self.error(404, "Not found.")
         fault = task.behaviour.fault("check", self.world.chance(task.prompt))
         self.world.save_behaviour(task)
-        return await faults.reply_with(fault, request, self.error) if fault else task
+        return await faults.reply_with(fault, request, self.error, task_id=task_id) if fault else task
 
     @staticmethod
     def share(task: SimulatedTask) -> float:
@@ -159,23 +162,18 @@ class Vendor(ABC):
             return 1.0
         return (time.time() - task.created_at) / max(0.001, task.ready_at - task.created_at)
 
-    @staticmethod
-    def failure(task: SimulatedTask) -> str | None:
-        """`moderated` or `failed` for a task that ends so."""
-        seed = task.behaviour.seed
-        # Asked again, a task ends as it did.
-        chance = random.Random(f"{task.task_id if seed is None else seed}/{task.prompt}").random()
-        for fault in task.behaviour.faults:
-            if fault.operation == "result" and fault.kind in ENDS and chance < fault.probability:
-                return fault.kind.value
-        return None
-
     def file_url(self, request: web.Request, task: SimulatedTask, index: int, kind: Kind) -> str:
         """Where an output can be read for a while."""
         seconds = task.behaviour.result_seconds if self.file_seconds is None else self.file_seconds
         expires = int(time.time() + seconds)
         path = self.files.format(task_id=task.task_id, index=index, kind=kind)
         return f"{self.base(request)}{path}?se={expires}&sig={_signature(path, expires)}"
+
+    async def made(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
+        """An output's file: what `draw` draws, or what the behaviour asks for in its place."""
+        content = await self.draw(task, index, kind)
+        odd = task.behaviour.output_files.get(str(index))
+        return content if odd is None else await asyncio.to_thread(files.made, odd, content)
 
     async def draw(self, task: SimulatedTask, index: int, kind: Kind) -> bytes:
         """An output: a picture or a video with the prompt on it."""
@@ -189,8 +187,10 @@ class Vendor(ABC):
         expires = int(request.query.get("se", "0"))
         task = self.world.task(self.name, task_id)
         signed = hmac.compare_digest(request.query.get("sig", ""), _signature(path, expires))
-        if task is None or not signed or expires < time.time():
-            return web.Response(status=403, text=_EXPIRED, content_type="text/xml")
+        if task is None or not signed:
+            return _expired("403")
+        if expires < time.time():
+            return _expired(task.behaviour.expired_reply)
         # The signature vouches for the path, so the kind is one that was given out.
         return await self.serve(request, task, int(index), cast("Kind", kind))
 
@@ -201,8 +201,26 @@ class Vendor(ABC):
         if fault is not None:
             return await faults.reply_with(fault, request, self.error)
         await asyncio.sleep(task.behaviour.result_wait_seconds)
-        content = await self.draw(task, index, kind)
+        if task.behaviour.output_files.get(str(index)) == "gone":
+            return self.error(404, "Not found.")
+        content = await self.made(task, index, kind)
         return web.Response(body=content, content_type=_TYPES.get(kind, f"image/{kind}"))
+
+
+def _expired(kind: str) -> web.Response:
+    """The reply of a result's host to a URL that has expired."""
+    if kind == "html":
+        return web.Response(body=files.HTML, content_type="text/html")
+    return web.Response(status=int(kind), text=_EXPIRED, content_type="text/xml")
+
+
+def _failure(task_id: str, prompt: str, behaviour: Behaviour) -> str | None:
+    """`moderated` or `failed` for a task that ends so."""
+    chance = random.Random(f"{task_id if behaviour.seed is None else behaviour.seed}/{prompt}/end").random()
+    for fault in behaviour.faults:
+        if fault.operation == "result" and fault.kind in ENDS and chance < fault.probability:
+            return fault.kind.value
+    return None
 
 
 def _signature(path: str, expires: int) -> str:

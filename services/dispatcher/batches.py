@@ -46,7 +46,7 @@ class Batches:
         self._last_turn = float("-inf")
 
     async def look_after(self) -> bool:
-        """One turn of a loop; whether another should follow at once."""
+        """One iteration of a loop. Returns whether another should follow at once."""
         pause = self._last_turn + _LEAST_SECONDS - monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
@@ -60,7 +60,7 @@ class Batches:
         return turn.has_more
 
     async def forget(self) -> bool:
-        """Remove what nobody needs any more, and count what is open. A turn of a loop."""
+        """Remove what nobody needs any more, and count what is open. One iteration of a loop."""
         await self._store.forget()
         metrics.BATCHES_OPEN.set(await self._store.open_batches())
         return False

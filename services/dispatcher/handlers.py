@@ -11,7 +11,7 @@ from darkroom.dispatcher.v1 import dispatcher_pb2 as messages
 from darkroom.dispatcher.v1.dispatcher_pb2_grpc import DispatcherServiceServicer
 
 from libs.common.catalog import CatalogHolder
-from libs.common.database.records import AccountRecord, QueueRecord
+from libs.common.database.records_dispatch import AccountRecord, QueueRecord
 from libs.common.database.states import BreakerState
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.dispatching import DispatchStore

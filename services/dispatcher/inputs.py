@@ -11,9 +11,11 @@ from base64 import b64encode
 from collections.abc import Sequence
 
 from libs.common.adapters.base import Adapter, InputImage
-from libs.common.database.records import Json
+from libs.common.database.records import Json, MadeImage
+from libs.common.database.records_dispatch import ClaimedGeneration
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
 from libs.common.imaging.faults import ImageFault
+from libs.common.imaging.places import FairPlaces
 from libs.common.preprocessing.fetching import Fetcher, refused
 from libs.common.preprocessing.keeping import Keeper
 from libs.common.preprocessing.plans import ImagePlan
@@ -21,6 +23,7 @@ from libs.common.preprocessing.preparing import Preparer
 from libs.common.preprocessing.shared import Shared
 from libs.common.settings import Settings
 from libs.common.storage.download import from_bytes
+from libs.common.storage.media import INLINE_TYPES
 from libs.common.storage.objects import ObjectStore
 from services.dispatcher.outcomes import Job
 
@@ -28,8 +31,8 @@ IN_REQUEST_BYTES = 10_000_000
 """The largest image that goes in a request as it came."""
 _AT_ONCE = 32
 _KEPT_SECONDS = 600.0
-Source = str | Json | None
-"""A URL; or one that another generation made, as rows keep outputs, None where it made fewer."""
+Source = str | MadeImage
+"""A URL; or an image that another generation of the batch was to make."""
 
 
 class InputImages:
@@ -49,34 +52,46 @@ class InputImages:
         self._keeper = keeper
         self._objects = objects
         self._limit_bytes = settings.image_limit_bytes
-        # What is in memory at once is bounded: thousands may be about to be submitted.
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        # What is in memory at once is bounded: thousands may be about to be submitted. Images of one owner, or a host
+        # that answers them slowly, leave places for those of others.
+        self._places = FairPlaces(_AT_ONCE, share=_AT_ONCE // 2)
         self._of_batches: Shared[tuple[str, str], bytes] = Shared(
             "fetched", limit_bytes=settings.image_cache_bytes, size_of=len, seconds=_KEPT_SECONDS
         )
 
     async def resolve(self, images: Sequence[InputImage], job: Job) -> tuple[InputImage, ...]:
-        """The images, and after them those made for it by others, as the job's provider takes them.
+        """Return the images, and after them those made by others of the batch, as the job's provider takes them.
+
+        All that the request declares are returned, but for those of `images_from` that it runs without.
 
         Raises GenerationError: INVALID_REQUEST with the index of each that is no image, is too large, may not be
         fetched, is not there or cannot be made what the provider needs; S3_UPLOAD_FAILED and SERVICE_UNAVAILABLE
-        where storage or workers are away; what `Downloader.read` raises for a host that does not answer.
+        where storage or workers are away; INTERNAL_ERROR where the claim has fewer than were declared; what
+        `Downloader.read` raises for a host that does not answer.
         """
+        _check_made(job.claimed)
         sources: list[Source] = [image.url for image in images]
-        sources += job.claimed.made_images or ()
+        sources += [image for image in job.claimed.made_images if not image.is_left_out]
         found = await asyncio.gather(*(self._resolved(source, job) for source in sources), return_exceptions=True)
         return all_of(found)
 
     async def _resolved(self, source: Source, job: Job) -> InputImage:
-        if source is None:
-            raise refused("The request that it depends on has made fewer.")
-        async with self._places:
+        if isinstance(source, MadeImage):
+            if source.source is None:
+                raise refused(source.fault or f"The request {source.batch_ref!r} has not made it.")
+            if not source.source.get("content_type", "image/").startswith("image/"):
+                raise refused(f"What the request {source.batch_ref!r} has made is no image.")
+            output: str | Json = source.source
+        else:
+            output = source
+        async with self._places.place(job.claimed.owner):
             if job.images is not None:
-                return await self._prepared(source, job, job.images)
-            return await self._as_it_comes(source, job.adapter)
+                return await self._prepared(output, job, job.images)
+            return await self._as_it_comes(output, job.adapter)
 
     async def _prepared(self, source: str | Json, job: Job, plan: ImagePlan) -> InputImage:
-        image = await self._preparer.prepare(await self._content(source, job.claimed.batch_id), plan.config)
+        content = await self._content(source, job.claimed.batch_id)
+        image = await self._preparer.prepare(content, plan.config, job.claimed.owner)
         prepared, output = image.prepared, plan.config.output
         plan.needs.check(prepared.size)
         if output.is_uploaded:
@@ -104,6 +119,8 @@ class InputImages:
         if adapter.needs_image_bytes:
             content = await self._content(source, None)
             with from_bytes(content, "image", limit_bytes=self._limit_bytes) as media:
+                if media.content_type not in INLINE_TYPES:
+                    raise refused(f"The image is {media.content_type}, which providers do not take.")
                 return InputImage("", content, media.content_type)
         if isinstance(source, str):
             return InputImage(source)
@@ -112,6 +129,18 @@ class InputImages:
         if source["size_bytes"] > IN_REQUEST_BYTES or not adapter.takes_data_urls:
             return InputImage(self._objects.url(source["object_key"]))
         return InputImage(await _data_url(await self._made(source), source["content_type"]))
+
+
+def _check_made(claimed: ClaimedGeneration) -> None:
+    """Refuse to submit with fewer images than were declared: the provider would make, and bill, something else."""
+    declared, found = len(claimed.images_from), len(claimed.made_images)
+    if found != declared:
+        raise GenerationError(
+            ErrorCode.INTERNAL_ERROR,
+            f"The request declares {declared} input images of other requests of its batch, and {found} were looked up. "
+            "Nothing was sent. Resume the batch; if that fails again, report it with the request id.",
+            {"declared": declared, "found": found},
+        )
 
 
 async def _data_url(content: bytes, content_type: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from libs.common.catalog import Provider
-from libs.common.database.records import AccountRecord, Grant, Unavailable
+from libs.common.database.records_dispatch import AccountRecord, Grant, Unavailable
 from libs.common.database.states import BreakerState
 from libs.common.errors import ErrorCode
 from services.dispatcher import breaker

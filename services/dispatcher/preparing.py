@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import Adapter, InputImage, SubmitRequest
 from libs.common.catalog import CatalogHolder, Provider
-from libs.common.database.records import ClaimedGeneration
+from libs.common.database.records_dispatch import ClaimedGeneration
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest
 from libs.common.ids import new_id
 from libs.common.preprocessing.plans import plan
@@ -62,6 +62,14 @@ class Preparation:
         needs = catalog.image_needs(model, parameters)
         images = None if needs is None else plan(needs, claimed.preprocess, catalog.presets)
         return Job(claimed, model, provider, adapter, claimed.attempts, submission_id, images=images), request
+
+    def adapter_of(self, job: Job) -> Adapter:
+        """The adapter for a job's account now: a new catalog has another one made, and the earlier one closed.
+
+        Raises GenerationError AUTHENTICATION_FAILED where the account's credentials are not set.
+        """
+        provider = self._catalog.current.providers.get(job.provider.id)
+        return job.adapter if provider is None else self._accounts.adapter(provider)
 
     def _webhook(self, provider: Provider, adapter: Adapter) -> tuple[str | None, str | None]:
         """Where the vendor is to report the end, and what it signs that with. Without a URL it is not asked to."""

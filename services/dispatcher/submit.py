@@ -1,34 +1,37 @@
-"""Carries one claimed generation: records the attempt, submits it, and writes what became of it."""
+"""Processes one claimed generation: records the attempt, submits the request, and records the outcome."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
-from time import perf_counter
-from typing import Any
+from time import monotonic, perf_counter
 
 import structlog
 
 from libs.common import metrics, tracing
 from libs.common.adapters.base import Completed, SubmitRequest, Submitted
-from libs.common.adapters.http import last_reply
+from libs.common.adapters.http import last_reply, may_leave
 from libs.common.coalesce import GroupWriter
 from libs.common.crashpoints import CrashPoint, reach
-from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome
+from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.dispatching import DispatchStore
-from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
+from libs.common.database.stores.late_replies import LateReplyStore
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound, NotSent
 from libs.common.logging import described, level_of_end
-from libs.common.retry import repeat, until_database_answers
+from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
-from libs.common.storage.results import Place, Results
+from libs.common.rpc.wakeups import HandedOver, Wakeups
+from libs.common.storage.results import Results
 from services.dispatcher import outcomes
 from services.dispatcher.circuits import Circuits
+from services.dispatcher.completing import Completing
 from services.dispatcher.inputs import InputImages
+from services.dispatcher.leases import Leases
+from services.dispatcher.lookups import Lookups
 from services.dispatcher.outcomes import Job
 from services.dispatcher.preparing import Preparation
-from services.dispatcher.wakeups import Wakeups
+from services.dispatcher.recording import Recording
 
 log = structlog.get_logger()
 _PHRASES = {
@@ -36,7 +39,6 @@ _PHRASES = {
     State.FAILED: "generation failed",
     State.CANCELLED: "generation cancelled",
 }
-_STORE_AT_ONCE_SECONDS = 30.0
 
 
 class Submitter:
@@ -45,8 +47,11 @@ class Submitter:
     Args:
         store: takes attempts and outcomes.
         preparation: makes the vendor's request of a claimed generation.
-        inputs, results: fetch input images, store outputs that come as bytes.
-        wakeups, circuits: are told of what was handed over, and of how submits end.
+        inputs, results: fetch input images, and store outputs that are bytes.
+        wakeups, circuits: are notified of new tasks and of ended submits.
+        leases: the leases of the claims.
+        lookups: look for the tasks of submissions whose reply is lost.
+        late_replies: keeps replies that come once their claim has ended.
     """
 
     def __init__(
@@ -56,32 +61,37 @@ class Submitter:
         *,
         inputs: InputImages,
         results: Results,
-        wakeups: Wakeups,
+        wakeups: Wakeups[HandedOver],
         circuits: Circuits,
+        leases: Leases,
+        lookups: Lookups,
+        late_replies: LateReplyStore,
     ) -> None:
+        self._late_replies = late_replies
+        self._leases = leases
+        self._lookups = lookups
         self._preparation = preparation
         self._circuits = circuits
         self._unsent: set[str] = set()
         self._inputs = inputs
         self._results = results
+        self._completing = Completing(results)
         self._wakeups = wakeups
         self._attempts: GroupWriter[Attempt, bool] = GroupWriter("attempts", store.record_attempts, concurrency=2)
-        self._outcomes: GroupWriter[DispatchOutcome, State | None] = GroupWriter(
-            "dispatch_outcomes", store.end, concurrency=2
-        )
+        self._recording = Recording(store.end)
 
     async def close(self) -> None:
         """Write what is under way."""
         await self._attempts.close()
-        await self._outcomes.close()
+        await self._recording.close()
 
-    async def carry(self, claimed: ClaimedGeneration) -> None:
-        """From the claim to the outcome. Raises nothing but what a fault of our own raises."""
+    async def process(self, claimed: ClaimedGeneration) -> None:
+        """Process a claimed generation until its outcome is recorded. Raises only for faults of this service."""
         follow(claimed.request_id, claimed.id)
         with tracing.resumed("submit", claimed.trace_parent, claimed.id):
-            await self._carry(claimed)
+            await self._process(claimed)
 
-    async def _carry(self, claimed: ClaimedGeneration) -> None:
+    async def _process(self, claimed: ClaimedGeneration) -> None:
         if claimed.is_cancel_requested and claimed.open_submission_id is None:
             await self.put_back(claimed)
             return
@@ -99,12 +109,17 @@ class Submitter:
         finally:
             self._unsent.discard(claimed.id)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether outcomes wait for the database to take them."""
+        return self._recording.is_waiting
+
     def is_unsent(self, generation_id: str) -> bool:
-        """Whether a generation that is being carried has not come to its attempt yet."""
+        """Whether a generation that is being processed has no recorded attempt yet."""
         return generation_id in self._unsent
 
     async def put_back(self, claimed: ClaimedGeneration) -> None:
-        """End the claim of a generation that was not sent; its row knows whether it was cancelled."""
+        """Give back a claimed generation that was not sent. Its row says whether it was cancelled."""
         await self._end(claimed, outcomes.put_back(claimed))
 
     async def _refuse(self, claimed: ClaimedGeneration, error: GenerationError) -> None:
@@ -113,7 +128,7 @@ class Submitter:
             await self._end(claimed, (outcomes.deferred if waits else outcomes.refused)(claimed, error))
         elif not waits:
             await self._end(claimed, outcomes.unresolvable(claimed, error))
-        # Else its attempt stays open: the lease is left to end, and whoever claims the row then looks again.
+        # Otherwise the attempt stays open: the lease expires, and the next holder of the row looks it up again.
 
     async def _submit(self, job: Job, request: SubmitRequest) -> None:
         claimed = job.claimed
@@ -125,13 +140,17 @@ class Submitter:
             await self._end(claimed, outcomes.without_inputs(job, error))
             return
         self._unsent.discard(claimed.id)
+        if not self._leases.is_held(claimed.claim):
+            await self.put_back(claimed)
+            return
+        may_leave.set(self._leases.permit(claimed.claim))
         try:
-            may_leave = await self._attempts.write(Attempt(job.submission_id, claimed.id, claimed.lease_token))
+            is_recorded = await self._attempts.write(Attempt(job.submission_id, claimed.id, claimed.lease_token))
         except GenerationError as error:
             await self._end(claimed, outcomes.not_sent(job, error))
             return
-        if not may_leave:
-            # The lease was lost, or it was cancelled: in either case nothing is sent.
+        if not is_recorded:
+            # The lease was lost, or the generation was cancelled: nothing is sent.
             await self.put_back(claimed)
             return
         reach(CrashPoint.DISPATCHER_ATTEMPT_RECORDED)
@@ -144,125 +163,79 @@ class Submitter:
             await self._end(claimed, outcome)
 
     async def _send(self, job: Job, request: SubmitRequest) -> DispatchOutcome | None:
-        """Send the request. None: nothing can be said yet, and the row's next holder resolves it."""
-        started = perf_counter()
+        """Send the request, and return the outcome. None: it is unknown, and the next holder of the row resolves it."""
+        started, sent_at = perf_counter(), monotonic()
         with metrics.SUBMITS_UNDER_WAY.labels(job.provider.id).track_inprogress():
             answer, failure = await _asked(job, request)
+        if isinstance(failure, NotSent):
+            log.warning("lease ended before the request left", submission_id=job.submission_id)
+            return outcomes.not_sent(job, failure)
         seconds = perf_counter() - started
         label = "success" if failure is None else "failure"
         metrics.count_call(job.provider.id, "submit", label, seconds)
-        self._circuits.note(job.provider.id, failure)
+        self._circuits.note(job.provider.id, failure, left_at=sent_at)
         job = job.after(seconds, last_reply.get())
         if isinstance(failure, NotAccepted):
             return outcomes.not_accepted(job, failure)
         if failure is not None:
-            return await self._resolve(job, failure)
+            return await self._lookups.resolve(job, failure, sent_at=sent_at)
         assert answer is not None
         reach(CrashPoint.DISPATCHER_REPLY_RECEIVED)
-        return outcomes.accepted(job, answer) if isinstance(answer, Submitted) else await self._completed(job, answer)
-
-    async def _completed(self, job: Job, answer: Completed) -> DispatchOutcome:
-        """Bytes are stored at once, or wait in the database where storage is away; URLs are left to the poller."""
-        cost_usd = answer.cost_usd
-        if cost_usd is None:
-            cost_usd = job.model.cost_usd(len(answer.outputs), job.claimed.parameters)
-        media_type = job.model.media_type
-        if any(output.content is None for output in answer.outputs):
-            urls = [output.to_source(media_type) for output in answer.outputs if output.url]
-            if not job.provider.storage.upload_to_s3:
-                return outcomes.completed(job, urls, cost_usd)
-            return outcomes.to_be_stored(job, urls, cost_usd)
-        contents = tuple(output.content or b"" for output in answer.outputs)
-        began = perf_counter()
-        try:
-            async with asyncio.timeout(_STORE_AT_ONCE_SECONDS):
-                stored = await self._store(job, contents)
-        except (GenerationError, TimeoutError) as error:
-            if isinstance(error, GenerationError) and error.code is not ErrorCode.S3_UPLOAD_FAILED:
-                return outcomes.unusable(job, error)
-            log.warning("storage is away, the outputs wait in the database", error=error)
-            spooled = [{"type": media_type, "spooled": index} for index in range(len(contents))]
-            return outcomes.to_be_stored(job, spooled, cost_usd, spool=contents)
-        metrics.READY_TO_STORED_SECONDS.labels(job.provider.id).observe(perf_counter() - began)
-        reach(CrashPoint.DISPATCHER_OUTPUT_STORED)
-        return outcomes.completed(job, stored, cost_usd)
-
-    async def _store(self, job: Job, contents: tuple[bytes, ...]) -> list[dict[str, Any]]:
-        claimed = job.claimed
-        return await asyncio.gather(
-            *(
-                self._results.store_bytes(
-                    content, job.model.media_type, job.provider, Place(claimed.id, claimed.created_at, index)
-                )
-                for index, content in enumerate(contents)
-            )
-        )
+        if isinstance(answer, Submitted):
+            return outcomes.accepted(job, answer)
+        return await self._completing.outcome(job, answer, last_reply.get())
 
     async def _resolve_left_behind(self, job: Job) -> None:
         cause = GenerationError(
-            ErrorCode.INTERNAL_ERROR, "The dispatcher that sent the request ended before it could keep the reply."
+            ErrorCode.INTERNAL_ERROR, "The dispatcher that sent the request ended before it recorded the reply."
         )
-        # What our own death cut short is not held against the request: it has one attempt more.
-        outcome = await self._resolve(replace(job, attempt=job.attempt - 1), cause)
+        # The request left within a lease's life from when its attempt was recorded, see `Leases.permit`.
+        age_seconds = (job.claimed.open_submission_age_seconds or 0.0) - self._leases.lease_seconds
+        # The attempt that a dispatcher of ours did not finish does not count: the request has one more.
+        job = replace(job, attempt=job.attempt - 1)
+        outcome = await self._lookups.resolve(job, cause, sent_at=monotonic() - max(0.0, age_seconds))
         if outcome is not None:
             await self._end(job.claimed, outcome)
 
-    async def _resolve(self, job: Job, cause: GenerationError) -> DispatchOutcome | None:
-        """The outcome of a submit whose reply is lost: ask the provider for our id where that works."""
-        log.warning("submit is uncertain", error=cause, submission_id=job.submission_id)
-        if not job.adapter.can_find_task:
-            return outcomes.uncertain(job, cause)
-        client_id = job.claimed.id if job.adapter.idempotent_submit else job.submission_id
-        try:
-            found = await repeat(job.provider.retry, lambda: job.adapter.find_task(client_id or ""))
-        except GenerationError as error:
-            # The lease is left to end: whoever claims the row then asks again.
-            log.warning("provider cannot be asked about the submit yet", error=error)
-            return None
-        if found is None:
-            return outcomes.not_accepted(job, NotAccepted(cause.code, cause.message, cause.details, is_retryable=True))
-        return outcomes.accepted(job, found)
-
     async def _end(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
-        try:
-            written = await until_database_answers(lambda: self._outcomes.write(outcome))
-        except Exception as error:
-            # The row does not take it, for instance a task id that another generation has already.
-            log.exception("outcome cannot be written", state=outcome.state)
-            fault = GenerationError(
-                ErrorCode.INTERNAL_ERROR,
-                "The provider's answer cannot be kept.",
-                {"cause": type(error).__name__, "provider_task_id": outcome.task.task_id if outcome.task else None},
-            )
-            outcome = replace(outcome, state=State.FAILED, task=None, sources=None, outputs=None, error=fault.to_json())
-            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+        outcome, written = await self._recording.record(outcome)
         if written is None:
             metrics.FENCED_WRITES.labels("dispatch").inc()
-            log.warning("lease lost, the outcome is dropped", state=outcome.state, task=outcome.task)
+            await self._keep_late(claimed, outcome)
             return
         reach(CrashPoint.DISPATCHER_OUTCOME_WRITTEN)
         if written is State.CANCELLED and outcome.state in {State.SUCCESS, State.STORING}:
             await self._drop(outcome)
-        self._tell(claimed, outcome, written)
+        self._report_end(claimed, outcome, written)
+
+    async def _keep_late(self, claimed: ClaimedGeneration, outcome: DispatchOutcome) -> None:
+        """Keep what the provider has taken or made, though the claim ended before its reply was here."""
+        kept = await until_database_answers(lambda: self._late_replies.keep(outcome))
+        if kept is None:
+            log.warning("lease lost, no generation holds the outcome", state=outcome.state, task=outcome.task)
+            return
+        log.warning("late reply kept", state=kept.state, kept_by=kept.generation_id, task=outcome.task)
+        if kept.state in {State.PROCESSING, State.STORING}:
+            self._wakeups.note(_handed_over(claimed, outcome.task))
 
     async def _drop(self, outcome: DispatchOutcome) -> None:
-        """A result that came after the cancel: nobody will read it."""
+        """Remove the files of a result that arrived after the cancel."""
         metrics.LATE_RESULTS.labels("submit").inc()
         await self._results.discard(outcome.outputs or [])
 
-    def _tell(self, claimed: ClaimedGeneration, outcome: DispatchOutcome, state: State) -> None:
+    def _report_end(self, claimed: ClaimedGeneration, outcome: DispatchOutcome, state: State) -> None:
         code = outcome.error["code"] if outcome.error else ""
         if state is State.CANCELLED:
             code = ErrorCode.TASK_CANCELLED.value
         if state in TERMINAL:
             age_seconds = _age_seconds(claimed)
             metrics.count_end(claimed.model_identifier, claimed.provider_id, state, code, age_seconds)
-        if state is State.SUCCESS:
-            metrics.Spend.count(claimed.model_identifier, claimed.provider_id, claimed.labels, outcome.cost_usd or 0.0)
+        if state in TERMINAL and outcome.cost_usd:
+            metrics.Spend.count(claimed.model_identifier, claimed.provider_id, claimed.labels, outcome.cost_usd)
         if outcome.fallback is not None and state is State.PENDING:
             metrics.FALLBACKS.labels(claimed.model_identifier, code).inc()
         if outcome.task is not None or state is State.STORING:
-            self._wakeups.note(claimed, outcome.task)
+            self._wakeups.note(_handed_over(claimed, outcome.task))
         log.log(
             level_of_end(state, code),
             _PHRASES.get(state, "generation submitted"),
@@ -278,6 +251,8 @@ class Submitter:
 
 async def _asked(job: Job, request: SubmitRequest) -> tuple[Submitted | Completed | None, GenerationError | None]:
     """The provider's answer, or why there is none."""
+    if not may_leave.get()():
+        return None, NotSent()
     try:
         return await job.adapter.submit(request), None
     except GenerationError as error:
@@ -285,6 +260,12 @@ async def _asked(job: Job, request: SubmitRequest) -> tuple[Submitted | Complete
     except Exception as error:
         log.exception("adapter failed", adapter=job.adapter.name)
         return None, GenerationError(ErrorCode.INTERNAL_ERROR, f"The adapter failed: {type(error).__name__}.")
+
+
+def _handed_over(claimed: ClaimedGeneration, task: NewTask | None) -> HandedOver:
+    if task is None:
+        return HandedOver(claimed.id, claimed.provider_id)
+    return HandedOver(claimed.id, claimed.provider_id, task.task_id, task.adapter_name)
 
 
 def _age_seconds(claimed: ClaimedGeneration) -> float:

@@ -18,8 +18,9 @@ from libs.common.database.stores.experiments import ExperimentStore, LayerFull
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest, NotFound
 from libs.common.experiments.allocation import Request
 from libs.common.experiments.messages import variant_message
+from libs.common.rpc.deadlines import after_commit
 from libs.common.rpc.pages import page, page_size, page_start
-from libs.common.rpc.requests import known
+from libs.common.rpc.requests import ID_LIMIT, known, raise_for, text_faults
 from services.experiments import buckets
 from services.experiments.messages import draft_message, experiment_message
 from services.experiments.planning import planned
@@ -139,7 +140,9 @@ class ExperimentHandlers(ExperimentServiceServicer):
             raise GenerationError(
                 ErrorCode.SERVICE_UNAVAILABLE, "Somebody else changed the shares at this moment; look and try again."
             )
-        return messages.ChangeAllocationResponse(experiment=experiment_message(await self._known(request.id)))
+        with after_commit(experiment_id=record.id):
+            changed_record = await self._known(request.id)
+        return messages.ChangeAllocationResponse(experiment=experiment_message(changed_record))
 
     async def AllocateVariant(
         self, request: messages.AllocateVariantRequest, context: Context
@@ -147,6 +150,7 @@ class ExperimentHandlers(ExperimentServiceServicer):
         """See the proto."""
         if not request.model_identifier:
             raise InvalidRequest([FieldViolation("model_identifier", "required", "is required")])
+        raise_for(text_faults({"model_identifier": request.model_identifier}, {"model_identifier": ID_LIMIT}))
         wanted = Request(
             request.model_identifier, request.owner, request.user_id, request.api_key_id, dict(request.labels)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import grpc
 from aiohttp import web
@@ -20,6 +21,7 @@ from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.database.stores.audit import AuditStore
 from libs.common.database.stores.batches import BatchStore
+from libs.common.database.stores.billing import BillingStore
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.console_reads import ConsoleReads
@@ -36,8 +38,8 @@ from libs.common.preprocessing.fetching import Fetcher
 from libs.common.preprocessing.keeping import Keeper
 from libs.common.preprocessing.preparing import Preparer
 from libs.common.rpc.channel import open_channel
-from libs.common.rpc.nudges import Nudges, batch_nudges
 from libs.common.rpc.service import Frame, run
+from libs.common.rpc.wakeups import batch_wakeups
 from libs.common.settings import listed
 from libs.common.storage.objects import ObjectStore
 from services.gateway.api_keys import AdminHandlers
@@ -47,6 +49,8 @@ from services.gateway.batches.export import Export
 from services.gateway.batches.handlers import Batches
 from services.gateway.batches.intake import BatchIntake
 from services.gateway.batches.routes import BatchRoutes
+from services.gateway.batches.upload_shares import UploadShares
+from services.gateway.batches.uploads import UploadBounds
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels
 from services.gateway.console.console import Console
@@ -58,20 +62,26 @@ from services.gateway.experiments.taking_part import TakingPart
 from services.gateway.first_key import FirstKey
 from services.gateway.handlers import GenerationHandlers
 from services.gateway.http import Http
+from services.gateway.images.kept_bytes import KeptBytes
 from services.gateway.images.preprocess import Images
-from services.gateway.intake import BETWEEN_NUDGES_SECONDS, Intake
+from services.gateway.intake import BETWEEN_WAKEUPS_SECONDS, Intake
 from services.gateway.openai.routes import openai_routes
 from services.gateway.own_server import OwnServer
 from services.gateway.quota import admit, admit_batch
+from services.gateway.reruns import Reruns
 from services.gateway.rest.routes import Peers, rest_routes
+from services.gateway.revoking import LOOK_SECONDS, Revoking
+from services.gateway.sending import Downloads
+from services.gateway.submissions import Submissions
 from services.gateway.upkeep import Upkeep
-from services.gateway.watching import Watchers
+from services.gateway.watching import Change, Source, Watchers
 from services.gateway.webhook_keys import WebhookKeys
 from services.gateway.webhooks import Webhooks
 
 # What an answer holds beside an image.
 _ROOM_BYTES = 64 * 1024
 _FORGET_SECONDS = 300.0
+Told = TypeVar("Told", bound=Change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +120,14 @@ async def wire(frame: Frame) -> None:
     frame.on_close(to_poller.close)
     frame.on_close(to_experiments.close)
     frame.on_close(stores.objects.close)
+    frame.on_start(stores.preparer.start)
     frame.on_close(stores.preparer.close)
     frame.loop("live_ids", partial(live_ids.follow, frame.database), interval_seconds=live_ids.LOOK_SECONDS)
     _serve_rpcs(frame, stores, authentication, poller, _taking_part(frame, to_experiments))
     _serve_http(frame, stores, authentication, poller, to_experiments)
     Upkeep(stores.keys, stores.intake, authentication).run_in(frame)
+    revoking = Revoking(stores.keys, authentication, frame.open_streams)
+    frame.loop("revoked_keys", revoking.look, interval_seconds=LOOK_SECONDS)
     first_key = FirstKey(stores.keys, settings)
     frame.loop("first_key", first_key.keep, interval_seconds=settings.readiness_check_seconds)
     frame.on_start(first_key.start)
@@ -134,61 +147,81 @@ def _serve_rpcs(
     poller: PollingServiceStub,
     taking_part: TakingPart,
 ) -> None:
-    settings, secret = frame.settings, key_secret(frame.settings)
-    to_dispatcher = open_channel(settings.dispatcher_address, settings)
+    to_dispatcher = open_channel(frame.settings.dispatcher_address, frame.settings)
+    frame.on_close(to_dispatcher.close)
     dispatcher = DispatcherServiceStub(to_dispatcher)
-    intake = Intake(stores.intake, dispatcher)
-    cancels = Cancels(CancelStore(frame.database), stores.generations, dispatcher, poller)
-    watchers = Watchers(stores.generations, interval_seconds=settings.watch_interval_seconds)
-    callback_hosts = listed(settings.callback_allowed_hosts)
-    nudges = batch_nudges(dispatcher, between_seconds=BETWEEN_NUDGES_SECONDS)
-    batches = _batches(frame, stores, nudges)
     frame.serve(
-        GenerationHandlers(
-            frame.catalog,
-            generations=stores.generations,
-            submissions=SubmissionStore(frame.database),
-            intake=intake,
-            cancels=cancels,
-            watchers=watchers,
-            batches=batches,
-            images=_images(frame, stores),
-            callbacks=Callbacks(CallbackStore(frame.database), secret=secret),
-            taking_part=taking_part,
-            ratings=Ratings(RatingStore(frame.database)),
-            url_of=stores.objects.url,
-            callback_hosts=callback_hosts,
-        ),
+        _generation_handlers(frame, stores, dispatcher, poller, taking_part),
         add_GenerationServiceServicer_to_server,
         "darkroom.gateway.v1.GenerationService",
     )
+    secret, hosts = key_secret(frame.settings), listed(frame.settings.callback_allowed_hosts)
     frame.serve(
-        AdminHandlers(stores.keys, authentication, secret=secret, callback_hosts=callback_hosts),
+        AdminHandlers(stores.keys, authentication, secret=secret, callback_hosts=hosts),
         add_AdminServiceServicer_to_server,
         "darkroom.gateway.v1.AdminService",
     )
-    for name, hub in (("watch", watchers), ("watch_batches", batches.watchers)):
-        frame.loop(name, hub.look, interval_seconds=settings.watch_interval_seconds)
-        frame.on_drain(hub.close)
-    frame.on_close(to_dispatcher.close)
+
+
+def _generation_handlers(
+    frame: Frame,
+    stores: _Stores,
+    dispatcher: DispatcherServiceStub,
+    poller: PollingServiceStub,
+    taking_part: TakingPart,
+) -> GenerationHandlers:
+    intake, hosts = Intake(stores.intake, dispatcher), listed(frame.settings.callback_allowed_hosts)
+    submissions = Submissions(frame.catalog, SubmissionStore(frame.database), BillingStore(frame.database), intake.wake)
     frame.on_close(intake.close)
-    frame.on_close(nudges.close)
+    return GenerationHandlers(
+        frame.catalog,
+        generations=stores.generations,
+        submissions=submissions,
+        intake=intake,
+        cancels=_cancels(frame, stores, dispatcher, poller),
+        watchers=_watchers(frame, "watch", stores.generations),
+        batches=_batches(frame, stores, dispatcher),
+        images=_images(frame, stores),
+        callbacks=Callbacks(CallbackStore(frame.database), secret=key_secret(frame.settings)),
+        taking_part=taking_part,
+        ratings=Ratings(RatingStore(frame.database)),
+        reruns=Reruns(frame.catalog, stores.keys, stores.generations, intake, callback_hosts=hosts),
+        url_of=stores.objects.url,
+        callback_hosts=hosts,
+    )
+
+
+def _cancels(frame: Frame, stores: _Stores, dispatcher: DispatcherServiceStub, poller: PollingServiceStub) -> Cancels:
+    cancels = Cancels(CancelStore(frame.database), stores.generations, dispatcher, poller)
     frame.on_close(cancels.close)
+    return cancels
 
 
-def _batches(frame: Frame, stores: _Stores, nudges: Nudges) -> Batches:
+def _watchers(frame: Frame, name: str, source: Source[Told]) -> Watchers[Told]:
+    watchers = Watchers(source, interval_seconds=frame.settings.watch_interval_seconds)
+    frame.loop(name, watchers.look, interval_seconds=frame.settings.watch_interval_seconds)
+    frame.on_drain(watchers.close)
+    return watchers
+
+
+def _batches(frame: Frame, stores: _Stores, dispatcher: DispatcherServiceStub) -> Batches:
     settings, database = frame.settings, frame.database
+    hosts, shares = listed(settings.callback_allowed_hosts), UploadShares.from_settings(settings)
+    wakeups = batch_wakeups(dispatcher, between_seconds=BETWEEN_WAKEUPS_SECONDS)
     estimates = Estimates(StatisticsStore(database), DispatchStore(database, owner=frame.owner))
+    intake = BatchIntake(stores.batches, frame.catalog, estimates, wakeups, shares, callback_hosts=hosts)
+    frame.on_close(wakeups.close)
+    frame.on_close(intake.close)
     return Batches(
         catalog=frame.catalog,
         store=stores.batches,
         resuming=ResumeStore(database, admit_batch),
         generations=stores.generations,
-        intake=BatchIntake(
-            stores.batches, frame.catalog, estimates, nudges, callback_hosts=listed(settings.callback_allowed_hosts)
-        ),
-        nudges=nudges,
-        watchers=Watchers(stores.batches, interval_seconds=settings.watch_interval_seconds),
+        intake=intake,
+        shares=shares,
+        upload_bounds=UploadBounds(settings.upload_timeout_seconds, settings.upload_limit_bytes),
+        wakeups=wakeups,
+        watchers=_watchers(frame, "watch_batches", stores.batches),
         url_of=stores.objects.url,
     )
 
@@ -202,14 +235,21 @@ def _images(frame: Frame, stores: _Stores) -> Images:
         fetcher,
         stores.preparer,
         Keeper(PreparedImageStore(frame.database), stores.objects),
+        KeptBytes(settings.image_kept_bytes_per_owner),
         at_once=max(1, settings.image_waiting // 2),
         answer_bytes=settings.grpc_message_limit_bytes - _ROOM_BYTES,
     )
 
 
+def _downloads(frame: Frame, stores: _Stores) -> Downloads:
+    return Downloads(stores.objects, write_seconds=frame.settings.watch_write_timeout_seconds)
+
+
 def _batch_routes(frame: Frame, stores: _Stores, own: OwnServer, authentication: Authentication) -> list[web.RouteDef]:
+    export = Export(stores.generations, stores.objects)
+    downloads = _downloads(frame, stores)
     return BatchRoutes(
-        own, authentication, stores.batches, Export(stores.generations, stores.objects), frame.settings
+        own, authentication, stores.batches, export, downloads=downloads, settings=frame.settings
     ).routes()
 
 
@@ -239,6 +279,7 @@ def _console(frame: Frame, stores: _Stores, own: OwnServer, peers: Peers, authen
         statistics=StatisticsStore(database),
         audit=AuditStore(database),
         objects=stores.objects,
+        downloads=_downloads(frame, stores),
         export=Export(stores.generations, stores.objects),
         preparer=stores.preparer,
         is_stopping=lambda: frame.is_stopping,
@@ -268,6 +309,7 @@ def _serve_http(
             *rest_routes(own, peers, authentication, frame),
             *openai_routes(own, authentication, frame, stores.generations, stores.objects),
         ],
+        open_streams=frame.open_streams,
         is_stopping=lambda: frame.is_stopping,
     )
     frame.on_start(http.start)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from libs.common.database.records_edge import ApiKeyRecord, Quota, Role
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc.shares import hold_as
 
 ADMIN_SERVICES = (
     "/darkroom.gateway.v1.AdminService/",
@@ -17,6 +18,7 @@ ADMIN_METHODS = frozenset(
     {
         "/darkroom.gateway.v1.GenerationService/ListSubmissions",
         "/darkroom.gateway.v1.GenerationService/ResolveSubmission",
+        "/darkroom.gateway.v1.GenerationService/ResolveSubmissions",
     }
 )
 
@@ -53,6 +55,7 @@ _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 def admit_caller(caller: Caller) -> None:
     """Let the rest of this call be this caller's."""
     _current.set(caller)
+    hold_as(key=caller.key_id, owner=caller.owner)
 
 
 def current_caller() -> Caller:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from libs.common.api_keys import callback_secret, hash_of, new_key
 from libs.common.database.records_edge import ApiKeyChange, ApiKeyRecord, NewApiKey, Quota, Role
 from libs.common.database.stores.api_keys import ApiKeyStore
-from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest, NotFound
+from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.ids import new_id
 from libs.common.rpc.messages import timestamp
 from libs.common.rpc.pages import page, page_size, page_start
@@ -27,6 +27,8 @@ from services.gateway.sameness import callback_faults
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _LIMIT = 1_000_000
+_QUOTA_PREFIX = "quota."
+_QUOTA_PATHS = tuple(f"{_QUOTA_PREFIX}{field.name}" for field in admin_pb2.ApiKeyQuota.DESCRIPTOR.fields)
 _ROLES: dict[int, Role] = {
     admin_pb2.API_KEY_ROLE_UNSPECIFIED: "client",
     admin_pb2.API_KEY_ROLE_CLIENT: "client",
@@ -93,10 +95,10 @@ class AdminHandlers(AdminServiceServicer):
         if request.role not in _ROLES:
             found.append(FieldViolation("role", "one_of", "must be one of the roles"))
         raise_for(found)
-        await self._keys.create(row)
+        record = await self._keys.create(row)
         return admin_pb2.CreateApiKeyResponse(
             key=made.key,
-            api_key=key_message(await self._get(row.id)),
+            api_key=key_message(record),
             callback_secret=callback_secret(row.id, self._secret),
         )
 
@@ -120,12 +122,17 @@ class AdminHandlers(AdminServiceServicer):
     ) -> admin_pb2.UpdateApiKeyResponse:
         """See the proto."""
         found: list[FieldViolation] = []
+        changed = _changed(request, found)
+        quota = _quota(request.quota, found, only=changed)
+        callback_url = self._callback_url(request.callback_url, found) if "callback_url" in changed else ""
+        sets_end = "expires_at" in changed and request.HasField("expires_at")
         change = ApiKeyChange(
-            quota=_quota(request.quota, found) if request.HasField("quota") else None,
-            callback_url=(
-                self._callback_url(request.callback_url, found) if request.HasField("callback_url") else None
-            ),
-            expires_at=_end(request.expires_at, found) if request.HasField("expires_at") else None,
+            frozenset(path.removeprefix(_QUOTA_PREFIX) for path in changed),
+            requests_per_minute=quota.requests_per_minute,
+            live_generations=quota.live_generations,
+            monthly_budget_usd=quota.monthly_budget_usd,
+            callback_url=callback_url or None,
+            expires_at=_end(request.expires_at, found) if sets_end else None,
         )
         raise_for(found)
         record = await self._keys.update(known(request.id), change)
@@ -142,12 +149,6 @@ class AdminHandlers(AdminServiceServicer):
         record = await self._keys.revoke(known(request.id))
         self._authentication.forget(request.id)
         return admin_pb2.RevokeApiKeyResponse(api_key=key_message(_there(record, request.id)))
-
-    async def _get(self, key_id: str) -> ApiKeyRecord:
-        record = await self._keys.get(key_id)
-        if record is None:
-            raise GenerationError(ErrorCode.INTERNAL_ERROR, "The key is gone that was just made.")
-        return record
 
     def _callback_url(self, url: str, found: list[FieldViolation]) -> str:
         if url:
@@ -172,6 +173,7 @@ def key_message(record: ApiKeyRecord) -> admin_pb2.ApiKey:
             live_generations=int(record.live_generations),
             spent_usd=record.spent_usd,
             reserved_usd=record.reserved_usd,
+            at_risk_usd=record.at_risk_usd,
         ),
         callback_url=record.callback_url or "",
         created_at=timestamp(record.created_at),
@@ -187,8 +189,23 @@ def _there(record: ApiKeyRecord | None, key_id: str) -> ApiKeyRecord:
     return record
 
 
-def _quota(given: admin_pb2.ApiKeyQuota, found: list[FieldViolation]) -> Quota:
-    values = {field.name: value for field, value in given.ListFields()}
+def _changed(request: admin_pb2.UpdateApiKeyRequest, found: list[FieldViolation]) -> set[str]:
+    """Return the paths of the fields to change: those of the mask, or without one those that are set."""
+    if not request.update_mask.paths:
+        changed = {f"{_QUOTA_PREFIX}{field.name}" for field, _ in request.quota.ListFields()}
+        return changed | {name for name in ("callback_url", "expires_at") if request.HasField(name)}
+    changed = set(request.update_mask.paths)
+    if "quota" in changed:
+        changed = (changed - {"quota"}) | set(_QUOTA_PATHS)
+    unknown = sorted(changed - {*_QUOTA_PATHS, "callback_url", "expires_at"})
+    if unknown:
+        known_paths = ", ".join(("quota", *_QUOTA_PATHS, "callback_url", "expires_at"))
+        found.append(FieldViolation("update_mask", "one_of", f"{unknown[0][:100]!r} is none of {known_paths}"))
+    return changed
+
+
+def _quota(given: admin_pb2.ApiKeyQuota, found: list[FieldViolation], *, only: Collection[str] = _QUOTA_PATHS) -> Quota:
+    values = {field.name: value for field, value in given.ListFields() if f"{_QUOTA_PREFIX}{field.name}" in only}
     try:
         quota = _Quota.model_validate(values)
     except ValidationError as error:

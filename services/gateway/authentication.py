@@ -20,8 +20,9 @@ from libs.common import metrics
 from libs.common.api_keys import KEY_LIMIT, PREFIX_LENGTH, hash_of, prefix_of
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.rpc.credentials import AUTHORIZATION, OPEN_SERVICES, bearer, metadata_of
+from libs.common.rpc.credentials import AUTHORIZATION, bearer, is_keyless, metadata_of
 from libs.common.rpc.interceptors import Around, Call
+from libs.common.rpc.shares import network_of, network_of_peer
 from services.gateway.access import Caller, admit_caller, check_role
 
 log = structlog.get_logger()
@@ -114,13 +115,10 @@ class Authentication:
             )
         if (stood_for := self._standing_in.get(given)) is not None:
             return stood_for
-        digest = hash_of(given[: KEY_LIMIT + 1], self._secret)
-        known = self._known.get(digest)
-        if known is None or time.monotonic() >= known.until or time.time() >= known.expires_at:
-            known = await self._look_up(given, digest)
+        known = await self._find(given)
         if known is None:
             metrics.AUTHENTICATIONS.labels("refused").inc()
-            await self._guesses.failed(address)
+            await self._guesses.failed(network_of(address))
             raise GenerationError(
                 ErrorCode.AUTHENTICATION_FAILED, "This API key is not valid: it is unknown, expired or revoked."
             )
@@ -150,10 +148,18 @@ class Authentication:
             await self._keys.touch(sorted(used))
         return False
 
-    async def _look_up(self, given: str, digest: bytes) -> _Known | None:
-        self._known.pop(digest, None)
+    async def _find(self, given: str) -> _Known | None:
+        # A header may hold bytes that are no text; no key does.
         if not PREFIX_LENGTH < len(given) <= KEY_LIMIT or not given.isascii() or not given.isprintable():
             return None
+        digest = hash_of(given, self._secret)
+        known = self._known.get(digest)
+        if known is None or time.monotonic() >= known.until or time.time() >= known.expires_at:
+            known = await self._look_up(given, digest)
+        return known
+
+    async def _look_up(self, given: str, digest: bytes) -> _Known | None:
+        self._known.pop(digest, None)
         record = await self._keys.find(prefix_of(given))
         if record is None or not hmac.compare_digest(bytes(record.key_hash), digest) or not record.is_valid:
             return None
@@ -179,13 +185,8 @@ class KeysOnly(Around):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """See the class."""
-        if not call.method.startswith(OPEN_SERVICES):
-            caller = await self._authentication.caller(key_in(metadata_of(call)), _address(call.context.peer()))
+        if not is_keyless(call.method):
+            caller = await self._authentication.caller(key_in(metadata_of(call)), network_of_peer(call.context.peer()))
             check_role(caller, call.method)
             admit_caller(caller)
         yield
-
-
-def _address(peer: str) -> str:
-    """`ipv4:127.0.0.1:5000` without its port."""
-    return peer.rpartition(":")[0] or peer

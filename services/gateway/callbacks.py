@@ -9,6 +9,7 @@ from libs.common.database.states import CallbackState
 from libs.common.database.stores.callbacks import CallbackStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.rpc.pages import page, page_size, page_start
+from libs.common.rpc.requests import ID_LIMIT, raise_for, text_faults
 from services.gateway.access import Caller
 from services.gateway.messages import callback_message
 
@@ -35,9 +36,8 @@ class Callbacks:
         state = _STATES.get(request.state)
         if request.state and state is None:
             raise InvalidRequest([FieldViolation("state", "one_of", "must be one of the states")])
-        for name in ("generation_id", "batch_id"):
-            if "\x00" in getattr(request, name):
-                raise InvalidRequest([FieldViolation(name, "text", "must not contain NUL characters")])
+        ids = {name: getattr(request, name) for name in ("generation_id", "batch_id")}
+        raise_for(text_faults(ids, dict.fromkeys(ids, ID_LIMIT)))
         found = await self._store.list_page(
             size + 1,
             owner=caller.sees,

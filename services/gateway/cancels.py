@@ -1,4 +1,4 @@
-"""Cancelling: the request is committed, then whoever holds the generation is nudged."""
+"""Cancelling: the request is committed, then the service that holds the generation is woken."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from libs.common.database.states import State
 from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.errors import ErrorCode, NotFound
+from libs.common.rpc.deadlines import after_commit
 
 log = structlog.get_logger()
-_NUDGE_TIMEOUT_SECONDS = 2.0
+_WAKEUP_TIMEOUT_SECONDS = 2.0
 
 
 def no_generation(generation_id: str) -> NotFound:
@@ -41,12 +42,13 @@ class Cancels:
         self._generations = generations
         self._dispatcher = dispatcher
         self._poller = poller
-        self._nudges: set[asyncio.Task[None]] = set()
+        self._wakeups: set[asyncio.Task[None]] = set()
 
     async def cancel(self, generation_id: str, *, owner: str | None) -> GenerationRecord:
         """Ask for a generation to be cancelled, and answer it as it stands then. NotFound where it is not there."""
         state = await self._store.request(generation_id, owner=owner)
-        record = await self._generations.get(generation_id, owner=owner)
+        with after_commit(generation_id=generation_id):
+            record = await self._generations.get(generation_id, owner=owner)
         if record is None:
             raise no_generation(generation_id)
         if state is State.CANCELLED:
@@ -54,27 +56,27 @@ class Cancels:
             code = ErrorCode.TASK_CANCELLED.value
             metrics.count_end(record.model_identifier, record.provider_id, state, code, seconds)
         elif state is not None:
-            self._nudge(record)
+            self._wake_holder(record)
         log.info("cancel requested", generation_id=generation_id, state=state.value if state else None)
         return record
 
     async def close(self) -> None:
-        """Let the nudges under way end."""
-        await asyncio.gather(*self._nudges)
+        """Let the wake-ups in progress end."""
+        await asyncio.gather(*self._wakeups)
 
-    def _nudge(self, record: GenerationRecord) -> None:
+    def _wake_holder(self, record: GenerationRecord) -> None:
         task = asyncio.create_task(self._send(record))
-        self._nudges.add(task)
-        task.add_done_callback(self._nudges.discard)
+        self._wakeups.add(task)
+        task.add_done_callback(self._wakeups.discard)
 
     async def _send(self, record: GenerationRecord) -> None:
         try:
             if record.state == State.DISPATCHING:
                 asked = dispatcher_pb2.CancelGenerationRequest(generation_ids=[record.id])
-                await self._dispatcher.CancelGeneration(asked, timeout=_NUDGE_TIMEOUT_SECONDS)
+                await self._dispatcher.CancelGeneration(asked, timeout=_WAKEUP_TIMEOUT_SECONDS)
             else:
                 wake = poller_pb2.AddTaskRequest(generation_id=record.id)
-                await self._poller.AddTask(wake, timeout=_NUDGE_TIMEOUT_SECONDS)
+                await self._poller.AddTask(wake, timeout=_WAKEUP_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             # The request is committed: whoever holds the row sees it at the latest when it writes.
-            log.debug("nudge lost", status=error.code().name, generation_id=record.id)
+            log.debug("wake-up lost", status=error.code().name, generation_id=record.id)

@@ -7,67 +7,162 @@ that a slow-loris attack needs. Source: https://en.wikipedia.org/wiki/Slowloris_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Protocol, cast
 
 from libs.common import metrics
+from libs.common.rpc.shares import network_of
 
 _HEADER_END = b"\r\n\r\n"
 _HEADER_LIMIT_BYTES = 64 * 1024
+# Among the connections that have waited longest, all are idle but those whose next request has come at this moment.
+_LOOKED_AT = 100
+
+
+class Inner(Protocol):
+    """The server's own protocol of a connection."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being read or answered."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+
+    def eof_received(self) -> bool | None:
+        """See asyncio.Protocol."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
 
 
 class Gate:
     """Makes a guarded protocol for each connection.
 
+    A connection that is one too many takes the place of the one that has been idle for longest: of its own address
+    where that has its share already, of any where all are taken.
+
     Args:
         inner: makes the server's own.
         connections: how many at once.
+        per_address: how many of them from one address. 0: no bound.
         header_timeout_seconds: what a client gets until its first request's headers are there.
     """
 
     def __init__(
-        self, inner: Callable[[], asyncio.Protocol], *, connections: int, header_timeout_seconds: float
+        self,
+        inner: Callable[[], Inner],
+        *,
+        connections: int,
+        per_address: int,
+        header_timeout_seconds: float,
     ) -> None:
         self._inner = inner
         self._connections = connections
+        self._per_address = per_address
         self.header_timeout_seconds = header_timeout_seconds
-        self.open: set[Guarded] = set()
+        self._open: dict[object, Guarded] = {}
+        # Dicts in the place of sets, for they keep the order: who has been idle for longest comes first.
+        self._idle: dict[Guarded, None] = {}
+        self._by_address: defaultdict[str, dict[Guarded, None]] = defaultdict(dict)
 
     def __call__(self) -> Guarded:
         """A protocol for one connection."""
         return Guarded(self, self._inner())
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more connections are taken."""
-        return len(self.open) >= self._connections
+    def let_in(self, guarded: Guarded) -> str:
+        """Count a connection. Answers why not, where there is no room for it; empty: it is in."""
+        of_address = self._by_address.get(guarded.address, {})
+        if self._per_address and len(of_address) >= self._per_address and not self._make_room(of_address):
+            return "share"
+        if len(self._open) >= self._connections and not self._make_room(self._idle):
+            return "full"
+        self._open[guarded.inner] = guarded
+        self._by_address[guarded.address][guarded] = None
+        self._idle[guarded] = None
+        return ""
+
+    def leave(self, guarded: Guarded) -> None:
+        """Count it no more."""
+        if self._open.pop(guarded.inner, None) is None:
+            return
+        self._idle.pop(guarded, None)
+        of_address = self._by_address[guarded.address]
+        del of_address[guarded]
+        if not of_address:
+            del self._by_address[guarded.address]
+
+    @contextmanager
+    def at_work(self, inner: object) -> Iterator[None]:
+        """Count the connection of a protocol as one with a request in progress, until the block ends."""
+        guarded = self._open.get(inner)
+        if guarded is None:
+            yield
+            return
+        self._idle.pop(guarded, None)
+        try:
+            yield
+        finally:
+            if inner in self._open:
+                self._idle[guarded] = None
+                of_address = self._by_address[guarded.address]
+                of_address[guarded] = of_address.pop(guarded)
+
+    def _make_room(self, among: Iterable[Guarded]) -> bool:
+        for guarded in islice(among, _LOOKED_AT):
+            if guarded in self._idle and guarded.is_idle:
+                guarded.make_room()
+                return True
+        return False
 
 
 class Guarded(asyncio.Protocol):
     """One connection. Passes all on to the server's own protocol."""
 
-    def __init__(self, gate: Gate, inner: asyncio.Protocol) -> None:
+    def __init__(self, gate: Gate, inner: Inner) -> None:
         self._gate = gate
-        self._inner = inner
+        self.inner = inner
+        self.address = ""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head: bytes | None = b""
+        self._is_in = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost with it: no request is in progress, and no answer on its way."""
+        return self.inner.is_idle and self._transport is not None and not self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or not."""
         # uvloop's transports are none by their class.
         self._transport = cast("asyncio.Transport", transport)
-        if self._gate.is_full:
-            self._cut_off("full")
+        peer = transport.get_extra_info("peername")
+        self.address = network_of(peer[0]) if peer else ""
+        refused = self._gate.let_in(self)
+        if refused:
+            self._cut_off(refused)
             return
-        self._gate.open.add(self)
+        self._is_in = True
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._gate.header_timeout_seconds, self._cut_off, "slow")
-        self._inner.connection_made(transport)
+        self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Look for the end of the first headers, and pass on."""
-        if self not in self._gate.open:
+        if not self._is_in:
             return
         if self._head is not None:
             self._head += data
@@ -76,26 +171,33 @@ class Guarded(asyncio.Protocol):
             elif len(self._head) > _HEADER_LIMIT_BYTES:
                 self._cut_off("large")
                 return
-        self._inner.data_received(data)
+        self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Pass on."""
-        return self._inner.eof_received() if self in self._gate.open else None
+        return self.inner.eof_received() if self._is_in else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._end_watch()
-        if self in self._gate.open:
-            self._gate.open.discard(self)
-            self._inner.connection_lost(exc)
+        self._gate.leave(self)
+        if self._is_in:
+            self._is_in = False
+            self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Pass on."""
-        self._inner.pause_writing()
+        self.inner.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on."""
-        self._inner.resume_writing()
+        self.inner.resume_writing()
+
+    def make_room(self) -> None:
+        """Close it for another one."""
+        # At once, for it ends a little later.
+        self._gate.leave(self)
+        self._cut_off("idle")
 
     def _end_watch(self) -> None:
         self._head = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,9 +14,7 @@ from libs.common.catalog import CatalogHolder
 from libs.common.database.records import GenerationRecord
 from libs.common.database.records_edge import NewRequest
 from libs.common.database.stores.generations import Change, GenerationStore
-from libs.common.database.stores.submissions import SubmissionStore
-from libs.common.errors import FieldViolation, InvalidRequest, NotFound
-from libs.common.ids import new_id
+from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.credentials import metadata_of_context
 from libs.common.rpc.messages import UrlOf
@@ -25,16 +24,19 @@ from services.gateway.access import current_caller
 from services.gateway.batches.handlers import Batches, BatchHandlers
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
+from services.gateway.client_calls import client_call_of
 from services.gateway.experiments.ratings import Ratings
 from services.gateway.experiments.taking_part import TakingPart
 from services.gateway.images.handlers import ImageHandlers
 from services.gateway.images.preprocess import Images
 from services.gateway.intake import Intake
 from services.gateway.listing import wanted as wanted_generations
-from services.gateway.messages import generation_message, model_message, submission_message, ticket_message
+from services.gateway.messages import generation_message, model_message, rerun_message, ticket_message
 from services.gateway.requests import validate
-from services.gateway.resolutions import resolution_of
-from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
+from services.gateway.reruns import Reruns
+from services.gateway.resubmitting import resubmit_usd
+from services.gateway.sameness import key_of_call
+from services.gateway.submissions import Submissions
 from services.gateway.watching import Watchers, stamp_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -49,7 +51,7 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         catalog: CatalogHolder,
         *,
         generations: GenerationStore,
-        submissions: SubmissionStore,
+        submissions: Submissions,
         intake: Intake,
         cancels: Cancels,
         watchers: Watchers[Change],
@@ -58,6 +60,7 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         callbacks: Callbacks,
         taking_part: TakingPart,
         ratings: Ratings,
+        reruns: Reruns,
         url_of: UrlOf,
         callback_hosts: Sequence[str] = (),
     ) -> None:
@@ -72,6 +75,7 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         self._callbacks = callbacks
         self._taking_part = taking_part
         self._ratings = ratings
+        self._reruns = reruns
         self._url_of = url_of
         self._callback_hosts = callback_hosts
 
@@ -79,9 +83,8 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         self, request: messages.CreateGenerationRequest, context: Context
     ) -> messages.CreateGenerationResponse:
         """See the proto."""
-        given = metadata_of_context(context).get(IDEMPOTENCY_KEY_HEADER)
-        if given and not request.idempotency_key:
-            request.idempotency_key = given
+        metadata = metadata_of_context(context)
+        request.idempotency_key = key_of_call(request.idempotency_key, metadata)
         caller, request_id = current_caller(), current_request_id()
 
         def validated(message: messages.CreateGenerationRequest) -> NewRequest:
@@ -93,7 +96,10 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
                 callback_hosts=self._callback_hosts,
             )
 
-        return ticket_message(await self._intake.accept(self._taking_part.request_of(request, caller, validated)))
+        new = self._taking_part.request_of(request, caller, validated)
+        new = replace(new, client_call=client_call_of(metadata, caller.key_id, request))
+        accepted = await self._intake.accept(new)
+        return ticket_message(accepted, resubmit_usd(new.generation, self._catalog.current))
 
     async def GetGeneration(
         self, request: messages.GetGenerationRequest, context: Context
@@ -102,32 +108,30 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         record = await self._own(request.id)
         return messages.GetGenerationResponse(generation=generation_message(record, self._url_of))
 
+    async def RerunGeneration(
+        self, request: messages.RerunGenerationRequest, context: Context
+    ) -> messages.RerunGenerationResponse:
+        """See the proto."""
+        request.idempotency_key = key_of_call(request.idempotency_key, metadata_of_context(context))
+        return rerun_message(await self._reruns.rerun(request, current_caller()))
+
     async def ListSubmissions(
         self, request: messages.ListSubmissionsRequest, context: Context
     ) -> messages.ListSubmissionsResponse:
         """See the proto."""
-        size = page_size(request)
-        found = await self._submissions.list_page(
-            size + 1, generation_id=known(request.generation_id) or None, after=page_start(request) or ""
-        )
-        records, next_token = page(found, size)
-        return messages.ListSubmissionsResponse(
-            submissions=[submission_message(record) for record in records], next_page_token=next_token
-        )
+        return await self._submissions.list_page(request)
 
     async def ResolveSubmission(
         self, request: messages.ResolveSubmissionRequest, context: Context
     ) -> messages.ResolveSubmissionResponse:
         """See the proto."""
-        record = await self._submissions.get(known(request.submission_id))
-        if record is None:
-            raise NotFound("submission_id", f"There is no submission {request.submission_id[:100]!r}.")
-        wanted = resolution_of(request, record, self._catalog.current)
-        continued_by = await self._submissions.resolve(
-            record.id, wanted.resolution, note=request.note, new_id=new_id("gen"), task=wanted.task
-        )
-        self._intake.nudge([continued_by] if continued_by else [])
-        return messages.ResolveSubmissionResponse(generation_id=continued_by or "")
+        return await self._submissions.resolve(request)
+
+    async def ResolveSubmissions(
+        self, request: messages.ResolveSubmissionsRequest, context: Context
+    ) -> messages.ResolveSubmissionsResponse:
+        """See the proto."""
+        return await self._submissions.resolve_many(request)
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
         """See the proto."""

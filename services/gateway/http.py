@@ -10,13 +10,27 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
+from libs.common.rpc.open_streams import OpenStreams
 from libs.common.settings import Settings, listed
+from services.gateway.connections import Connection
 from services.gateway.gate import Gate
-from services.gateway.rest.middlewares import cors, cors_headers, observe, pack, problems, request_headers, request_id
+from services.gateway.holding import holding
+from services.gateway.rest.middlewares import (
+    cors,
+    cors_headers,
+    observe,
+    pack,
+    problems,
+    readable,
+    request_headers,
+    request_id,
+)
 
 log = structlog.get_logger()
 _HANDSHAKE_SECONDS = 10.0
 _IDLE_SECONDS = 75.0
+# As web.AppRunner takes it; the stubs of the protocol alone know no such value.
+_NO_LOG: Any = None
 
 
 class Http:
@@ -25,24 +39,44 @@ class Http:
     Args:
         settings: where it listens, and its bounds.
         routes: what it serves.
+        open_streams: knows the streams of a key.
         is_stopping: whether connections are to be closed with the next answer, so that clients go elsewhere.
     """
 
-    def __init__(self, settings: Settings, routes: Sequence[web.RouteDef], *, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routes: Sequence[web.RouteDef],
+        *,
+        open_streams: OpenStreams,
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._settings = settings
         origins = listed(settings.cors_origins)
+        self._gate = Gate(
+            self._connection,
+            connections=settings.http_connections,
+            per_address=settings.http_connections_per_address,
+            header_timeout_seconds=settings.http_header_timeout_seconds,
+        )
         app = web.Application(
-            middlewares=[request_id, observe, cors(origins), pack, problems],
+            middlewares=[
+                holding(settings, open_streams, self._gate),
+                request_id,
+                observe,
+                cors(origins),
+                pack,
+                problems,
+                readable,
+            ],
             client_max_size=settings.http_body_limit_bytes,
         )
         app.add_routes(routes)
         app.on_response_prepare.append(_on_prepare(origins, is_stopping))
         self._runner = web.AppRunner(
             app,
-            access_log=None,
             handle_signals=False,
             handler_cancellation=True,
-            keepalive_timeout=_IDLE_SECONDS,
             shutdown_timeout=settings.drain_seconds,
         )
         self._server: asyncio.Server | None = None
@@ -51,18 +85,11 @@ class Http:
         """Listen. SystemExit where the port cannot be taken."""
         settings = self._settings
         await self._runner.setup()
-        server = self._runner.server
-        assert server is not None
-        gate = Gate(
-            server,
-            connections=settings.http_connections,
-            header_timeout_seconds=settings.http_header_timeout_seconds,
-        )
-        tls = _tls(settings)
         loop = asyncio.get_running_loop()
+        tls = _tls(settings)
         try:
             self._server = await loop.create_server(
-                gate,
+                self._gate,
                 settings.bind_host,
                 settings.gateway_http_port,
                 reuse_address=True,
@@ -72,6 +99,12 @@ class Http:
         except OSError as error:
             log.fatal("cannot start: the port cannot be taken", port=settings.gateway_http_port, error=error)
             raise SystemExit(1) from error
+
+    def _connection(self) -> Connection:
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        return Connection(server, loop=loop, access_log=_NO_LOG, keepalive_timeout=_IDLE_SECONDS)
 
     async def close(self) -> None:
         """Take no more requests, and let those under way end."""

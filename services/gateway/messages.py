@@ -8,7 +8,8 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.catalog import Catalog, Model
-from libs.common.database.records import GenerationRecord, SubmissionRecord
+from libs.common.database.records import GenerationRecord, Json
+from libs.common.database.records_dispatch import SubmissionRecord
 from libs.common.database.records_edge import Accepted, CallbackRecord
 from libs.common.database.states import TERMINAL, CallbackState, State
 from libs.common.rpc.messages import UrlOf, error_message, output_messages, timestamp
@@ -34,13 +35,21 @@ _RESOLUTIONS: dict[str | None, gateway_pb2.SubmissionResolution.ValueType] = {
 }
 
 
-def ticket_message(ticket: Accepted) -> gateway_pb2.CreateGenerationResponse:
-    """The answer to a request that was taken in."""
+def ticket_message(ticket: Accepted, resubmit_usd: float) -> gateway_pb2.CreateGenerationResponse:
+    """The answer to an accepted request. `resubmit_usd`: what repeated payments may add, in US dollars."""
     return gateway_pb2.CreateGenerationResponse(
         id=ticket.generation_id,
         status=STATUS_OF_STATE[ticket.state],
         reused_from_id=ticket.reused_from_id or "",
         is_repeat=ticket.is_repeat,
+        resubmit_usd=resubmit_usd,
+    )
+
+
+def rerun_message(ticket: Accepted) -> gateway_pb2.RerunGenerationResponse:
+    """Return the answer to a rerun."""
+    return gateway_pb2.RerunGenerationResponse(
+        id=ticket.generation_id, status=STATUS_OF_STATE[ticket.state], is_repeat=ticket.is_repeat
     )
 
 
@@ -70,7 +79,7 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         updated_at=timestamp(record.updated_at),
         submitted_at=timestamp(record.submitted_at),
         ended_at=timestamp(record.ended_at),
-        cost_usd=(record.cost_usd or 0.0) if state is State.SUCCESS else 0.0,
+        cost_usd=(record.cost_usd or 0.0) if state in TERMINAL else 0.0,
         next_attempt_at=timestamp(record.next_attempt_at) if waits else None,
         last_error=error_message(record.error) if record.error and state not in TERMINAL else None,
         fallback_path=[_step_message(step) for step in record.fallback_path],
@@ -78,6 +87,8 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         continues_id=record.continues_id or "",
         continued_by_id=record.continued_by_id or "",
         reused_from_id=record.reused_from_id or "",
+        rerun_of_id=record.rerun_of_id or "",
+        rerun_ids=record.rerun_ids,
         callback_url=record.callback_url or "",
         api_key_id=record.api_key_id,
         batch_id=record.batch_id or "",
@@ -86,6 +97,7 @@ def generation_message(record: GenerationRecord, url_of: UrlOf) -> gateway_pb2.G
         experiment_id=record.experiment_id or "",
         variant_id=record.variant_id or "",
         requested_model_identifier=record.requested_model_identifier or "",
+        at_risk_usd=record.at_risk_usd,
     )
 
 
@@ -117,6 +129,21 @@ def submission_message(record: SubmissionRecord) -> gateway_pb2.Submission:
         resolution=_RESOLUTIONS[record.resolution],
         note=record.resolution_note or "",
         resolved_at=timestamp(record.resolved_at),
+        expected_cost_usd=record.expected_cost_usd,
+        at_risk_usd=record.at_risk_usd,
+        spent_usd=record.spent_usd,
+        billing=gateway_pb2.SubmissionBilling.Value(f"SUBMISSION_BILLING_{record.billing or 'UNSPECIFIED'}"),
+        billing_at=timestamp(record.billing_at),
+        reply=_unread_reply(record.reply) if record.reply else None,
+    )
+
+
+def _unread_reply(kept: Json) -> gateway_pb2.UnreadReply:
+    return gateway_pb2.UnreadReply(
+        http_status=int(kept.get("http_status") or 0),
+        content_type=str(kept.get("content_type") or ""),
+        size_bytes=int(kept.get("size_bytes") or 0),
+        body=str(kept.get("body") or ""),
     )
 
 

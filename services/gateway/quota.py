@@ -34,7 +34,7 @@ def admit(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
             quota.monthly_budget_usd is not None
             and used_usd + generation.reserved_usd > quota.monthly_budget_usd + _BILLIONTH_USD
         ):
-            refusal = _budget_spent(usage, used_usd, generation.reserved_usd)
+            refusal = _over_budget(usage, used_usd - usage.used_usd, generation.reserved_usd)
         refusals.append(refusal)
         if refusal is None:
             tokens = None if tokens is None else tokens - 1
@@ -59,7 +59,7 @@ def admit_batch(usage: KeyUsage, places: int, reserved_usd: float) -> Admission:
         quota.monthly_budget_usd is not None
         and usage.used_usd + reserved_usd > quota.monthly_budget_usd + _BILLIONTH_USD
     ):
-        refusal = _budget_spent(usage, usage.used_usd, reserved_usd)
+        refusal = _over_budget(usage, 0.0, reserved_usd)
     if refusal is not None:
         metrics.ADMISSIONS_REFUSED.labels(str(refusal.details["quota"])).inc()
         return Admission([refusal], tokens)
@@ -94,16 +94,29 @@ def _too_many_live(limit: int, live: int, places: int = 1) -> GenerationError:
     )
 
 
-def _budget_spent(usage: KeyUsage, used_usd: float, wanted_usd: float) -> GenerationError:
+def _over_budget(usage: KeyUsage, admitted_usd: float, wanted_usd: float) -> GenerationError:
+    """The refusal of what would exceed the budget, with the parts of what counts against it.
+
+    Args:
+        usage: of the key.
+        admitted_usd: what the same call has reserved already, in US dollars.
+        wanted_usd: what the refused one would reserve, in US dollars.
+    """
     budget = usage.quota.monthly_budget_usd
+    parts = {"reserved": usage.reserved_usd + admitted_usd, "spent": usage.spent_usd, "at risk": usage.at_risk_usd}
+    used_usd = sum(parts.values())
+    named = ", ".join(f"{usd:.4g} {part}" for part, usd in parts.items() if usd > _BILLIONTH_USD) or "nothing is used"
     return GenerationError(
         ErrorCode.QUOTA_EXCEEDED,
-        f"This API key may spend {budget:g} US dollars a month; {used_usd:.4g} are spent or reserved, and this "
+        f"This API key may spend {budget:g} US dollars a month; {used_usd:.4g} count against that ({named}), and this "
         f"may cost {wanted_usd:.4g}.",
         {
             "quota": "monthly_budget_usd",
             "limit_usd": budget,
             "used_usd": round(used_usd, 6),
+            "reserved_usd": round(parts["reserved"], 6),
+            "spent_usd": round(parts["spent"], 6),
+            "at_risk_usd": round(parts["at risk"], 6),
             "requested_usd": round(wanted_usd, 6),
         },
         retry_after_seconds=usage.month_seconds_left,

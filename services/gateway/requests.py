@@ -16,10 +16,10 @@ from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
 from libs.common.ids import new_id
 from libs.common.preprocessing.plans import request_faults
 from libs.common.rpc.structs import from_struct
-from libs.common.validation.common import GenerationInput, Parameters, violations
+from libs.common.validation.common import LABELS_LIMIT, GenerationInput, Parameters, violations
 from services.gateway.access import Caller
 from services.gateway.images.wishes import wish_of
-from services.gateway.sameness import callback_faults, field_digests, request_hash
+from services.gateway.sameness import callback_faults, digests_of, request_hash
 
 _FALLBACKS_LIMIT = 10
 _OF_BATCHES = ("ref", "depends_on", "images_from", "on_failure")
@@ -65,7 +65,7 @@ def validate(
         raise InvalidRequest(found, ErrorCode.INVALID_PARAMETERS if only_parameters else ErrorCode.INVALID_REQUEST)
     generation = replace(
         _generation(model, given, parameters, fallbacks),
-        when_uncertain=_POLICIES.get(message.when_uncertain, model.when_uncertain),
+        when_uncertain=_POLICIES.get(message.when_uncertain, "fail"),
         request_id=request_id,
         trace_parent=tracing.here(),
         api_key_id=caller.key_id,
@@ -85,7 +85,7 @@ def _with_promises(
         # What it starts from is not there yet: nobody knows what it is the same as.
         generation=generation if generation.images_from else replace(generation, request_hash=request_hash(generation)),
         idempotency_key=given.idempotency_key,
-        fields=field_digests(message) if given.idempotency_key else {},
+        fields=digests_of(message) if given.idempotency_key else {},
         reuse_within_seconds=given.reuse_within_seconds,
         is_bounded=is_bounded,
     )
@@ -107,7 +107,7 @@ def _generation(
         number_of_outputs=given.number_of_outputs,
         parameters=chosen,
         priority=given.priority,
-        when_uncertain=model.when_uncertain,
+        when_uncertain="fail",
         user_id=given.user_id,
         labels=given.labels,
         request_id="",
@@ -135,7 +135,7 @@ def _image_faults(
     found: list[FieldViolation] = []
     if message.HasField("preprocess"):
         found += request_faults(wish_of(message.preprocess), needs, catalog.presets)
-    if catalog.takes_data_urls(model, parameters):
+    if catalog.takes_data_urls(model, parameters) or _images(message) > model.max_input_images:
         return found
     return found + [
         FieldViolation(f"input_images[{index}]", "url", f"{model.identifier} takes http(s) URLs only")
@@ -151,17 +151,20 @@ def _images(message: gateway_pb2.CreateGenerationRequest) -> int:
 def _input(
     message: gateway_pb2.CreateGenerationRequest, model: Model, found: list[FieldViolation]
 ) -> GenerationInput | None:
+    images = list(message.input_images) if _images(message) <= model.max_input_images else []
     given: dict[str, object] = {
         "prompt": message.prompt,
-        "input_images": list(message.input_images),
+        "input_images": images,
         "user_id": message.user_id or None,
-        "labels": dict(message.labels),
+        "labels": dict(message.labels) if len(message.labels) <= LABELS_LIMIT else {},
         "idempotency_key": message.idempotency_key or None,
         "callback_url": message.callback_url or None,
     }
     for name in ("number_of_outputs", "priority", "reuse_within_seconds"):
         if message.HasField(name):
             given[name] = getattr(message, name)
+    if len(message.labels) > LABELS_LIMIT:
+        found.append(FieldViolation("labels", "length", f"must be at most {LABELS_LIMIT}"))
     if _images(message) > model.max_input_images:
         found.append(
             FieldViolation(

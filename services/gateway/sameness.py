@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from darkroom.gateway.v1 import gateway_pb2
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from yarl import URL
 
 from libs.common.database.records import NewGeneration
-from libs.common.errors import FieldViolation, GenerationError
+from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
+from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER
 from libs.common.storage.addresses import check_url
 
-IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _HASH_BYTES = 16
 # Told apart key by key, so that whoever sends another body learns which parameter it was.
 _BY_KEY = ("parameters", "labels")
@@ -35,9 +35,21 @@ def request_hash(generation: NewGeneration) -> str:
     return _digest(asked)[: 2 * _HASH_BYTES]
 
 
-def field_digests(message: gateway_pb2.CreateGenerationRequest) -> dict[str, str]:
-    """A digest for each field that was set, by its path. The idempotency key itself is none of them."""
-    return {path: _digest(value)[: 2 * _HASH_BYTES] for path, value in _fields(message)}
+def key_of_call(idempotency_key: str, metadata: Mapping[str, str]) -> str:
+    """Return the idempotency key of a call: that of the request, or of its metadata; empty: none.
+
+    Raises InvalidRequest where both are given and differ.
+    """
+    given = metadata.get(IDEMPOTENCY_KEY_HEADER, "")
+    if idempotency_key and given and given != idempotency_key:
+        fault = f"must be the key of the {IDEMPOTENCY_KEY_HEADER} header, or one of the two must be left out"
+        raise InvalidRequest([FieldViolation("idempotency_key", "same", fault)])
+    return idempotency_key or given
+
+
+def digests_of(message: Message, *, leave_out: Sequence[str] = ("idempotency_key",)) -> dict[str, str]:
+    """Return a digest for each field of a request that is set, by its path; none for those of `leave_out`."""
+    return {path: _digest(value)[: 2 * _HASH_BYTES] for path, value in _fields(message, leave_out)}
 
 
 def callback_faults(url: str, allowed_hosts: Sequence[str]) -> list[FieldViolation]:
@@ -49,12 +61,12 @@ def callback_faults(url: str, allowed_hosts: Sequence[str]) -> list[FieldViolati
     return []
 
 
-def _fields(message: gateway_pb2.CreateGenerationRequest) -> Iterator[tuple[str, Any]]:
+def _fields(message: Message, leave_out: Sequence[str]) -> Iterator[tuple[str, Any]]:
     values: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     for name, value in values.items():
         if name in _BY_KEY:
             yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-        elif name != "idempotency_key":
+        elif name not in leave_out:
             yield name, value
 
 

@@ -23,6 +23,7 @@ from libs.common.catalog import CatalogHolder, Provider
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.context import begin_request
 from libs.common.rpc.errors import from_rpc_error
+from services.gateway.failures import BROKEN_BODY
 from services.gateway.webhook_keys import WebhookKeys
 
 log = structlog.get_logger()
@@ -80,6 +81,8 @@ class Webhooks:
             return self._answer(provider, 200, None, applied=await self._report(provider, report))
         except TimeoutError:
             return self._answer(provider, 408, None)
+        except BROKEN_BODY:
+            return self._answer(provider, 400, None)
         except GenerationError as error:
             if error.code is ErrorCode.AUTHENTICATION_FAILED:
                 self._keys.doubt(provider)

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from libs.common.database.engine import Database
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.alerts import AlertStore
+from libs.common.database.stores.billing import BillingStore
 from libs.common.database.stores.deliveries import DeliveryQueue
 from libs.common.database.stores.errors import ErrorStore
 from libs.common.database.stores.instances import InstanceStore
@@ -20,6 +21,7 @@ from libs.common.database.stores.statistics import StatisticsStore
 from libs.common.rpc.channel import open_channel, open_edge_channel
 from libs.common.rpc.service import Frame, run
 from libs.common.storage.objects import ObjectStore
+from services.monitor.at_risk import AtRisk
 from services.monitor.board import Board
 from services.monitor.checks import AdapterChecks, DatabaseCheck, OwnCheck, PollingCheck, ServiceCheck, StorageCheck
 from services.monitor.delivering import LEASE_SECONDS, Delivering
@@ -60,6 +62,8 @@ async def wire(frame: Frame) -> None:
     retention = Retention(stores.errors, stores.alerts, counts, stores.instances, frame.settings)
     frame.loop("fold", statistics.fold, interval_seconds=_FOLD_SECONDS)
     frame.loop("figures", figures.read, interval_seconds=_FIGURES_SECONDS)
+    at_risk = AtRisk(BillingStore(frame.database), frame.settings.at_risk_days)
+    frame.loop("at_risk", at_risk.count, interval_seconds=_RETAIN_SECONDS)
     frame.loop("retain", retention.forget, interval_seconds=_RETAIN_SECONDS)
     frame.loop("months", Months(PartitionStore(frame.database), frame.settings).turn, interval_seconds=_RETAIN_SECONDS)
     frame.serve(

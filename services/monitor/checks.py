@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic, perf_counter
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.common.catalog import CatalogHolder, Provider
@@ -22,9 +24,11 @@ from libs.common.errors import GenerationError
 from libs.common.storage.objects import ObjectStore
 from services.monitor.board import LOOK_SECONDS, Check, Finding
 
+log = structlog.get_logger()
 _TRAFFIC = timedelta(minutes=5)
 _MANY_FAIL, _FEW = 0.5, 5
 _PROBE_SECONDS, _PROBE_AGAIN_SECONDS = 60.0, 10.0
+_STORAGE_PROBE_SECONDS = 10.0
 _OVERDUE_SECONDS = 60.0
 _ANSWERED = {SubmissionState.ACCEPTED.value, SubmissionState.COMPLETED.value}
 _SERVER_ERRORS = 500
@@ -57,10 +61,20 @@ class DatabaseCheck(Check):
 
 
 class StorageCheck(Check):
-    """Whether the bucket is there."""
+    """Whether the bucket is there, and takes, returns and removes objects.
 
-    def __init__(self, objects: ObjectStore) -> None:
+    Args:
+        objects: the bucket.
+        probe_seconds: between two probes, which write an object; a probe that failed counts until the next one.
+    """
+
+    def __init__(self, objects: ObjectStore, *, probe_seconds: float = _STORAGE_PROBE_SECONDS) -> None:
         self._objects = objects
+        self._probe_seconds = probe_seconds
+        # Of this process: a replica must not remove the object before it is read.
+        self._key = f"health/{uuid4().hex}"
+        self._probed_at = float("-inf")
+        self._failure: GenerationError | None = None
 
     def names(self) -> Sequence[str]:
         """See the base."""
@@ -68,8 +82,20 @@ class StorageCheck(Check):
 
     async def look(self) -> Mapping[str, Finding]:
         """See the base."""
-        await self._objects.ping()
-        return {"s3": Finding("up")}
+        if monotonic() - self._probed_at < self._probe_seconds:
+            await self._objects.ping()
+        else:
+            self._probed_at = monotonic()
+            self._failure = await self._probe()
+        return {"s3": Finding("down", self._failure.message) if self._failure else Finding("up")}
+
+    async def _probe(self) -> GenerationError | None:
+        try:
+            await self._objects.probe(self._key)
+        except GenerationError as error:
+            log.warning("object storage cannot be used", error=error)
+            return error
+        return None
 
 
 class ServiceCheck(Check):

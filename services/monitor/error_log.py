@@ -16,7 +16,7 @@ from libs.common.ids import new_id
 from libs.common.rpc.messages import timestamp
 from libs.common.rpc.requests import raise_for, text_faults, time_of
 from libs.common.rpc.structs import from_struct, to_struct
-from services.monitor.fingerprints import fingerprint
+from services.monitor.fingerprints import cause, fingerprint
 
 ENTRIES_LIMIT = 1_000
 _LIMITS = {
@@ -73,7 +73,8 @@ def _new_error(entry: monitor_pb2.ErrorEntry, path: str, found: list[FieldViolat
         provider_task_id=entry.provider_task_id,
         occurred_at=occurred_at,
     )
-    return NewError(fault, fingerprint(fault.source, code, fault.message, fault.stack), new_id("err"))
+    print_of_fault = fingerprint(fault.source, code, fault.message, fault.stack, cause(fault.context))
+    return NewError(fault, print_of_fault, new_id("err"))
 
 
 def code_word(number: int) -> str:

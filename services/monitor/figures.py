@@ -76,6 +76,10 @@ def _totals(counts: Iterable[Count]) -> dict[str, Samples]:
             found["darkroom_all_generations_ended_total"][ended] += count.count
             if count.cost_usd:
                 found["darkroom_all_spend_usd_total"][model, provider] += count.cost_usd
+        elif count.kind == "money_at_risk":
+            found["darkroom_at_risk_usd"][model, provider] += round(count.cost_usd, 6)
+        elif count.kind == "money_spent":
+            found["darkroom_billed_without_result_usd"][model, provider] += round(count.cost_usd, 6)
         elif count.kind == "task_ended":
             found["darkroom_all_tasks_ended_total"][provider, count.outcome] += count.count
     return found

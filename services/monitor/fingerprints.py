@@ -1,9 +1,11 @@
-"""What makes two errors one fault: source, code, place in the code, and words once ids and figures are gone."""
+"""What makes two errors one fault: source, code, cause, place in the code, and words without ids and figures."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _HASH_BYTES = 16
 _FRAMES = 5
@@ -18,6 +20,13 @@ _VARIABLE = re.compile(
     r"|\d+(?:[.,:]\d+)*"
 )
 _FRAME = re.compile(r'File "([^"]+)", line \d+, in (\S+)')
+_CAUSES = {
+    "http_status": re.compile(r"[1-5]\d\d$"),
+    "sqlstate": re.compile(r"[0-9A-Z]{5}$"),
+    "s3_code": re.compile(r"[A-Za-z0-9]{1,60}$"),
+    "cause": re.compile(r"[A-Za-z_][A-Za-z_.]{0,60}(?=:|$)"),
+    "exception": re.compile(r"[A-Za-z_][A-Za-z_.]{0,60}$"),
+}
 _PLACE = re.compile(r"^.*?(?:site-packages/|/(?=(?:libs|services|sandbox)/))")
 
 
@@ -31,7 +40,26 @@ def frames(stack: str) -> list[str]:
     return [f"{_PLACE.sub('', file)}:{function}" for file, function in _FRAME.findall(stack)][-_FRAMES:]
 
 
-def fingerprint(source: str, code: str, message: str, stack: str) -> str:
-    """32 hexadecimal characters that are the same for all errors that are one fault."""
-    parts = [source, code, template(message), *frames(stack)]
+def cause(context: Mapping[str, Any]) -> list[str]:
+    """What an error's context says of its cause, each `name=value`.
+
+    These are the HTTP status, the SQLSTATE of Postgres, the code of S3 and the class of the exception. Values of any
+    other form are left out, so that no id or text makes a group of its own.
+    """
+    details = context.get("details")
+    facts = {**context, **details} if isinstance(details, Mapping) else context
+    found = {name: form.match(_word(facts.get(name))) for name, form in _CAUSES.items()}
+    return [f"{name}={match[0]}" for name, match in found.items() if match]
+
+
+def _word(value: Any) -> str:
+    # Numbers of a Struct are floats.
+    if isinstance(value, float):
+        return f"{value:.0f}"
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+
+
+def fingerprint(source: str, code: str, message: str, stack: str, causes: Sequence[str] = ()) -> str:
+    """32 hexadecimal characters that are the same for all errors that are one fault. `causes`: see `cause`."""
+    parts = [source, code, template(message), *frames(stack), *causes]
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[: _HASH_BYTES * 2]

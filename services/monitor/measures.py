@@ -132,17 +132,26 @@ def _budgets(rule: Rule, facts: AlertFacts, world: World) -> Iterable[Measuremen
             yield Measurement(
                 f"provider:{provider}",
                 spent / limit,
-                f"${spent:,.2f} of the ${limit:,.2f} that {provider} may cost today (UTC) are spent.",
+                f"${spent:,.2f} of the ${limit:,.2f} that {provider} may cost today (UTC) are used by what was "
+                "submitted, at its expected cost.",
                 details={"spent_usd": spent, "limit_usd": limit},
             )
     for key in facts.keys:
         if key.budget_usd > 0:
             yield Measurement(
                 f"key:{key.id}",
-                key.spent_usd / key.budget_usd,
-                f"${key.spent_usd:,.2f} of the ${key.budget_usd:,.2f} that a key of {key.owner} may cost this month "
-                "(UTC) are spent or reserved.",
-                details={"spent_usd": key.spent_usd, "limit_usd": key.budget_usd, "owner": key.owner},
+                key.used_usd / key.budget_usd,
+                f"${key.used_usd:,.2f} of the ${key.budget_usd:,.2f} that a key of {key.owner} may cost this month "
+                f"(UTC) are used: ${key.reserved_usd:,.2f} reserved, ${key.spent_usd:,.2f} spent, "
+                f"${key.at_risk_usd:,.2f} at risk.",
+                details={
+                    "used_usd": key.used_usd,
+                    "reserved_usd": key.reserved_usd,
+                    "spent_usd": key.spent_usd,
+                    "at_risk_usd": key.at_risk_usd,
+                    "limit_usd": key.budget_usd,
+                    "owner": key.owner,
+                },
             )
 
 
@@ -154,6 +163,28 @@ def _uncertain(rule: Rule, facts: AlertFacts, world: World) -> Iterable[Measurem
             float(found.number),
             f"{found.number} submits to {found.provider_id} may or may not have been billed: somebody has to look.",
             details={"generation_ids": found.generation_ids},
+        )
+
+
+def _missing(rule: Rule, facts: AlertFacts, world: World) -> Iterable[Measurement]:
+    del rule, world
+    for found in facts.missing:
+        yield Measurement(
+            found.provider_id,
+            float(found.number),
+            f"{found.provider_id} does not know {found.number} of our tasks any more: they may have been billed.",
+            details={"generation_ids": found.generation_ids},
+        )
+
+
+def _refused(rule: Rule, facts: AlertFacts, world: World) -> Iterable[Measurement]:
+    del rule, world
+    for provider, seconds in facts.refused_seconds.items():
+        yield Measurement(
+            provider,
+            seconds,
+            f"{provider} has refused our credentials for {_span(seconds)}: its tasks are not checked, and their "
+            "deadlines stand still for a day at most.",
         )
 
 
@@ -176,14 +207,16 @@ MEASURES: Mapping[RuleType, Measure] = {
     RuleType.QUEUE_STALLED: _queues,
     RuleType.BUDGET_SPENT: _budgets,
     RuleType.SUBMISSION_UNCERTAIN: _uncertain,
+    RuleType.TASKS_MISSING: _missing,
+    RuleType.CREDENTIALS_REFUSED: _refused,
     RuleType.API_DOWN: _down("adapter:", "{subject} has been down"),
     RuleType.DATABASE_DOWN: _down("database", "The database has not answered"),
-    RuleType.STORAGE_DOWN: _down("s3", "Object storage has not answered"),
+    RuleType.STORAGE_DOWN: _down("s3", "Object storage has been down"),
     RuleType.SERVICE_DOWN: _down("service:", "The {subject} service has not been ready"),
 }
 
 _SHARES = {RuleType.ERROR_RATE_HIGH, RuleType.TASK_TIMEOUT, RuleType.BUDGET_SPENT}
-_COUNTS = {RuleType.RETRIES_EXCEEDED, RuleType.SUBMISSION_UNCERTAIN}
+_COUNTS = {RuleType.RETRIES_EXCEEDED, RuleType.SUBMISSION_UNCERTAIN, RuleType.TASKS_MISSING}
 
 
 def shown(kind: RuleType | None, value: float) -> str:

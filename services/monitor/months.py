@@ -46,6 +46,8 @@ def _tell(what: str, forgotten: Forgotten) -> bool:
     """Whether anything was forgotten, so that there may be more."""
     if forgotten.live_id is not None:
         log.warning("a month is kept, for one of it is under way", what=what, generation_id=forgotten.live_id)
+    if forgotten.counted:
+        log.warning("money at risk is counted as spent before it is forgotten", submissions=forgotten.counted)
     if forgotten.rows or forgotten.partitions:
         log.info("old rows forgotten", what=what, rows=forgotten.rows, partitions=forgotten.partitions)
-    return bool(forgotten.rows or forgotten.partitions)
+    return bool(forgotten.rows or forgotten.partitions or forgotten.counted)

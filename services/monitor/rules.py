@@ -40,7 +40,7 @@ class RuleType(StrEnum):
     DATABASE_DOWN = "DATABASE_DOWN"
     """For how many seconds Postgres has not answered."""
     STORAGE_DOWN = "STORAGE_DOWN"
-    """For how many seconds object storage has not answered."""
+    """For how many seconds object storage has not answered, or has taken, returned or removed no object."""
     SERVICE_DOWN = "SERVICE_DOWN"
     """By service of ours: for how many seconds it has not been ready."""
     QUEUE_STALLED = "QUEUE_STALLED"
@@ -49,6 +49,10 @@ class RuleType(StrEnum):
     """By provider and by API key: the share of the day's or the month's budget that is spent."""
     SUBMISSION_UNCERTAIN = "SUBMISSION_UNCERTAIN"
     """By provider: how many submits wait for an operator to say what became of them."""
+    TASKS_MISSING = "TASKS_MISSING"
+    """By provider: how many tasks in progress it does not know any more."""
+    CREDENTIALS_REFUSED = "CREDENTIALS_REFUSED"
+    """By provider: for how many seconds it has refused our credentials for checks."""
 
 
 class _Entry(BaseModel):

@@ -19,7 +19,9 @@ from libs.common.database.stores.statistics import (
     Count,
     Segment,
     StatisticsStore,
+    at_risk_usd,
     percentile,
+    spent_usd,
 )
 from libs.common.errors import MAPPINGS, ErrorCode, FieldViolation
 from libs.common.rpc.messages import timestamp
@@ -151,35 +153,40 @@ def stats_message(counts: Sequence[Count], from_time: datetime, to_time: datetim
         p50_seconds=percentile(succeeded, 0.5),
         p95_seconds=percentile(succeeded, 0.95),
         p99_seconds=percentile(succeeded, 0.99),
-        spend_usd=sum(count.cost_usd for count in succeeded),
+        spend_usd=spent_usd(counts),
+        spent_usd=spent_usd(counts),
+        at_risk_usd=at_risk_usd(counts),
         to=timestamp(to_time),
-        model_stats=_model_stats(ended),
+        model_stats=_model_stats(counts),
     )
     getattr(answer, "from").FromDatetime(from_time)
     return answer
 
 
-def _model_stats(ended: Iterable[Count]) -> list[monitor_pb2.ModelStats]:
+def _model_stats(counts: Iterable[Count]) -> list[monitor_pb2.ModelStats]:
     by_model: dict[tuple[str, str], list[Count]] = defaultdict(list)
-    for count in ended:
-        by_model[count.model_identifier, count.provider_id].append(count)
-    found = []
-    for (model, provider), counts in sorted(by_model.items()):
-        succeeded = [count for count in counts if count.outcome == State.SUCCESS.value]
-        found.append(
-            monitor_pb2.ModelStats(
-                model_identifier=model,
-                provider_id=provider,
-                succeeded=_number(succeeded),
-                failed=_number(count for count in counts if count.outcome == State.FAILED.value),
-                cancelled=_number(count for count in counts if count.outcome == State.CANCELLED.value),
-                p50_seconds=percentile(succeeded, 0.5),
-                p95_seconds=percentile(succeeded, 0.95),
-                p99_seconds=percentile(succeeded, 0.99),
-                spend_usd=sum(count.cost_usd for count in succeeded),
-            )
-        )
-    return found
+    for count in counts:
+        if count.kind in {"generation_ended", "money_at_risk", "money_spent"}:
+            by_model[count.model_identifier, count.provider_id].append(count)
+    return [_one_model(model, provider, found) for (model, provider), found in sorted(by_model.items())]
+
+
+def _one_model(model: str, provider: str, counts: Sequence[Count]) -> monitor_pb2.ModelStats:
+    ended = [count for count in counts if count.kind == "generation_ended"]
+    succeeded = [count for count in ended if count.outcome == State.SUCCESS.value]
+    return monitor_pb2.ModelStats(
+        model_identifier=model,
+        provider_id=provider,
+        succeeded=_number(succeeded),
+        failed=_number(count for count in ended if count.outcome == State.FAILED.value),
+        cancelled=_number(count for count in ended if count.outcome == State.CANCELLED.value),
+        p50_seconds=percentile(succeeded, 0.5),
+        p95_seconds=percentile(succeeded, 0.95),
+        p99_seconds=percentile(succeeded, 0.99),
+        spend_usd=spent_usd(counts),
+        spent_usd=spent_usd(counts),
+        at_risk_usd=at_risk_usd(counts),
+    )
 
 
 def _adapter_stats(provider: str, counts: Iterable[Count], last: ErrorGroup | None) -> monitor_pb2.AdapterStats:

@@ -1,8 +1,9 @@
-"""Asks providers about tasks, and tells them to stop: each call timed and counted, each failure with a code."""
+"""Checks and cancels tasks at providers: each call timed and counted, each failure with a code."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from libs.common import metrics
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import Adapter, Task, TaskStatus
 from libs.common.catalog import Model, Provider
-from libs.common.database.records import ClaimedTask
+from libs.common.database.records_tasks import ClaimedTask, LateTask
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.retry import repeat
 from services.poller.listing import Listing
@@ -21,8 +22,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def as_asked(task: ClaimedTask, model: Model | None) -> Task:
-    """A claimed task as adapters take it."""
+def as_asked(task: ClaimedTask | LateTask, model: Model | None) -> Task:
+    """A task as adapters take it."""
     return Task(task.task_id, model.upstream_model if model else "", task.check_url, task.age_seconds)
 
 
@@ -38,28 +39,32 @@ class Asking:
         return self._accounts.adapter(provider)
 
     async def check(
-        self, task: ClaimedTask, provider: Provider, model: Model | None, listing: Listing | None
+        self, task: ClaimedTask | LateTask, provider: Provider, model: Model | None, listing: Listing | None
     ) -> TaskStatus:
-        """Where a task stands. Raises GenerationError."""
+        """Read a task's state from its provider. Raises GenerationError."""
         asked = as_asked(task, model)
-        call = listing.check if listing is not None else self.adapter(provider).check_task
+        adapter = self.adapter(provider)
+        call = listing.check if listing is not None else adapter.check_task
         status = await self._timed(provider, "check", lambda: call(asked))
+        status = replace(status, outputs=adapter.absolute(status.outputs))
         if status.unknown_state is not None:
             self._note_unknown_state(provider, status.unknown_state)
         return status
 
     async def cancel(self, task: ClaimedTask, provider: Provider, model: Model | None) -> bool:
-        """Tell the provider to stop a task, as often as the account's policy says. Whether it has taken that."""
+        """Ask the provider to stop a task, as often as the account's policy says.
+
+        Returns whether the provider confirms that the task is stopped and will not be billed as finished.
+        """
         try:
             adapter = self.adapter(provider)
             if not adapter.can_cancel:
                 return False
             asked = as_asked(task, model)
-            await repeat(provider.retry, lambda: self._timed(provider, "cancel", lambda: adapter.cancel(asked)))
+            return await repeat(provider.retry, lambda: self._timed(provider, "cancel", lambda: adapter.cancel(asked)))
         except GenerationError as error:
             log.warning("provider does not take the cancel", error=error, provider_task_id=task.task_id)
             return False
-        return True
 
     async def _timed(self, provider: Provider, call: str, ask: Callable[[], Awaitable[T]]) -> T:
         started = perf_counter()

@@ -35,6 +35,8 @@ from libs.common.settings import Settings, listed
 from libs.common.storage.addresses import check_url, guarded_session
 
 log = structlog.get_logger()
+LATE_RESULT = "generation.late_result"
+"""The event of a generation that holds the result of another one, which had timed out."""
 _REDIRECTS = 3
 # These keep method and body; others turn a POST into something else.
 _REDIRECT_STATUSES = {307, 308}
@@ -69,7 +71,7 @@ class Callbacks:
         self._writer: GroupWriter[CallbackOutcome, CallbackState | None] = GroupWriter("callbacks", queue.end)
 
     async def claim(self) -> bool:
-        """Take what is due and there are places for; whether there is more. A turn of a loop."""
+        """Take what is due and there are places for; whether there is more. One iteration of a loop."""
         free = self._places - len(self._busy)
         if free <= 0:
             return False
@@ -171,7 +173,8 @@ class Callbacks:
         return {"type": callback.event, "timestamp": callback.created_at.isoformat(), "data": data}
 
     def _of_generation(self, callback: ClaimedCallback) -> dict[str, Any]:
-        status = callback.event.removeprefix("generation.").upper()
+        is_late = callback.event == LATE_RESULT
+        status = "SUCCESS" if is_late else callback.event.removeprefix("generation.").upper()
         data: dict[str, Any] = {
             "id": callback.generation_id,
             "status": status,
@@ -186,6 +189,8 @@ class Callbacks:
             data["costUsd"] = callback.cost_usd or 0.0
         elif status in {"FAILED", "CANCELLED"} and callback.error:
             data["error"] = to_json(error_message(callback.error))
+        if is_late:
+            data["continuesId"] = callback.continues_id
         return data
 
     def _failed(

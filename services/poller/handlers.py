@@ -10,13 +10,15 @@ from darkroom.poller.v1 import poller_pb2 as messages
 from darkroom.poller.v1.poller_pb2_grpc import PollingServiceServicer
 
 from libs.common.catalog import CatalogHolder
-from libs.common.database.records import PollTaskRecord
+from libs.common.database.records_tasks import PollTaskRecord
 from libs.common.database.stores.polling import PollStore
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.rpc.context import current_request_id
 from libs.common.rpc.messages import UrlOf, error_message, output_messages, timestamp
+from libs.common.rpc.requests import ID_LIMIT, raise_for, text_faults
+from services.poller.late import LateChecks
 from services.poller.polling import Polling
-from services.poller.reports import hint, note_late, reported
+from services.poller.reports import hint, reported
 from services.poller.requests import Page, adopted, page_of, page_token
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,17 +27,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class PollerHandlers(PollingServiceServicer):
     """Serves `darkroom.poller.v1.PollingService`."""
 
-    def __init__(self, store: PollStore, catalog: CatalogHolder, polling: Polling, url_of: UrlOf) -> None:
+    def __init__(
+        self, store: PollStore, catalog: CatalogHolder, polling: Polling, late: LateChecks, url_of: UrlOf
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._polling = polling
+        self._late = late
         self._url_of = url_of
 
     async def AddTask(self, request: messages.AddTaskRequest, context: Context) -> messages.AddTaskResponse:
         """See the proto."""
+        raise_for(text_faults({"generation_id": request.generation_id}, {"generation_id": ID_LIMIT}))
         if request.generation_id:
             # A hand-over that is committed already: look at the rows, whichever they are.
-            self._wake()
+            self._polling.wake()
             if not request.task_id and self._polling.storing_loop is not None:
                 # No task: results wait to be stored, or a cancel.
                 self._polling.storing_loop.wake()
@@ -44,7 +50,7 @@ class PollerHandlers(PollingServiceServicer):
         generation_id, created = await self._store.adopt(generation, task)
         if not created:
             await self._store.wake(request.provider_id, request.task_id)
-        self._wake()
+        self._polling.wake()
         return messages.AddTaskResponse(generation_id=generation_id, created=created)
 
     async def RemoveTask(self, request: messages.RemoveTaskRequest, context: Context) -> messages.RemoveTaskResponse:
@@ -77,21 +83,20 @@ class PollerHandlers(PollingServiceServicer):
     async def ReportTask(self, request: messages.ReportTaskRequest, context: Context) -> messages.ReportTaskResponse:
         """See the proto."""
         found = await self._get(request.provider_id, request.task_id)
-        if found.ended_at is not None:
-            note_late(found)
-            return messages.ReportTaskResponse(applied=False)
         status = reported(request)
+        if found.ended_at is not None:
+            applied = await self._late.report(request.provider_id, request.task_id, status)
+            return messages.ReportTaskResponse(applied=applied)
         if status is not None:
-            applied = await self._polling.report(request.provider_id, request.task_id, status)
+            # Another report may end the task at the same time, and say otherwise.
+            applied = await self._polling.report(
+                request.provider_id, request.task_id, status
+            ) or await self._late.report(request.provider_id, request.task_id, status)
             return messages.ReportTaskResponse(applied=applied)
         state, progress = hint(request)
         applied = await self._store.wake(request.provider_id, request.task_id, state=state, progress=progress)
-        self._wake()
+        self._polling.wake()
         return messages.ReportTaskResponse(applied=applied)
-
-    def _wake(self) -> None:
-        if self._polling.window.refill is not None:
-            self._polling.window.refill.wake()
 
     async def _get(self, provider_id: str, task_id: str) -> PollTaskRecord:
         found = await self._store.get(provider_id, task_id) if "\x00" not in provider_id + task_id else None

@@ -1,29 +1,40 @@
-"""Claims due tasks in bulk, checks each, and writes what was found in groups."""
+"""Claims due tasks in bulk, checks each task, and writes the outcomes in groups."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic
 
 import structlog
 
 from libs.common import metrics, tracing
 from libs.common.adapters.base import TaskStatus
-from libs.common.catalog import CatalogHolder, Provider
+from libs.common.adapters.http import last_reply
+from libs.common.catalog import CatalogHolder, Model, Provider
 from libs.common.crashpoints import CrashPoint, reach
-from libs.common.database.records import ClaimedTask, PollOutcome
+from libs.common.database.records_tasks import ClaimedTask, PollOutcome
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.polling import PollStore
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode, GenerationError, StatementEnded
 from libs.common.logging import described, level_of_end
 from libs.common.loops import Loop
-from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
-from libs.common.rpc.nudges import Nudges
+from libs.common.rpc.wakeups import Wakeups
 from libs.common.settings import Settings
 from services.poller.asking import Asking, as_asked
-from services.poller.decisions import after_check, after_failed_check, cancelled, timed_out, unwritable
+from services.poller.decisions import (
+    Pace,
+    after_check,
+    after_failed_check,
+    cancelled,
+    not_checked,
+    refuses_credentials,
+    timed_out,
+    unwritable,
+    with_reply,
+)
 from services.poller.holding import Holding
 from services.poller.listing import FEWEST, Listing
 
@@ -36,17 +47,26 @@ class Polling(Holding[PollOutcome, State | None]):
     """The tasks that this process holds."""
 
     def __init__(
-        self, store: PollStore, catalog: CatalogHolder, asking: Asking, settings: Settings, *, batches: Nudges
+        self, store: PollStore, catalog: CatalogHolder, asking: Asking, settings: Settings, *, batches: Wakeups[str]
     ) -> None:
-        super().__init__("poll_outcomes", store, store.end, drain_seconds=settings.drain_seconds)
+        super().__init__("poll_outcomes", store, store.end, settings)
         self._store = store
         self._catalog = catalog
         self._asking = asking
         self._batches = batches
+        self._pace = Pace(
+            refused_seconds=settings.poll_probe_seconds,
+            missing_seconds=settings.missing_poll_seconds,
+            believed_seconds=settings.missing_believed_seconds,
+        )
+        # When each provider account last refused our credentials here, by the monotonic clock.
+        self._refused_at: dict[str, float] = {}
         self.storing_loop: Loop | None = None
 
     async def claim(self) -> bool:
-        """Claim for every provider account what there is room for."""
+        """Claim for every provider account what there is room for; nothing while outcomes wait for the database."""
+        if self._outcomes.is_waiting:
+            return False
         rooms = {
             provider.id: self.window.room(provider.id, provider.limits.concurrent_checks)
             for provider in self._catalog.current.providers.values()
@@ -70,7 +90,7 @@ class Polling(Holding[PollOutcome, State | None]):
     async def end_forgotten(self) -> bool:
         """End tasks past their deadline whose provider the catalog does not have any more."""
         room = self.window.room(_FORGOTTEN, _FORGOTTEN_PLACES)
-        if not room:
+        if not room or self._outcomes.is_waiting:
             return False
         found = await self._store.claim_forgotten(room, known=list(self._catalog.current.providers))
         for task in found:
@@ -78,24 +98,32 @@ class Polling(Holding[PollOutcome, State | None]):
         return len(found) == room
 
     async def report(self, provider_id: str, task_id: str, status: TaskStatus) -> bool:
-        """Take a provider's own word that a task has ended. False where it had ended already, or was cancelled."""
+        """Write a provider's report that a task has ended. False where it had ended already, or was cancelled.
+
+        The report is written although its caller is cancelled. Raises GenerationError SERVICE_UNAVAILABLE at a stop.
+        """
         if self.window.is_draining:
             raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, "This poller is about to stop.")
+        return await self.window.attend(self._report(provider_id, task_id, status))
+
+    async def _report(self, provider_id: str, task_id: str, status: TaskStatus) -> bool:
         task = await self._store.take(provider_id, task_id)
         provider = self._catalog.current.providers.get(provider_id)
         if task is None or provider is None:
             return False
         follow(task.request_id, task.generation_id)
+        model = self._catalog.current.models.get(task.model_identifier)
         if task.is_cancel_requested:
             metrics.LATE_RESULTS.labels("webhook").inc()
-            outcome = cancelled(task, was_told=True)
+            outcome = cancelled(task, status, provider, model, is_confirmed=False)
         else:
-            model = self._catalog.current.models.get(task.model_identifier)
             outcome = after_check(task, status, provider, model)
-        return await self._end(task, outcome) and not task.is_cancel_requested
+        with self.window.holding(task.claim):
+            return await self._end(task, outcome) and not task.is_cancel_requested
 
     def _begin(self, lane: str, task: ClaimedTask, listing: Listing | None) -> None:
-        self.window.begin(lane, task.generation_id, partial(self._poll, task, listing), partial(self._end, task))
+        poll = partial(self._poll, task, listing, monotonic())
+        self.window.begin(lane, task.claim, poll, partial(self._end, task))
 
     def _listings(self, claimed: Sequence[ClaimedTask]) -> dict[str, Listing]:
         """By provider account, one list call for all of its tasks where that is worth it."""
@@ -108,7 +136,7 @@ class Polling(Holding[PollOutcome, State | None]):
             try:
                 adapter = self._asking.adapter(catalog.providers[provider_id])
             except (KeyError, GenerationError):
-                # Each task says so for itself.
+                # The check of each task fails with this error.
                 continue
             if adapter.can_list and len(tasks) >= FEWEST:
                 models = catalog.models
@@ -116,55 +144,87 @@ class Polling(Holding[PollOutcome, State | None]):
                 found[provider_id] = Listing(adapter, asked)
         return found
 
-    async def _poll(self, task: ClaimedTask, listing: Listing | None) -> PollOutcome:
+    async def _poll(self, task: ClaimedTask, listing: Listing | None, claimed_at: float) -> PollOutcome:
         follow(task.request_id, task.generation_id)
         with tracing.resumed("poll", task.trace_parent, task.generation_id):
-            return await self._polled(task, listing)
+            return await self._polled(task, listing, claimed_at)
 
-    async def _polled(self, task: ClaimedTask, listing: Listing | None) -> PollOutcome:
+    async def _polled(self, task: ClaimedTask, listing: Listing | None, claimed_at: float) -> PollOutcome:
         catalog = self._catalog.current
         provider, model = catalog.providers.get(task.provider_id), catalog.models.get(task.model_identifier)
+        if provider is None or not task.may_call:
+            return self._end_without_provider(task, provider, model)
+        if self._refused_at.get(task.provider_id, -1.0) > claimed_at:
+            return not_checked(task, self._pace)
+        if task.is_cancel_requested:
+            return await self._cancel(task, provider, model)
         failure = None
         try:
-            if provider is None:
-                raise GenerationError(ErrorCode.INTERNAL_ERROR, "The catalog has dropped the provider.")
-            if task.is_cancel_requested:
-                return cancelled(task, was_told=await self._asking.cancel(task, provider, model))
             status = await self._asking.check(task, provider, model, listing)
-            outcome = after_check(task, status, provider, model)
+            outcome = with_reply(after_check(task, status, provider, model), last_reply.get())
         except GenerationError as error:
             metrics.RETRIES.labels(task.provider_id, "check").inc()
             log.warning("check failed", error=error, provider=task.provider_id, provider_task_id=task.task_id)
+            if refuses_credentials(error):
+                self._refused_at[task.provider_id] = monotonic()
             failure = error
-            outcome = after_failed_check(task, error, model)
-        if outcome.has_ended or task.seconds_left > 0:
+            outcome = after_failed_check(task, error, model, self._pace)
+        # A refusal stops the deadline.
+        if outcome.has_ended or outcome.is_refused or task.seconds_left > 0:
             return outcome
-        return await self._give_up(task, provider, failure)
+        return await self._give_up(task, provider, model, failure)
+
+    def _end_without_provider(self, task: ClaimedTask, provider: Provider | None, model: Model | None) -> PollOutcome:
+        """End a task whose provider cannot be asked; one that is neither cancelled nor past its deadline waits."""
+        if task.is_cancel_requested:
+            return cancelled(task, None, provider, model, is_confirmed=False)
+        if task.seconds_left > 0:
+            return not_checked(task, self._pace)
+        why = "The catalog has dropped the provider." if provider is None else "The provider refuses our credentials."
+        return timed_out(task, GenerationError(ErrorCode.INTERNAL_ERROR, why), is_confirmed=False)
+
+    async def _cancel(self, task: ClaimedTask, provider: Provider, model: Model | None) -> PollOutcome:
+        """Cancel a task for its caller. A check shows whether it had succeeded before, since it is billed then."""
+        is_confirmed = await self._asking.cancel(task, provider, model)
+        status = None if is_confirmed else await self._look(task, provider, model)
+        return cancelled(task, status, provider, model, is_confirmed=is_confirmed)
+
+    async def _look(self, task: ClaimedTask, provider: Provider, model: Model | None) -> TaskStatus | None:
+        try:
+            return await self._asking.check(task, provider, model, None)
+        except GenerationError as error:
+            log.warning("check failed", error=error, provider=task.provider_id, provider_task_id=task.task_id)
+            return None
 
     async def _give_up(
-        self, task: ClaimedTask, provider: Provider | None, failure: GenerationError | None
+        self, task: ClaimedTask, provider: Provider, model: Model | None, failure: GenerationError | None
     ) -> PollOutcome:
-        """Past its deadline, after a last look: the provider is told to stop, so that it bills no more than it has."""
-        model = self._catalog.current.models.get(task.model_identifier)
-        was_told = provider is not None and await self._asking.cancel(task, provider, model)
-        return timed_out(task, failure, was_told=was_told)
+        """End a task past its deadline, after a last check.
+
+        A task that is not confirmed to be stopped may end with a result, which is stored as a late result.
+        """
+        is_confirmed = await self._asking.cancel(task, provider, model)
+        return timed_out(task, failure, is_confirmed=is_confirmed)
 
     async def _end(self, task: ClaimedTask, outcome: PollOutcome) -> bool:
         reach(CrashPoint.POLLER_TASK_CHECKED)
         try:
-            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+            written = await self._outcomes.write(outcome)
+        except StatementEnded:
+            # The row is not the reason: its lease expires, and the task is checked again.
+            raise
         except Exception as error:
             log.exception("outcome cannot be written", provider_task_id=task.task_id)
-            outcome = unwritable(task, error)
-            written = await until_database_answers(lambda: self._outcomes.write(outcome))
+            outcome = unwritable(task, outcome, error, self._catalog.current.models.get(task.model_identifier))
+            written = await self._outcomes.write(outcome)
         if written is None:
             metrics.FENCED_WRITES.labels("poll").inc()
         elif written is not State.PROCESSING:
             reach(CrashPoint.POLLER_OUTCOME_WRITTEN)
-            self._tell(task, outcome, written)
+            self._report_end(task, outcome, written)
         return written is not None
 
-    def _tell(self, task: ClaimedTask, outcome: PollOutcome, state: State) -> None:
+    def _report_end(self, task: ClaimedTask, outcome: PollOutcome, state: State) -> None:
         code = outcome.error["code"] if outcome.error else ""
         if state is State.CANCELLED and outcome.generation_state is not state:
             metrics.LATE_RESULTS.labels("check").inc()
@@ -173,8 +233,8 @@ class Polling(Holding[PollOutcome, State | None]):
             metrics.count_end(task.model_identifier, task.provider_id, state, code, task.generation_age_seconds)
             if task.batch_id is not None:
                 self._batches.note(task.batch_id)
-            if state is State.SUCCESS:
-                metrics.Spend.count(task.model_identifier, task.provider_id, task.labels, outcome.cost_usd or 0.0)
+            if outcome.cost_usd:
+                metrics.Spend.count(task.model_identifier, task.provider_id, task.labels, outcome.cost_usd)
         elif self.storing_loop is not None:
             self.storing_loop.wake()
         log.log(

@@ -6,9 +6,7 @@ from darkroom.common.v1 import common_pb2
 from darkroom.poller.v1 import poller_pb2
 from google.protobuf.json_format import MessageToDict
 
-from libs.common import metrics
 from libs.common.adapters.base import ProviderOutput, TaskStatus
-from libs.common.database.records import PollTaskRecord
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
 
@@ -30,12 +28,6 @@ def hint(request: poller_pb2.ReportTaskRequest) -> tuple[TaskState | None, int |
     state = _state(request)
     progress = min(100, max(0, request.progress)) if request.HasField("progress") else None
     return (None if state is None or state.has_ended else state), progress
-
-
-def note_late(task: PollTaskRecord) -> None:
-    """Count a report of a task that has ended here already, if that was by a cancel."""
-    if task.state == TaskState.CANCELLED:
-        metrics.LATE_RESULTS.labels("webhook").inc()
 
 
 def _state(request: poller_pb2.ReportTaskRequest) -> TaskState | None:

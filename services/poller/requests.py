@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from darkroom.poller.v1 import poller_pb2
 
 from libs.common.catalog import Catalog, Model, Provider
-from libs.common.database.records import NewGeneration, NewTask, PollTaskRecord, Strategy
+from libs.common.database.records import NewGeneration, Strategy
+from libs.common.database.records_dispatch import NewTask
+from libs.common.database.records_tasks import PollTaskRecord
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.ids import new_id
+from libs.common.rpc.requests import ID_LIMIT, text_faults
 
 TASK_ID_LIMIT = 200
 PAGE_DEFAULT, PAGE_LIMIT = 50, 1_000
@@ -32,12 +35,11 @@ class Page:
 
 def page_of(request: poller_pb2.ListTasksRequest) -> Page:
     """The page that a request asks for. InvalidRequest for a bad size or token."""
-    size = request.page_size if request.HasField("page_size") else PAGE_DEFAULT
+    size = request.page_size or PAGE_DEFAULT
     found = []
     if not 1 <= size <= PAGE_LIMIT:
-        found.append(FieldViolation("page_size", "range", f"must be from 1 to {PAGE_LIMIT}"))
-    if "\x00" in request.provider_id:
-        found.append(FieldViolation("provider_id", "text", "must not contain NUL characters"))
+        found.append(FieldViolation("page_size", "range", f"must be from 0 to {PAGE_LIMIT}"))
+    found += text_faults({"provider_id": request.provider_id}, {"provider_id": ID_LIMIT})
     after = None
     if request.page_token:
         try:
@@ -66,7 +68,15 @@ def adopted(request: poller_pb2.AddTaskRequest, catalog: Catalog, request_id: st
     found = _violations(request, provider)
     if found:
         raise InvalidRequest(found)
-    return _generation(model, request_id), _task(request, model, provider)
+    # The other backend's parameters are not known: what one output costs by the defaults.
+    defaults = catalog.parameters(model, {}).model_dump(mode="json", exclude_none=True)
+    generation = replace(
+        _generation(model, request_id),
+        # How many were asked for is not known, either.
+        number_of_outputs=model.max_outputs,
+        expected_cost_usd=model.cost_usd(1, defaults),
+    )
+    return generation, _task(request, model, provider)
 
 
 def _violations(request: poller_pb2.AddTaskRequest, provider: Provider) -> list[FieldViolation]:

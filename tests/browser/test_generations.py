@@ -76,7 +76,7 @@ async def test_a_life_is_told_as_it_is_lived(stage: Stage, operator: Operator) -
     ):
         await expect(page.locator(".timeline")).to_contain_text(words)
     await expect(page.locator(".gallery img")).to_be_visible()
-    await expect(page.get_by_role("button", name="Run again")).to_be_visible()
+    await expect(page.get_by_text("Run again…")).to_be_visible()
     row = await stage.row("SELECT state FROM generation_requests WHERE id = :id", id=made)
     assert row == {"state": "SUCCESS"}
 
@@ -84,6 +84,7 @@ async def test_a_life_is_told_as_it_is_lived(stage: Stage, operator: Operator) -
 async def test_cancel(stage: Stage, operator: Operator) -> None:
     made = await stage.running.create("kling-v1-6", simulated(f"to cancel {next(_numbers)}", task_seconds=60))
     await operator.open(f"/admin/generations/{made}")
+    await operator.page.get_by_text("Cancel…").click()
     await operator.press("Cancel it")
     await operator.sees("It was asked to be cancelled.")
     assert (await stage.running.ended(made)).status == CANCELLED
@@ -100,6 +101,7 @@ async def test_run_again_pressed_twice_is_one_request(stage: Stage, operator: Op
     made = await stage.running.create("flux-dev", words, parameters={"seed": 7}, labels={"a": "b"}, user_id="u7")
     await stage.running.ended(made)
     page = await operator.open(f"/admin/generations/{made}")
+    await page.get_by_text("Run again…").click()
     await page.get_by_role("button", name="Run again").dblclick()
     await operator.sees("It runs again")
     again = page.url.partition("?")[0].rpartition("/")[2]
@@ -122,10 +124,26 @@ async def _uncertain(stage: Stage) -> tuple[str, str, str]:
     return made, str(ended.error.details["submission_id"]), words
 
 
+async def test_run_again_names_the_price_of_a_second_payment(stage: Stage, operator: Operator) -> None:
+    made, submission, words = await _uncertain(stage)
+    page = await operator.open(f"/admin/generations/{made}")
+    await page.get_by_text("Run again…").click()
+    await operator.sees("An earlier submission may be billed:")
+    await expect(page.locator("#run-again")).to_contain_text(submission)
+    assert len(await stage.simulator.bills(words)) == 1
+    await page.get_by_role("button", name="Accept a second payment of $0.003 and run again").click()
+    await operator.sees("It runs again")
+    again = page.url.partition("?")[0].rpartition("/")[2]
+    assert (await stage.running.ended(again)).rerun_of_id == made
+    assert len(await stage.simulator.bills(words)) == 2
+    await operator.open(f"/admin/generations/{made}")
+    await expect(page.get_by_role("link", name=again)).to_be_visible()
+
+
 async def test_an_uncertain_submit_is_shown_and_attached_to_its_task(stage: Stage, operator: Operator) -> None:
     made, submission, words = await _uncertain(stage)
     page = await operator.open("/admin")
-    await operator.sees("Uncertain submits that wait for you")
+    await operator.sees("Submissions to resolve")
     await page.get_by_role("link", name=made).click()
     await page.get_by_label("The task is there: follow it").check()
     await operator.press("Resolve")
@@ -152,8 +170,12 @@ async def test_an_uncertain_submit_is_sent_again_or_left(
     made, submission, words = await _uncertain(stage)
     page = await operator.open(f"/admin/generations/{made}")
     await page.get_by_label(choice).check()
+    if resolution == "RESUBMITTED":
+        await operator.press("Resolve")
+        await operator.sees("the price of a second payment")
+        await page.get_by_label("the second payment that you accept").fill("1")
     await operator.press("Resolve")
-    await operator.sees("The uncertain submit is resolved")
+    await operator.sees("The submission is resolved")
     if resolution == "RESUBMITTED":
         await stage.running.ended(page.url.partition("?")[0].rpartition("/")[2])
     row = await stage.row("SELECT resolution FROM submissions WHERE id = :id", id=submission)

@@ -11,8 +11,10 @@ from bench.imaging.pictures import quarters, written
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import InputImage, SubmitRequest, Submitted, Task, TaskStatus
 from libs.common.adapters.flux import Flux, FluxParameters
+from libs.common.adapters.states import state_of
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from tests.contract.answers import checked
 from tests.contract.conftest import adapter
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
@@ -110,5 +112,23 @@ async def test_credentials_go_to_no_host_that_the_catalog_does_not_name(flux: Fl
 
 
 @pytest.mark.parametrize("word", sorted(Flux.states))
-def test_every_word_of_the_vendor_has_a_state(flux: Flux, word: str) -> None:
-    assert flux.status_of(word) == (Flux.states[word], None)
+def test_every_word_of_the_vendor_has_a_state(word: str) -> None:
+    assert state_of(word, Flux.states) is Flux.states[word]
+
+
+async def test_samples_that_come_as_a_list_are_all_outputs() -> None:
+    urls = ["https://delivery.example.com/1.png", "https://delivery.example.com/2.png"]
+    status = await checked("flux", (200, {"id": "t", "status": "Ready", "result": {"sample": urls}}))
+    assert status.state is TaskState.SUCCESS
+    assert [output.url for output in status.outputs] == urls
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+async def test_a_result_beside_an_error_of_http_is_the_result(status: int) -> None:
+    url = "https://delivery.example.com/1.png"
+    found = await checked("flux", (status, {"id": "t", "status": "Ready", "result": {"sample": url}}))
+    assert (found.state, [output.url for output in found.outputs]) == (TaskState.SUCCESS, [url])
+    with pytest.raises(GenerationError):
+        await checked("flux", (status, {"id": "another", "status": "Ready", "result": {"sample": url}}))
+    with pytest.raises(GenerationError):
+        await checked("flux", (status, {"id": "t", "status": "Ready"}))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.adapters.base import Adapter, Completed, Submitted, Task, TaskStatus
-from libs.common.adapters.http import ProviderHttp, Reply
+from libs.common.adapters.base import Completed, Submitted, Task, TaskStatus
 from libs.common.adapters.registry import adapters
 from libs.common.errors import GenerationError
+from tests.contract.answers import Answers
 from tests.contract.cases import CASES
 
 _WORDS = st.sampled_from(
@@ -36,30 +35,6 @@ _HEADERS = st.sampled_from(
 )  # fmt: skip
 
 
-class Answers(ProviderHttp):
-    """The real client with a wire that answers what it is told to."""
-
-    def __init__(self, kind: type[Adapter], status: int, body: bytes) -> None:
-        self._told = (status, body)
-        self._secrets = ()
-        self._headers = dict
-        self._base_url = "https://api.example.com"
-        self._base_host = "api.example.com"
-        self._trusted_hosts = ()
-        self._refine = kind.refine
-
-    async def _call(self, *_: Any, **__: Any) -> Reply:
-        status, body = self._told
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError):
-            content = None
-        text = self._clean(body.decode(errors="replace"))
-        reply = Reply(status=status, body=content, text=text, request_id=None, retry_after_seconds=None)
-        self._raise_for_error(reply)
-        return reply
-
-
 @pytest.mark.parametrize("name", sorted(CASES))
 @settings(max_examples=300, deadline=None)
 @given(status=st.sampled_from([200, 201, 202, 204, 301, 400, 402, 403, 404, 408, 422, 429, 500, 503]), body=_BODIES)
@@ -67,7 +42,7 @@ def test_any_reply_is_an_answer_or_an_error_of_ours(name: str, status: int, body
     kind, case = adapters()[name], CASES[name]
 
     async def ask() -> list[object]:
-        adapter = kind(Answers(kind, status, body))
+        adapter = kind(Answers(kind, (status, body)))
         task = Task("t", case.upstream_model, "/v1/check/status", 60.0)
         answers: list[object] = []
         for work in (adapter.submit(case.request("x")), adapter.check_task(task), adapter.find_task("sub_1")):
@@ -98,7 +73,7 @@ def test_any_webhook_is_a_report_or_an_error_of_ours(
     kind = adapters()[name]
     report = None
     try:
-        report = kind(Answers(kind, 200, b"")).parse_webhook(headers, body, secret=secret, now=1e9)
+        report = kind(Answers(kind, (200, b""))).parse_webhook(headers, body, secret=secret, now=1e9)
     except GenerationError:
         return
     assert report.task_id

@@ -15,7 +15,7 @@ from bench.imaging.pictures import opened, quarters, written
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import InputImage
 from libs.common.database.engine import Database
-from libs.common.database.records import Json
+from libs.common.database.records import ImageFrom, Json, MadeImage
 from libs.common.database.stores.prepared_images import PreparedImageStore
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest
 from libs.common.imaging.faults import ImageFault
@@ -31,6 +31,7 @@ from services.dispatcher.inputs import IN_REQUEST_BYTES, InputImages, all_of
 from services.dispatcher.outcomes import Job
 from tests.contract.conftest import adapter
 from tests.support.catalogs import MODEL
+from tests.support.closing import closing
 from tests.support.http import serving
 from tests.unit.test_outcomes import CLAIMED
 
@@ -48,18 +49,15 @@ URL = _data_url(CONTENT)
 @asynccontextmanager
 async def _inputs(settings: Settings, database: Database, **changes: Any) -> AsyncIterator[InputImages]:
     settings = settings.model_copy(update=changes)
-    objects, fetcher, preparer = (
-        ObjectStore(settings),
-        Fetcher.from_settings(settings),
-        Preparer.from_settings(settings),
-    )
-    await objects.make_bucket()
-    with from_bytes(CONTENT, "image", limit_bytes=10**8) as media:
-        await objects.put(KEY, media)
-    yield InputImages(fetcher, preparer, Keeper(PreparedImageStore(database), objects), objects, settings)
-    await preparer.close()
-    await fetcher.close()
-    await objects.close()
+    async with (
+        closing(ObjectStore(settings)) as objects,
+        closing(Fetcher.from_settings(settings)) as fetcher,
+        closing(Preparer.from_settings(settings)) as preparer,
+    ):
+        await objects.make_bucket()
+        with from_bytes(CONTENT, "image", limit_bytes=10**8) as media:
+            await objects.put(KEY, media)
+        yield InputImages(fetcher, preparer, Keeper(PreparedImageStore(database), objects), objects, settings)
 
 
 @pytest.fixture
@@ -80,7 +78,10 @@ def job(accounts: Accounts) -> Callable[..., Job]:
         needs = catalog.image_needs(model, catalog.parameters(model, {}))
         assert needs is not None
         images = None if wish is None else plan(needs, wish, catalog.presets)
-        return Job(replace(CLAIMED, made_images=list(made), **claimed), MODEL, provider, found, images=images)
+        declared = tuple(ImageFrom("maker", number) for number in range(len(made)))
+        images_made = tuple(MadeImage("maker", number, output) for number, output in enumerate(made))
+        claimed = {"images_from": declared, "made_images": images_made, **claimed}
+        return Job(replace(CLAIMED, **claimed), MODEL, provider, found, images=images)
 
     return make
 
@@ -186,6 +187,30 @@ async def test_what_cannot_be_had_fails_before_anything_is_sent(
         await inputs.resolve([], job("tuzi", output, wish=wish))
     assert (raised.value.code, raised.value.is_retryable) == (ErrorCode.INVALID_REQUEST, False)
     assert [violation.field for violation in raised.value.violations] == ["input_images[0]"]
+
+
+async def test_fewer_images_than_declared_are_refused_before_anything_is_sent(
+    inputs: InputImages, job: Callable[..., Job]
+) -> None:
+    asked = job("tuzi", _output())
+    lost = replace(asked, claimed=replace(asked.claimed, made_images=()))
+    with pytest.raises(GenerationError, match="declares 1 input images") as raised:
+        await inputs.resolve([InputImage(URL)], lost)
+    assert raised.value.code is ErrorCode.INTERNAL_ERROR
+
+
+async def test_an_image_that_its_request_may_do_without_is_left_out_and_a_fault_is_not(
+    inputs: InputImages, job: Callable[..., Job]
+) -> None:
+    asked = job("tuzi", _output(), None)
+    left_out = MadeImage("maker", 1, is_left_out=True)
+    without = replace(asked.claimed, made_images=(asked.claimed.made_images[0], left_out))
+    (image,) = await inputs.resolve([], replace(asked, claimed=without))
+    assert image.content == CONTENT
+    deleted = MadeImage("maker", 1, None, "The result of the request 'maker' of the batch was deleted by its owner.")
+    with_fault = replace(asked.claimed, made_images=(asked.claimed.made_images[0], deleted))
+    with pytest.raises(InvalidRequest, match=r"input_images\[1\]: The result of the request 'maker'"):
+        await inputs.resolve([], replace(asked, claimed=with_fault))
 
 
 async def test_a_template_image_of_a_batch_is_fetched_and_prepared_once(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import jwt
 import pytest
 
-from libs.common.adapters.http import ProviderHttp, Reply, code_of_status
+from libs.common.adapters.http import Reply, code_of_status
 from libs.common.adapters.kling import Kling
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode
+from tests.contract.answers import checked
 
 
 def _reply(status: int, body: object) -> Reply:
@@ -68,7 +69,6 @@ VIDEO: dict[str, Any] = {"task_result": {"videos": [{"id": "1", "url": "https://
         {"data": {"status": "succeeded", "video_url": "https://a/1.mp4"}},
     ],
 )
-def test_a_result_is_found_wherever_relays_put_it(body: dict[str, Any]) -> None:
-    kling = Kling(cast("ProviderHttp", None))
-    status = kling._status(body, _reply(200, body))
+async def test_a_result_is_found_wherever_relays_put_it(body: dict[str, Any]) -> None:
+    status = await checked("kling", (200, body))
     assert (status.state, [output.url for output in status.outputs]) == (TaskState.SUCCESS, ["https://a/1.mp4"])

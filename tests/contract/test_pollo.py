@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
-from libs.common.adapters.http import ProviderHttp
-from libs.common.adapters.pollo import Pollo, _Job
 from libs.common.database.states import TaskState
+from tests.contract.answers import checked
 
 
 @pytest.mark.parametrize(
@@ -22,16 +19,16 @@ from libs.common.database.states import TaskState
         (["failed", "failed"], TaskState.FAILED, 0),
     ],
 )
-def test_a_task_has_ended_when_all_its_generations_have(states: list[str], expected: TaskState, outputs: int) -> None:
-    job = _Job.model_validate(
-        {
-            "taskId": "t",
-            "generations": [
-                {"status": state, "url": f"https://a/{index}.mp4" if state == "succeed" else None, "failMsg": "no luck"}
-                for index, state in enumerate(states)
-            ],
-        }
-    )
-    status = Pollo(cast("ProviderHttp", None))._status(job, {})
+async def test_a_task_has_ended_when_all_its_generations_have(
+    states: list[str], expected: TaskState, outputs: int
+) -> None:
+    body = {
+        "taskId": "t",
+        "generations": [
+            {"status": state, "url": f"https://a/{index}.mp4" if state == "succeed" else None, "failMsg": "no luck"}
+            for index, state in enumerate(states)
+        ],
+    }
+    status = await checked("pollo", (200, body))
     assert (status.state, len(status.outputs)) == (expected, outputs)
     assert (status.error is not None) == (expected is TaskState.FAILED)

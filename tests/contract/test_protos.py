@@ -10,6 +10,7 @@ from darkroom.monitor.v1 import monitor_pb2
 from darkroom.poller.v1 import poller_pb2
 from google.api import annotations_pb2
 from google.protobuf.descriptor import EnumDescriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from libs.common.database.states import TaskState
 
@@ -23,9 +24,10 @@ FILES = {
 }
 RPCS = {
     "GenerationService": "CreateGeneration GetGeneration ListGenerations CancelGeneration WatchGeneration "
+    "RerunGeneration "
     "RateGeneration CreateBatch UploadBatch ListBatches GetBatch WatchBatch CancelBatch ResumeBatch EstimateCost "
     "PreprocessImage ListModels ListSubmissions "
-    "ResolveSubmission ListCallbacks ReplayCallback GetCallbackSecret",
+    "ResolveSubmission ResolveSubmissions ListCallbacks ReplayCallback GetCallbackSecret",
     "AdminService": "CreateApiKey ListApiKeys UpdateApiKey RevokeApiKey",
     "DispatcherService": "Dispatch CancelGeneration GetQueue",
     "PollingService": "AddTask RemoveTask GetTaskStatus ListTasks ReportTask",
@@ -33,6 +35,17 @@ RPCS = {
     "ListChannels AcknowledgeAlert SilenceAlerts ListSilences EndSilence GetHealth GetStats ListInstances SetLogLevel",
     "ExperimentService": "CreateExperiment GetExperiment ListExperiments StartExperiment PauseExperiment "
     "CompleteExperiment ChangeAllocation AllocateVariant GetAllocations GetResults",
+}
+# A call that changes nothing may be repeated; clients, gRPC's tools and our own server rely on that.
+CHANGE_NOTHING = {
+    "GenerationService": "GetGeneration ListGenerations WatchGeneration ListBatches GetBatch WatchBatch EstimateCost "
+    "ListModels ListSubmissions ListCallbacks GetCallbackSecret",
+    "AdminService": "ListApiKeys",
+    "DispatcherService": "GetQueue",
+    "PollingService": "GetTaskStatus ListTasks",
+    "MonitorService": "ListErrors ListErrorLogs GetErrorStats GetAlert ListAlerts ListChannels ListSilences GetHealth "
+    "GetStats ListInstances",
+    "ExperimentService": "GetExperiment ListExperiments GetAllocations GetResults",
 }
 ROUTES = {
     "post /api/external/generation",
@@ -87,6 +100,22 @@ ROUTES = {
 def test_a_service_has_its_rpcs(service: str) -> None:
     found = FILES[service].services_by_name[service]
     assert {method.name for method in found.methods} == set(RPCS[service].split())
+
+
+@pytest.mark.parametrize("service", sorted(CHANGE_NOTHING))
+def test_what_changes_nothing_is_declared_so(service: str) -> None:
+    methods = FILES[service].services_by_name[service].methods
+    declared = {
+        method.name for method in methods if method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    }
+    assert declared == set(CHANGE_NOTHING[service].split())
+
+
+def test_what_is_read_over_http_changes_nothing() -> None:
+    for name, file in FILES.items():
+        for method in file.services_by_name[name].methods:
+            if method.GetOptions().Extensions[annotations_pb2.http].get:
+                assert method.name in CHANGE_NOTHING[name].split()
 
 
 def test_the_routes_are_declared_beside_the_rpcs() -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from PIL import Image
 
-from libs.common.adapters.http import TEXT_LIMIT, ProviderHttp
-from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from libs.common.adapters.base import Completed, ProviderOutput
+from libs.common.adapters.http import TEXT_LIMIT, ProviderHttp, may_leave
+from libs.common.adapters.tuzi_openai import TuziOpenAI
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotSent, UnreadableReply
+from tests.contract.cases import CASES
+from tests.support.closing import closing
 
 SECRET = "sk-very-secret"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,29 +36,22 @@ def _client(base_url: str) -> ProviderHttp:
         check_timeout_seconds=0.5,
         reply_limit_bytes=10_000,
         refine=lambda _: None,
+        is_accepted=TuziOpenAI.is_accepted,
     )
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Serves one handler, and answers a client of it."""
-    servers: list[TestServer] = []
-    clients: list[ProviderHttp] = []
+    async with AsyncExitStack() as opened:
 
-    async def start(handler: Handler) -> ProviderHttp:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", handler)
-        server = TestServer(app)
-        await server.start_server()
-        servers.append(server)
-        clients.append(_client(str(server.make_url("/"))))
-        return clients[-1]
+        async def start(handler: Handler) -> ProviderHttp:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", handler)
+            server = await opened.enter_async_context(TestServer(app))
+            return await opened.enter_async_context(closing(_client(str(server.make_url("/")))))
 
-    yield start
-    for client in clients:
-        await client.close()
-    for server in servers:
-        await server.close()
+        yield start
 
 
 async def test_a_credential_that_is_echoed_is_cut_out(serve: Serve) -> None:
@@ -184,3 +186,98 @@ async def test_a_credential_that_is_blank_does_not_spoil_the_texts(serve: Serve)
     http._headers = lambda: {"authorization": "Bearer "}
     with pytest.raises(NotAccepted, match="bad request"):
         await http.post("/v1/x", json={})
+
+
+async def test_request_that_may_not_leave_is_held_back_when_its_connection_is_made(serve: Serve) -> None:
+    received: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        received.append(request.method)
+        return web.json_response({})
+
+    http = await serve(answer)
+    asked: list[str] = []
+
+    def refuse() -> bool:
+        asked.append("submit")
+        return False
+
+    may_leave.set(refuse)
+    with pytest.raises(NotSent):
+        await http.post("/submit", json={"prompt": "a red apple"})
+    # A check may always be made: nobody pays for it.
+    await http.get("/check")
+    assert (received, asked) == (["GET"], ["submit"])
+    may_leave.set(lambda: True)
+    await http.post("/submit", json={"prompt": "a red apple"})
+    assert received == ["GET", "POST"]
+
+
+async def test_picture_that_is_the_reply_itself_is_the_output_of_a_synchronous_submit(serve: Serve) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 80).save(file, "PNG")
+
+    async def raw(_: web.Request) -> web.Response:
+        return web.Response(body=file.getvalue(), content_type="image/png")
+
+    answer = await TuziOpenAI(await serve(raw)).submit(CASES["tuzi_openai"].request("x"))
+    assert answer == Completed((ProviderOutput(content=file.getvalue()),))
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\r\ndata: {data}\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 429])
+async def test_images_of_a_stream_of_events_are_the_outputs_of_a_synchronous_submit(serve: Serve, status: int) -> None:
+    def image(kind: str, size: int) -> str:
+        file = io.BytesIO()
+        Image.new("RGB", (size, size)).save(file, "PNG")
+        encoded = base64.b64encode(file.getvalue()).decode()
+        return _event(kind, json.dumps({"type": kind, "b64_json": encoded}))
+
+    stream = image("image_generation.partial_image", 8) + image("image_generation.completed", 16)
+
+    async def stream_events(_: web.Request) -> web.Response:
+        return web.Response(
+            status=status, text=": a comment\n\n" + stream + _event("done", "[DONE]"), content_type="text/event-stream"
+        )
+
+    answer = await TuziOpenAI(await serve(stream_events)).submit(CASES["tuzi_openai"].request("x"))
+    assert isinstance(answer, Completed)
+    (output,) = answer.outputs
+    assert Image.open(io.BytesIO(output.content or b"")).size == (16, 16)
+    assert answer.unread == 0
+
+
+async def test_stream_of_events_without_a_finished_image_is_unreadable(serve: Serve) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    preview = {"type": "image_generation.partial_image", "b64_json": base64.b64encode(file.getvalue()).decode()}
+
+    async def stream_events(_: web.Request) -> web.Response:
+        return web.Response(text=_event("x", json.dumps(preview)), content_type="text/event-stream")
+
+    with pytest.raises(UnreadableReply):
+        await TuziOpenAI(await serve(stream_events)).submit(CASES["tuzi_openai"].request("x"))
+
+
+async def test_picture_that_is_the_body_of_a_client_error_is_the_output(serve: Serve) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 80).save(file, "PNG")
+
+    async def raw(_: web.Request) -> web.Response:
+        return web.Response(status=429, body=file.getvalue(), content_type="image/png")
+
+    answer = await TuziOpenAI(await serve(raw)).submit(CASES["tuzi_openai"].request("x"))
+    assert answer == Completed((ProviderOutput(content=file.getvalue()),))
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"no picture"), (200, b""), (500, b"\x89PNG\r\n\x1a\n")])
+async def test_reply_that_is_no_picture_is_no_output(serve: Serve, status: int, body: bytes) -> None:
+    async def raw(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, content_type="image/png")
+
+    with pytest.raises(GenerationError) as caught:
+        await TuziOpenAI(await serve(raw)).submit(CASES["tuzi_openai"].request("x"))
+    assert not isinstance(caught.value, NotAccepted)

@@ -8,9 +8,10 @@ import pytest
 
 from libs.common.adapters.accounts import Accounts
 from libs.common.adapters.base import ProviderOutput, Submitted
-from libs.common.adapters.replicate import Replicate, _Prediction
+from libs.common.adapters.replicate import Replicate
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode
+from libs.common.errors import ErrorCode, UnreadableReply
+from tests.contract.answers import checked
 from tests.contract.cases import CASES
 from tests.contract.conftest import adapter
 from tests.support.simulator import Simulator, simulated
@@ -56,18 +57,26 @@ async def test_a_model_is_named_or_versioned(
             "https://api.replicate.com/v1/files/1/download",
             [ProviderOutput("https://api.replicate.com/v1/files/1/download", needs_credentials=True)],
         ),
-        (None, []),
-        (["words", 3, None], []),
+        ({"files": [{"url": "https://a/1.png"}, ["data:image/png;base64,eA=="]]}, None),
     ],
 )
-async def test_outputs_come_in_every_form(found: Replicate, output: object, expected: list[ProviderOutput]) -> None:
-    status = found._status(_Prediction(id="t", status="succeeded", output=output))
+async def test_outputs_come_in_every_form(output: object, expected: list[ProviderOutput] | None) -> None:
+    status = await checked("replicate", (200, {"id": "t", "status": "succeeded", "output": output}))
+    if expected is None:
+        expected = [ProviderOutput("https://a/1.png"), ProviderOutput("data:image/png;base64,eA==")]
     assert list(status.outputs) == expected
 
 
+@pytest.mark.parametrize("output", [None, ["words", 3, None], {}])
+async def test_success_without_an_output_is_an_unreadable_reply(output: object) -> None:
+    with pytest.raises(UnreadableReply):
+        await checked("replicate", (200, {"id": "t", "status": "succeeded", "output": output}))
+
+
 @pytest.mark.parametrize(("logs", "progress"), [("10%|#\n55%|####", 55), ("", None), ("999%", 100), (None, None)])
-async def test_progress_stands_in_the_logs(found: Replicate, logs: str | None, progress: int | None) -> None:
-    assert found._status(_Prediction(id="t", status="processing", logs=logs)).progress == progress
+async def test_progress_stands_in_the_logs(logs: str | None, progress: int | None) -> None:
+    status = await checked("replicate", (200, {"id": "t", "status": "processing", "logs": logs}))
+    assert status.progress == progress
 
 
 @pytest.mark.parametrize(
@@ -79,8 +88,15 @@ async def test_progress_stands_in_the_logs(found: Replicate, logs: str | None, p
         (None, ErrorCode.TASK_FAILED),
     ],
 )
-async def test_a_failure_is_told_by_its_words(found: Replicate, error: str | None, code: ErrorCode) -> None:
-    status = found._status(_Prediction(id="t", status="failed", error=error))
+async def test_a_failure_is_told_by_its_words(error: str | None, code: ErrorCode) -> None:
+    status = await checked("replicate", (200, {"id": "t", "status": "failed", "error": error}))
     assert status.state is TaskState.FAILED
     assert status.error is not None
     assert status.error.code is code
+
+
+@pytest.mark.parametrize("status", ["failed", "processing"])
+async def test_what_a_model_makes_says_nothing_of_the_task(status: str) -> None:
+    output = {"status": status, "task_status": status, "image": "https://a/1.png"}
+    found = await checked("replicate", (200, {"id": "t", "status": "succeeded", "input": output, "output": output}))
+    assert (found.state, len(found.outputs)) == (TaskState.SUCCESS, 1)

@@ -16,12 +16,12 @@ NOBODY = "127.0.0.1:9"
 @pytest.mark.parametrize(
     "lost",
     [
-        pytest.param({"DARKROOM_DISPATCHER_ADDRESS": NOBODY}, id="no nudge reaches the dispatcher"),
+        pytest.param({"DARKROOM_DISPATCHER_ADDRESS": NOBODY}, id="no wake-up reaches the dispatcher"),
         pytest.param({"DARKROOM_POLLER_ADDRESS": NOBODY}, id="no wake-up reaches the poller"),
         pytest.param({"DARKROOM_DISPATCHER_ADDRESS": NOBODY, "DARKROOM_POLLER_ADDRESS": NOBODY}, id="neither"),
     ],
 )
-async def test_a_sweep_finds_what_a_lost_nudge_left(start_stack: StartStack, lost: dict[str, str]) -> None:
+async def test_a_sweep_finds_what_a_lost_wake_up_left(start_stack: StartStack, lost: dict[str, str]) -> None:
     running = await start_stack(settings=lost)
     prompt = simulated("x", task_seconds=0.2)
     ids = [await running.create(model, prompt) for model in ("flux-pro", "gpt-image-1", "dall-e-3")]

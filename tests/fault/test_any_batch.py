@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from libs.common.database.engine import Database
-from libs.common.database.records import ClaimedGeneration, DispatchOutcome, Grant
+from libs.common.database.records_dispatch import ClaimedGeneration, DispatchOutcome, Grant
 from libs.common.database.states import TRANSITIONS, BatchStatus, State
 from libs.common.database.stores.batch_progress import BatchProgressStore
 from libs.common.database.stores.batches import BatchStore
 from libs.common.database.stores.cancelling import CancelStore
-from libs.common.database.stores.resuming import ResumeStore
+from libs.common.database.stores.resuming import Resumed, ResumeStore
 from tests.support.batches import PROVIDERS, admit_all, batch, counters, counters_of, look_after, open_batch, tasks
 from tests.support.dispatchers import Dispatcher
 from tests.support.machines import DatabaseMachine, run_machine
@@ -189,7 +189,7 @@ class Batches(DatabaseMachine):
     def _any(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.batches)))
 
-    async def _resume(self, batch_id: str, codes: list[str], database: Database | None = None) -> int | None:
+    async def _resume(self, batch_id: str, codes: list[str], database: Database | None = None) -> Resumed | None:
         store = ResumeStore(database or self.database, admit_all)
         return await store.resume(batch_id, codes, owner=None, new_id=lambda: f"gen_resumed_{next(_ids):06}")
 

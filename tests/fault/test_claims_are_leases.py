@@ -1,11 +1,13 @@
-"""Law 3: a process that was paused and wakes up late changes nothing."""
+"""Law 3: a process that was paused and wakes up late changes no row that others hold, and loses no reply."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 
+import pytest
 from darkroom.common.v1 import common_pb2
+from darkroom.gateway.v1 import gateway_pb2
 
 from tests.conftest import StartStack
 from tests.support.running import FAILED, SUCCESS
@@ -13,10 +15,13 @@ from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
 
 
-async def test_a_dispatcher_that_wakes_up_late_changes_nothing(start_stack: StartStack, simulator: Simulator) -> None:
+@pytest.mark.parametrize("model", ["flux-pro", "gpt-image-1"])
+async def test_a_reply_that_a_late_dispatcher_holds_is_kept(
+    start_stack: StartStack, simulator: Simulator, model: str
+) -> None:
     running = await start_stack()
     prompt = simulated("paused", submit_seconds=1.5, task_seconds=0)
-    generation_id = await running.create("flux-pro", prompt)
+    generation_id = await running.create(model, prompt)
 
     async def billed() -> bool:
         return len(await simulator.bills(prompt)) == 1
@@ -25,16 +30,21 @@ async def test_a_dispatcher_that_wakes_up_late_changes_nothing(start_stack: Star
     running.stack.children["dispatcher"].send(signal.SIGSTOP)
     await asyncio.to_thread(running.stack.add_replica, "dispatcher")
 
-    generation = await running.ended(generation_id)
-    assert (generation.status, generation.error.code) == (FAILED, common_pb2.ERROR_CODE_SUBMISSION_UNCERTAIN)
+    failed = await running.ended(generation_id)
+    assert (failed.status, failed.error.code) == (FAILED, common_pb2.ERROR_CODE_SUBMISSION_UNCERTAIN)
     running.stack.children["dispatcher"].send(signal.SIGCONT)
 
-    async def fenced() -> bool:
-        return await running.metric("dispatcher", "darkroom_fenced_writes_total", kind="dispatch") == 1
+    async def continued() -> str:
+        everything = await running.gateway.ListGenerations(gateway_pb2.ListGenerationsRequest(page_size=10))
+        return next((found.id for found in everything.generations if found.continues_id == generation_id), "")
 
-    await eventually(fenced, within=10, what="the late outcome is dropped")
-    assert (await running.get(generation_id)).status == FAILED
+    late_id = await eventually(continued, within=10, what="the late reply is held by another generation")
+    ended = await running.ended(late_id)
+    assert (ended.status, len(ended.results)) == (SUCCESS, 1)
+    again = await running.get(generation_id)
+    assert (again.status, again.ended_at, again.continued_by_id) == (FAILED, failed.ended_at, late_id)
     assert len(await simulator.bills(prompt)) == 1
+    assert await running.metric("dispatcher", "darkroom_fenced_writes_total", kind="dispatch") == 1
 
 
 async def test_a_poller_that_wakes_up_late_changes_nothing(start_stack: StartStack, simulator: Simulator) -> None:

@@ -127,7 +127,7 @@ async def test_the_largest_that_is_taken_fits_into_a_workers_memory(workers: Wor
 
 async def test_one_that_takes_too_long_ends_its_worker_and_no_other() -> None:
     workers = Workers(count=2, limits=replace(LIMITS, cpu_seconds=1))
-    slow = PreprocessConfig(format="avif", resize=Resize(width=6_000, height=6_000))
+    slow = PreprocessConfig(format="avif", resize=Resize(width=5_600, height=5_600))
     outcomes = await asyncio.gather(
         _outcome(workers, png_of_zeros(7_900, 7_900), slow),
         *(_outcome(workers, written(quarters(), "PNG")) for _ in range(20)),

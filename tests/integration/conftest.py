@@ -1,4 +1,4 @@
-"""A monitor and where its notices go, for tests of alerts."""
+"""Fixtures of integration tests: a monitor and where its notices go, and the stack of a module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from libs.common.database.engine import Database
 from tests.support.alerting import Desk, desk
 from tests.support.infrastructure import Infrastructure
 from tests.support.monitors import MakeMonitor, Monitors
+from tests.support.rows import opened
+from tests.support.running import Running
+from tests.support.simulator import Simulator
+from tests.support.stacks import StackOfModule
 
 
 @pytest.fixture
@@ -34,3 +38,18 @@ async def monitor(
     monitors = Monitors(database, told, tmp_path, catalog)
     yield monitors.make
     await monitors.close()
+
+
+@pytest.fixture
+async def stack(module_stack: StackOfModule, simulator: Simulator) -> AsyncIterator[Running]:
+    """The stack of the module, which defines `module_stack`; the simulated providers have forgotten other tests."""
+    found = Running(module_stack.stack)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def stack_database(module_stack: StackOfModule) -> AsyncIterator[Database]:
+    """The database of the module's stack."""
+    async with opened(module_stack.database_url) as found:
+        yield found

@@ -12,14 +12,17 @@ from libs.common.settings import Settings
 from sandbox.processes import free_port
 from tests.support.alerting import Desk
 from tests.support.away import Door, healthy_server
+from tests.support.buckets import ACCESS_DENIED, refusing_bucket
 from tests.support.monitors import ALWAYS_DOWN, MakeMonitor, Monitor
 from tests.support.rows import execute
 from tests.support.troubles import (
     circuit_opens,
+    credentials_are_refused,
     key_spends,
     most_fail,
     sent_again,
     spends,
+    tasks_are_missing,
     tasks_time_out,
     uncertain,
     waits,
@@ -37,6 +40,11 @@ CASES: dict[str, tuple[Callable[[Database], Awaitable[None]], str]] = {
     "SUBMISSION_UNCERTAIN": (
         uncertain,
         "UPDATE submissions SET resolution = 'DISMISSED', resolved_at = now() WHERE state = 'UNCERTAIN'",
+    ),
+    "TASKS_MISSING": (tasks_are_missing, "UPDATE poll_tasks SET missing_since = NULL, retry_count = 0"),
+    "CREDENTIALS_REFUSED": (
+        credentials_are_refused,
+        "UPDATE provider_accounts SET polls_paused_at = NULL, polls_probe_at = NULL",
     ),
 }
 
@@ -129,6 +137,25 @@ async def test_what_is_away_is_told_everywhere_once_and_its_return_too(
     await storage.close()
 
 
+@pytest.mark.slow
+async def test_a_bucket_that_takes_no_objects_is_told_with_its_cause_and_so_is_its_end(
+    monitor: MakeMonitor, settings: Settings
+) -> None:
+    async with refusing_bucket() as bucket:
+        bucket.refusals["PUT"] = ACCESS_DENIED
+        settings = settings.model_copy(update={"s3_endpoint_url": bucket.url})
+        found = await monitor(changes=ALWAYS_DOWN, settings=settings)
+        await _until(found, lambda alerts: ("STORAGE_DOWN", "FIRING") in _states(alerts))
+        (alert,) = [alert for alert in await found.alerts() if alert["type"] == "STORAGE_DOWN"]
+        assert "AccessDenied on PutObject (bucket darkroom)" in alert["message"]
+        bucket.refusals.clear()
+        await _until(found, lambda alerts: ("STORAGE_DOWN", "RESOLVED") in _states(alerts))
+
+
+def _states(alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(alert["type"], alert["state"]) for alert in alerts]
+
+
 async def _until(found: Monitor, is_so: Callable[[list[dict[str, Any]]], bool]) -> None:
     """Turn until the alerts are so: a channel needs a moment to find its server again."""
 
@@ -146,4 +173,5 @@ async def test_a_key_that_has_spent_its_month_is_told_by_its_owner(monitor: Make
     (alert,) = await found.alerts()
     assert (alert["type"], alert["subject"], alert["value"]) == ("BUDGET_SPENT", "key:key_1", 0.95)
     assert "$95.00 of the $100.00 that a key of acme" in alert["message"]
+    assert "$10.00 reserved, $70.00 spent, $15.00 at risk" in alert["message"]
     assert told.counts() == (1, 1, 1)

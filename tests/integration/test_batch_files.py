@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import zipfile
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from tests.support.http import Reply, call
 from tests.support.rows import rows
 from tests.support.running import Running
 from tests.support.simulator import FAILS, simulated
+from tests.support.waiting import eventually
 
 _numbers = itertools.count()
 PATH = "/api/external/generation/batch"
@@ -89,7 +91,12 @@ async def test_too_large_a_line_and_too_large_a_file_are_refused_and_leave_nothi
     assert (await _upload(running, _line("x" * 30_000))).status == 413
     assert (await _upload(running, "\n".join(_line(f"{n} " + "x" * 1_000) for n in range(500)))).status == 413
     for table in ("batch_uploads", "generation_batches", "generation_requests"):
-        assert await rows(database, f"SELECT * FROM {table}") == []
+        # What was kept of it is dropped after the answer.
+        await eventually(partial(_is_empty, database, table), within=10, what=f"{table} is empty")
+
+
+async def _is_empty(database: Database, table: str) -> bool:
+    return await rows(database, f"SELECT * FROM {table}") == []
 
 
 async def test_a_stream_has_its_options_first_and_is_taken_whole(running: Running, database: Database) -> None:

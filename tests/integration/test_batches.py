@@ -142,7 +142,14 @@ async def test_a_cancelled_batch_ends_everywhere_and_goes_on_when_it_is_resumed(
     cancelled = gateway_pb2.ResumeBatchRequest(batch_id=batch_id, error_codes=[common_pb2.ERROR_CODE_TASK_FAILED])
     resumed = (await running.gateway.ResumeBatch(cancelled, timeout=10)).batch
     assert (resumed.status, resumed.cancelled_tasks) == (CANCELLED, 6), "none of them failed"
+    # Kling cannot cancel: what it works on may be billed, and is submitted again with consent alone.
     resumed = (await running.gateway.ResumeBatch(gateway_pb2.ResumeBatchRequest(batch_id=batch_id), timeout=10)).batch
+    assert resumed.left_out_tasks == resumed.cancelled_tasks >= 2
+    assert resumed.second_payment_usd > 0
+    asked_again = gateway_pb2.ResumeBatchRequest(
+        batch_id=batch_id, accepted_second_payment_usd=resumed.second_payment_usd
+    )
+    resumed = (await running.gateway.ResumeBatch(asked_again, timeout=10)).batch
     assert (resumed.status, resumed.completed_tasks, resumed.cancelled_tasks) == (PROCESSING, 1, 0)
     first = (await look(running.gateway, batch_id)).tasks[0]
     assert (first.id, first.continues_id) == (batch.tasks[0].id, "")

@@ -26,6 +26,7 @@ from services.monitor.delivering import attempt
 from services.monitor.rules import parse
 from services.monitor.telling import notification
 from tests.support.alerting import PASSWORD, USERNAME, desk
+from tests.support.closing import closing
 from tests.support.waiting import eventually
 
 _AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -62,13 +63,12 @@ async def test_slack_by_token_posts_blocks_and_believes_the_body_not_the_status(
     ]
     async with _slack(answers) as taken:
         given = {"token": "xoxb-of-a-test", "channel": "C1", "api_url": taken.base}
-        channel = Slack(SlackConfig.model_validate(given))
-        await channel.send(_message())
-        with pytest.raises(ChannelFailed, match="ratelimited") as passing:
+        async with closing(Slack(SlackConfig.model_validate(given))) as channel:
             await channel.send(_message())
-        with pytest.raises(ChannelFailed, match="channel_not_found") as lasting:
-            await channel.send(_message())
-        await channel.close()
+            with pytest.raises(ChannelFailed, match="ratelimited") as passing:
+                await channel.send(_message())
+            with pytest.raises(ChannelFailed, match="channel_not_found") as lasting:
+                await channel.send(_message())
     assert (passing.value.is_hopeless, lasting.value.is_hopeless) == (False, True)
     sent = taken.received[0]
     assert sent["headers"]["authorization"] == "Bearer xoxb-of-a-test"

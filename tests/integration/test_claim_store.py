@@ -11,7 +11,8 @@ import pytest
 
 from libs.common.catalog import Provider
 from libs.common.database.engine import Database
-from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, Fallback, Grant, Unavailable
+from libs.common.database.records import Fallback
+from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, Grant, Unavailable
 from libs.common.database.states import BreakerState, State, SubmissionState
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.cancelling import CancelStore
@@ -118,7 +119,7 @@ async def test_what_was_not_taken_can_be_spent_again(database: Database) -> None
             ),
         ]
     )
-    await dispatcher.claims.give_back([unsent.id])
+    await dispatcher.claims.give_back([unsent.claim])
     (account,) = await AccountStore(database).read()
     assert account.spend_today_usd == pytest.approx(1.0)
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from darkroom.gateway.v1 import gateway_pb2
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
 
 from bench.imaging.pictures import opened, quarters, written
 from libs.client import Client, DarkroomError
 from libs.client.batches import picture_from
 from sandbox.demo import looked_into
 from tests.conftest import StartStack
+from tests.support.closing import in_progress
 from tests.support.running import Running
 from tests.support.simulator import FAILS, Simulator, simulated
+from tests.support.waiting import eventually
 
 _COMMAND = str(Path(sys.executable).parent / "darkroom")
 
@@ -72,13 +74,30 @@ async def test_a_gateway_that_restarts_is_waited_for_and_nothing_is_made_twice(
     prompt = simulated("client through a restart", task_seconds=3)
     async with Client(_address(running), running.admin_key) as client:
         generation_id = await client.submit("flux-pro", prompt)
-        waiting = asyncio.create_task(client.wait(generation_id))
-        await running.reaches(generation_id, gateway_pb2.GENERATION_STATUS_PROCESSING)
-        running.stack.kill("gateway")
-        await running.restart("gateway")
-        generation = await asyncio.wait_for(waiting, 30)
+        async with in_progress(client.wait(generation_id)) as waiting:
+            await running.reaches(generation_id, gateway_pb2.GENERATION_STATUS_PROCESSING)
+            running.stack.kill("gateway")
+            await running.restart("gateway")
+            generation = await asyncio.wait_for(waiting, 30)
         assert (await client.files(generation))[0].content
     assert len(await simulator.bills(prompt)) == 1
+
+
+async def test_a_watch_that_is_left_early_ends_its_rpc(running: Running) -> None:
+    def fail(_: gateway_pb2.Generation) -> None:
+        raise RuntimeError("the caller's own")
+
+    async def no_rpc_is_left() -> bool:
+        return await running.metric("gateway", "darkroom_gateway_watchers") == 0
+
+    async with Client(_address(running), running.admin_key) as client:
+        generation_id = await client.submit("flux-pro", simulated("left early", task_seconds=30))
+        with pytest.raises(RuntimeError) as caught:
+            await client.wait(generation_id, on_progress=fail)
+        await eventually(no_rpc_is_left, within=5, what="the gateway has no watcher")
+        await client.cancel(generation_id)
+    # Nothing was left to the garbage collector: the traceback refers to all that the call used.
+    assert caught.value.__traceback__ is not None
 
 
 class Ran(NamedTuple):
@@ -102,6 +121,25 @@ async def _run(running: Running, *arguments: str, key: str | None = None, more: 
     )
     out, err = await asyncio.wait_for(child.communicate(), 60)
     return Ran(child.returncode or 0, out.decode(), err.decode())
+
+
+async def test_the_command_line_changes_keys_and_runs_again(running: Running) -> None:
+    made = await _run(
+        running, "keys", "create", "--owner", "changed", "--monthly-budget-usd", "5", "--live-generations", "9"
+    )
+    words = dict(line.split()[:2] for line in made.out.splitlines() if line.startswith(("id ", "key ")))
+    changed = await _run(
+        running, "keys", "update", words["id"], "--requests-per-minute", "7", "--clear", "live-generations"
+    )
+    assert (changed.code, changed.err) == (0, "")
+    (key,) = (await running.admin.ListApiKeys(admin_pb2.ListApiKeysRequest(owner="changed"))).api_keys
+    assert (key.quota.requests_per_minute, key.quota.monthly_budget_usd) == (7, 5)
+    assert not key.quota.HasField("live_generations")
+    first = (await _run(running, "submit", "flux-schnell", simulated("once", task_seconds=0), key=words["key"])).out
+    await running.ended(first.strip())
+    again = await _run(running, "rerun", first.strip(), key=words["key"])
+    assert (again.code, again.err) == (0, "")
+    assert (await running.ended(again.out.strip())).rerun_of_id == first.strip()
 
 
 async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_path: Path) -> None:
@@ -135,7 +173,8 @@ async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_p
 
     keys = await _run(running, "keys", "list", "--owner", "command")
     key_id = next(line.split()[0] for line in keys.out.splitlines() if "command" in line)
-    assert "of 5" in keys.out
+    row = next(line for line in keys.out.splitlines() if "command" in line).split()
+    assert row[5:9] == ["5", "0.00", "0.04", "0.28"], "budget, reserved, spent, at risk"
     assert (await _run(running, "keys", "revoke", key_id)).code == 0
     refused = await _run(running, "list", key=key)
     assert (refused.code, "AUTHENTICATION_FAILED" in refused.err) == (1, True)
@@ -157,7 +196,7 @@ async def test_a_batch_of_a_file_is_made_once_however_often_it_is_run(
         ran = await _run(running, "batch", "submit", str(path), "--save", str(tmp_path / "out"))
         assert (ran.code, ran.err) == (1, "")
         assert "4 of 5 succeeded" in ran.out
-        assert "TASK_FAILED: The provider reports: Error." in ran.out
+        assert "TASK_FAILED: generation failed" in ran.out
     assert [len(await simulator.bills(prompt)) for prompt in prompts] == [1] * 4
     assert len(list((tmp_path / "out").iterdir())) == 4
 

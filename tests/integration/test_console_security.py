@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import pytest
 
@@ -344,3 +346,11 @@ async def test_without_the_monitor_the_console_says_so(start_stack: StartStack) 
         assert "The monitor is away" in page.text
         assert (await found.get("/admin/monitoring/alerts")).status == 503
         assert (await found.get("/admin/experiments")).status == 503
+
+
+async def test_a_field_of_a_form_that_is_given_twice_is_refused(operator: Visitor) -> None:
+    token = (await operator.get("/admin/keys")).token
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    body = urlencode([("form_token", token), ("owner", "a"), ("owner", "b"), ("role", "client")])
+    answer = await operator._send("POST", "/admin/keys", kind, io.BytesIO(body.encode()))
+    assert (answer.status, "given twice" in answer.text) == (400, True)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from libs.common.database.engine import Database
-from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
+from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
 from libs.common.database.states import IllegalTransition, State, SubmissionState
 from tests.support.dispatchers import Dispatcher
 from tests.support.rows import execute, insert, new_generation, rows
@@ -130,8 +130,8 @@ async def test_a_holder_that_lost_its_lease_can_neither_send_nor_write(database:
 
     assert await sleeper.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)]) == [False]
     assert await sleeper.end([_accepted(claimed)]) == [None]
-    await sleeper.claims.renew([claimed.id])
-    await sleeper.claims.give_back([claimed.id])
+    assert await sleeper.claims.renew([claimed.claim]) == []
+    await sleeper.claims.give_back([claimed.claim])
 
     (row,) = await rows(database, "SELECT state, lease_owner, attempts FROM generation_requests")
     assert row == {"state": "DISPATCHING", "lease_owner": "rescuer", "attempts": 0}
@@ -142,8 +142,21 @@ async def test_the_same_owner_with_an_older_claim_is_fenced_too(database: Databa
     store = _store(database)
     claimed = await _claim_one(database, store)
     await _expire(database)
-    await store.claims.rescue(10, held=[])
+    (taken,) = await store.claims.rescue(10, held=[])
     assert await store.end([_accepted(claimed)]) == [None]
+    await _expire(database)
+    await store.claims.give_back([claimed.claim])
+    assert await store.claims.renew([claimed.claim, taken.claim]) == [taken.claim]
+
+
+async def test_older_claim_of_the_same_owner_never_renews_a_newer_one(database: Database) -> None:
+    store = _store(database)
+    claimed = await _claim_one(database, store)
+    await _expire(database)
+    await store.claims.rescue(10, held=[])
+    await _expire(database)
+    assert await store.claims.renew([claimed.claim]) == []
+    assert len(await _store(database, "other").claims.rescue(10, held=[])) == 1
 
 
 async def test_a_rescuer_learns_of_an_attempt_without_an_outcome(database: Database) -> None:
@@ -151,8 +164,11 @@ async def test_a_rescuer_learns_of_an_attempt_without_an_outcome(database: Datab
     claimed = await _claim_one(database, dead)
     await dead.record_attempts([Attempt("sub_1", claimed.id, claimed.lease_token)])
     await _expire(database)
-    (taken,) = await rescuer.claims.rescue(10, held=[])
+    await execute(database, "UPDATE submissions SET started_at = started_at - interval '100 s'")
+    assert await rescuer.claims.rescue(10, held=[], full=["bfl"]) == []
+    (taken,) = await rescuer.claims.rescue(10, held=[], full=["tuzi"])
     assert (taken.open_submission_id, taken.attempts) == ("sub_1", 1)
+    assert taken.open_submission_age_seconds == pytest.approx(100, abs=10)
 
 
 async def test_a_live_lease_is_not_rescued_nor_what_is_held_here(database: Database) -> None:
@@ -169,7 +185,7 @@ async def test_giving_back_frees_what_was_not_sent_and_keeps_what_was(database: 
     await store.record_attempts([Attempt("sub_1", sent.id, sent.lease_token)])
     unsent = await _claim_one(database, store)
 
-    await store.claims.give_back([sent.id, unsent.id])
+    await store.claims.give_back([sent.claim, unsent.claim])
 
     states = {row["id"]: row["state"] for row in await rows(database, "SELECT id, state FROM generation_requests")}
     assert states == {sent.id: "DISPATCHING", unsent.id: "PENDING"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack, closing
 from time import monotonic
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.contract.test_protos import FILES
 from tests.integration.test_isolation import GATEWAY
 from tests.support.http import call
 from tests.support.running import Running
+from tests.support.waiting import eventually
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -51,22 +53,22 @@ async def test_who_dawdles_over_headers_or_body_is_cut_off(start_stack: StartSta
     assert all(await asyncio.gather(_is_cut_off(silent, 5), _is_cut_off(slow, 5)))
     assert monotonic() - began < 3
 
-    reader, writer = await _connect(running)
     head = f"POST /api/external/generation HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n"
-    writer.write(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
-    async with asyncio.timeout(5):
-        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-    writer.close()
+    reader, writer = await _connect(running)
+    with closing(writer):
+        writer.write(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
     assert await running.metric("gateway", "darkroom_http_connections_cut_off_total", reason="slow") >= 2
 
 
 async def test_headers_are_bounded(running: Running) -> None:
     for name, value in (("x-a", "y" * 20_000), ("x-request-id", "y" * 9_000)):
         reader, writer = await _connect(running)
-        writer.write(f"GET /api/health HTTP/1.1\r\nhost: x\r\n{name}: {value}\r\n\r\n".encode())
-        async with asyncio.timeout(5):
-            assert b" 400 " in await reader.readline()
-        writer.close()
+        with closing(writer):
+            writer.write(f"GET /api/health HTTP/1.1\r\nhost: x\r\n{name}: {value}\r\n\r\n".encode())
+            async with asyncio.timeout(5):
+                assert b" 400 " in await reader.readline()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await running.gateway.ListModels(
             gateway_pb2.ListModelsRequest(), metadata=(("x-a", "y" * 200_000),), timeout=10
@@ -76,12 +78,17 @@ async def test_headers_are_bounded(running: Running) -> None:
 
 async def test_connections_are_bounded(start_stack: StartStack) -> None:
     running = await start_stack(services=("gateway",), settings={"DARKROOM_HTTP_CONNECTIONS": "5"})
-    held = [await _connect(running) for _ in range(5)]
-    for _, writer in held:
-        writer.write(b"GET /api/health HTTP/1.1\r\nhost: x\r\n")
-    assert await _is_cut_off(await _connect(running), 5)
-    for _, writer in held:
-        writer.close()
+    with ExitStack() as held:
+        for _ in range(5):
+            _, writer = await _connect(running)
+            head = f"POST /api/external/generation HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n"
+            held.enter_context(closing(writer)).write(f"{head}content-length: 100\r\n\r\n".encode())
+
+        async def in_progress() -> bool:
+            return await running.metric("gateway", "darkroom_shares_held", kind="http_requests") == 5
+
+        await eventually(in_progress, within=5, what="five requests wait for their bodies")
+        assert await _is_cut_off(await _connect(running), 5)
 
 
 async def test_messages_are_bounded(running: Running) -> None:

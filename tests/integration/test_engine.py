@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode, GenerationError, OutcomeUnknown
 from sandbox.processes import free_port
 from tests.support.rows import execute, rows
 
@@ -110,3 +112,27 @@ async def test_a_server_that_becomes_one_is_left(database: Database) -> None:
         await database.transaction("test", write_read_only)
     assert caught.value.code is ErrorCode.SERVICE_UNAVAILABLE
     await database.ping()
+
+
+async def test_a_transaction_that_stands_still_holds_its_rows_for_a_bounded_time(database_url: str) -> None:
+    paused, other = (
+        Database(database_url, size=1, statement_timeout_seconds=20, application_name=name, idle_timeout_seconds=0.3)
+        for name in ("paused", "other")
+    )
+    await execute(other, "CREATE TABLE held (id int)")
+    await execute(other, "INSERT INTO held VALUES (1)")
+    is_held, is_released = threading.Event(), threading.Event()
+
+    def hold(connection: Connection) -> None:
+        connection.execute(sa.text("SELECT id FROM held FOR UPDATE"))
+        is_held.set()
+        assert is_released.wait(30)
+
+    holding = asyncio.create_task(paused.transaction("hold", hold))
+    await asyncio.to_thread(is_held.wait, 10)
+    await execute(other, "UPDATE held SET id = 2")
+    is_released.set()
+    with pytest.raises(OutcomeUnknown):
+        await holding
+    await paused.close()
+    await other.close()

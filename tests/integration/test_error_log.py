@@ -17,6 +17,7 @@ from libs.common.database.engine import Database
 from libs.common.database.states import ErrorLevel
 from libs.common.database.stores.errors import ErrorStore
 from libs.common.ids import new_id
+from libs.common.rpc.structs import to_struct
 from services.monitor.error_log import new_errors
 from tests.support.http import call
 from tests.support.rows import execute, rows
@@ -164,3 +165,17 @@ async def test_replicas_that_keep_the_same_faults_do_not_wait_for_each_other(dat
     await asyncio.gather(*(store.keep(new_errors(entries())) for _ in range(20)))
     counts = await rows(database, "SELECT count FROM error_groups")
     assert [row["count"] for row in counts] == [400] * 5
+
+
+async def test_answers_of_a_vendor_are_grouped_by_their_status(running: Running) -> None:
+    word = f"nope{uuid4().hex[:8]}q"
+
+    def answered(status: int, number: int) -> monitor_pb2.ErrorEntry:
+        details = {"http_status": status, "provider_request_id": f"r-{number}"}
+        message = f"task ended: The provider answered {status}: {word}"
+        return _entry(message, context=to_struct({"details": details}))
+
+    await _log(running, *(answered(status, number) for status in (401, 403, 404, 422, 429) for number in range(3)))
+    groups = (await _get(running, f"{_ERRORS}?text={word}"))["errors"]
+    assert sorted(group["count"] for group in groups) == [3] * 5
+    assert len({group["example"]["message"] for group in groups}) == 5

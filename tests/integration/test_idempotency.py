@@ -29,6 +29,19 @@ def _request(prompt: str = "x", parameters: dict[str, Any] | None = None, **fiel
     )
 
 
+async def test_two_different_keys_of_one_call_are_refused(running: Running) -> None:
+    reply = await call(
+        running.gateway_url(),
+        "/api/external/generation",
+        method="POST",
+        key=running.admin_key,
+        json_body={"modelIdentifier": "flux-pro", "prompt": "x", "idempotencyKey": "one"},
+        headers={"idempotency-key": "other"},
+    )
+    assert reply.status == 400
+    assert "idempotency" in reply.body.decode()
+
+
 async def test_a_hundred_duplicates_at_once_are_one_row_and_one_bill(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:

@@ -21,6 +21,7 @@ from services.gateway.openai.routes import ROUTES as OPENAI_ROUTES
 from services.gateway.rest.routes import all_bindings
 from tests.conftest import StartStack
 from tests.contract.test_protos import FILES
+from tests.support.closing import cancelling
 from tests.support.http import call
 from tests.support.running import Running
 
@@ -46,6 +47,7 @@ TABLE = {
     "GenerationService/GetGeneration": Row("own", _ID),
     "GenerationService/ListGenerations": Row("list"),
     "GenerationService/CancelGeneration": Row("own", _ID),
+    "GenerationService/RerunGeneration": Row("own", _ID),
     "GenerationService/WatchGeneration": Row("own", _ID),
     "GenerationService/RateGeneration": Row("own", {**_ID, "rating": 3}),
     "GenerationService/CreateBatch": Row("any", _REQUESTS),
@@ -60,6 +62,9 @@ TABLE = {
     "GenerationService/ListSubmissions": Row("admin", {"generation_id": "{id}"}),
     "GenerationService/ResolveSubmission": Row(
         "admin", {"submission_id": "sub_1", "resolution": "SUBMISSION_RESOLUTION_DISMISSED"}
+    ),
+    "GenerationService/ResolveSubmissions": Row(
+        "admin", {"submission_ids": ["sub_1"], "billing": "SUBMISSION_BILLING_NOT_BILLED", "dry_run": True}
     ),
     "GenerationService/ListCallbacks": Row("list", {"generation_id": "{id}"}),
     "GenerationService/ReplayCallback": Row("own", {"id": "{callback}"}),
@@ -177,7 +182,8 @@ async def _status(running: Running, service: str, method: Any, fields: Mapping[s
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )(request, timeout=10)
     try:
-        await (rpc.read() if method.server_streaming else rpc)
+        with cancelling(rpc):
+            await (rpc.read() if method.server_streaming else rpc)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -148,21 +151,32 @@ def test_rows_lie_by_month_and_go_back_as_they_were(database_url: str, connectio
     assert len(_written(connection)) == len(written) + 1
 
 
+# What a writer of any of these tables needs.
+_WRITE = sa.text("LOCK TABLE generation_requests, submissions, poll_tasks IN ROW EXCLUSIVE MODE")
+
+
+@pytest.mark.parametrize(
+    ("revision", "held"),
+    [("0013", "submissions"), ("0014", "generation_requests"), ("0014", "submissions"), ("0014", "poll_tasks")],
+)
 def test_a_migration_waits_for_tables_in_use_without_keeping_others_waiting(
-    database_url: str, connection: sa.Connection
+    database_url: str, connection: sa.Connection, revision: str, held: str
 ) -> None:
-    command.downgrade(migrate.config(connection), "0013")
-    connection.execute(sa.text("SELECT count(*) FROM submissions"))
+    command.downgrade(migrate.config(connection), revision)
+    connection.execute(sa.text(f"SELECT count(*) FROM {held}"))
     with ThreadPoolExecutor(2) as threads:
         migrating = threads.submit(migrate.upgrade, database_url)
         others = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=900"})
         tries = 0
-        while tries < 3 and not migrating.done():
-            with others.connect() as other:
-                tries += other.execute(_TRIES).scalar_one()
-                other.execute(sa.text("SELECT count(*) FROM generation_requests"))
-        assert not migrating.done()
-        connection.commit()
+        try:
+            while tries < 3 and not migrating.done():
+                with others.connect() as other:
+                    tries += other.execute(_TRIES).scalar_one()
+                    other.execute(_WRITE)
+            assert not migrating.done()
+        finally:
+            # The end of the block awaits the migration, which awaits this lock.
+            connection.rollback()
         migrating.result(timeout=60)
     assert migrate.is_ready(database_url)
 
@@ -180,6 +194,92 @@ def test_a_migration_that_was_cut_off_is_run_again(database_url: str, connection
     assert migrate.is_ready(database_url)
     context = MigrationContext.configure(connection, opts=_COMPARED)
     assert compare_metadata(context, metadata) == []
+
+
+_UNFINISHED = """
+SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
+UNION ALL SELECT conname FROM pg_constraint WHERE NOT convalidated"""
+# Where a run was cut off: between a check and its validation, and while the index of a partition was built.
+_CUT_OFF = """
+ALTER TABLE submissions ADD COLUMN billing text;
+ALTER TABLE submissions ADD CONSTRAINT ck_submissions_billing
+    CHECK (billing IN ('BILLED', 'NOT_BILLED', 'COUNTED', 'CONTINUED')) NOT VALID;
+ALTER TABLE generation_requests ADD COLUMN is_late boolean NOT NULL DEFAULT 'false', ADD COLUMN rerun_of_id text;
+CREATE INDEX ix_generation_requests_rerun ON ONLY generation_requests (rerun_of_id) WHERE rerun_of_id IS NOT NULL;
+CREATE INDEX ix_generation_requests_first_rerun ON generation_requests_first (rerun_of_id)
+    WHERE rerun_of_id IS NOT NULL;
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_generation_requests_first_rerun'::regclass;
+SELECT make_month('generation_requests', 'generation_requests_2999_01', 'gen_x', 'gen_y')"""
+
+
+def test_indexes_and_checks_of_partitioned_tables_are_finished_by_the_next_run(
+    database_url: str, connection: sa.Connection
+) -> None:
+    wanted = _shape(connection)
+    command.downgrade(migrate.config(connection), "0014")
+    connection.exec_driver_sql(_CUT_OFF)
+    connection.commit()
+    unfinished = set(connection.execute(sa.text(_UNFINISHED)).scalars())
+    connection.commit()
+    assert unfinished == {
+        "ck_submissions_billing",
+        "ix_generation_requests_first_rerun",
+        "ix_generation_requests_rerun",
+    }
+    migrate.upgrade(database_url)
+    assert connection.execute(sa.text(_UNFINISHED)).scalars().all() == []
+    assert _shape(connection) == wanted
+    attached = connection.execute(
+        sa.text("SELECT count(*) FROM pg_inherits WHERE inhparent = 'ix_generation_requests_rerun'::regclass")
+    )
+    assert attached.scalar_one() == len(["first", "rest", "2999_01"])
+
+
+class _CutOff(Exception):
+    """The migration was cut off."""
+
+
+@contextmanager
+def _cut_off_after(statements: int) -> Iterator[None]:
+    """Raise _CutOff in place of the statement that follows so many others which change or lock something."""
+    seen = itertools.count()
+
+    def check(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if not statement.lstrip().startswith(("SELECT", "SHOW", "INSERT")) and next(seen) >= statements:
+            raise _CutOff
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", check)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", check)
+
+
+def test_a_migration_that_was_cut_off_anywhere_is_finished_by_the_next_run(
+    database_url: str, connection: sa.Connection
+) -> None:
+    wanted = _shape(connection)
+    command.downgrade(migrate.config(connection), "0014")
+    connection.commit()
+    for statements in itertools.count(1, 6):
+        with suppress(_CutOff), _cut_off_after(statements):
+            migrate.upgrade(database_url, "0015")
+            break
+    assert statements > 60, "all tables have been altered by then"
+    migrate.upgrade(database_url)
+    assert connection.execute(sa.text(_UNFINISHED)).scalars().all() == []
+    assert _shape(connection) == wanted
+
+
+def test_a_downgrade_forgets_resolutions_that_older_versions_refuse(connection: sa.Connection) -> None:
+    connection.execute(sa.text(_SUBMISSION), {"id": "sub_1", "generation_id": "gen_1"})
+    resolve = (
+        "UPDATE submissions SET state = 'ACCEPTED', ended_at = now(), resolution = 'ATTACHED', resolved_at = now()"
+    )
+    connection.execute(sa.text(resolve))
+    connection.commit()
+    command.downgrade(migrate.config(connection), "0014")
+    assert connection.execute(sa.text("SELECT resolution, resolved_at FROM submissions")).one() == (None, None)
 
 
 @pytest.mark.parametrize(

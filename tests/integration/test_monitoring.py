@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -123,7 +124,11 @@ async def test_health_tells_each_component_and_answers_for_the_whole(running: Ru
     # It does not run here: what the whole says, and what gRPC says, follow.
     assert (components["services"]["experiments"]["status"], health["status"]) == ("down", "degraded")
     assert running.health("monitor", "system") == "SERVING"
-    assert running.health("monitor", "service:experiments") == "NOT_SERVING"
+
+    async def is_told() -> bool:
+        return await asyncio.to_thread(running.health, "monitor", "service:experiments") == "NOT_SERVING"
+
+    await eventually(is_told, within=10, what="gRPC says so of the service")
     assert components["adapters"]["bfl"]["status"] in {"up", "degraded"}
     for component in (components["database"], components["s3"], components["pollingService"]):
         assert component["status"] == "up"

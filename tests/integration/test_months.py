@@ -17,8 +17,10 @@ from sqlalchemy import make_url
 
 from libs.common.database.engine import Database
 from libs.common.database.partitioning import TABLES, month_of
-from libs.common.database.records import Attempt, DispatchOutcome, StoreOutcome
+from libs.common.database.records import Lease
+from libs.common.database.records_dispatch import Attempt, DispatchOutcome
 from libs.common.database.records_experiments import NewRating
+from libs.common.database.records_tasks import StoreOutcome
 from libs.common.database.states import State, SubmissionState
 from libs.common.database.stores import live_ids
 from libs.common.database.stores.batch_progress import BatchProgressStore
@@ -287,10 +289,10 @@ async def _carry(database: Database, count: int = 2) -> list[int]:
     with _locks(database) as found:
         outcomes = await _claim_and_record(database)
         await dispatcher.claims.rescue(10, held=[])
-        await dispatcher.claims.renew([one.id for one in made])
+        await dispatcher.claims.renew([Lease(one.generation_id, one.lease_token) for one in outcomes])
         await dispatcher.end([replace(one, state=State.STORING, sources=OUTPUTS, outputs=None) for one in outcomes])
         claimed = await results.claim(count)
-        await results.renew()
+        await results.renew([one.claim for one in claimed])
         await results.end([StoreOutcome(one.id, one.lease_token, State.SUCCESS, outputs=OUTPUTS) for one in claimed])
         assert {one.id for one in claimed} == {one.id for one in made}
         assert await generations.get(made[0].id) is not None

@@ -53,7 +53,8 @@ async def test_a_result_from_a_host_inside_is_refused(start_stack: StartStack) -
     def guarded(catalog: dict[str, Any]) -> None:
         quick(catalog)
         for provider in catalog["providers"].values():
-            provider["storage"]["result_hosts"] = []
+            provider["storage"] |= {"result_hosts": [], "result_seconds": 1}
+        catalog["models"]["flux-pro"]["polling"]["max_duration_seconds"] = 2
 
     running = await start_stack(adjust=guarded)
     generation = await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0)))

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from libs.common.database.engine import Database
-from libs.common.database.records import NewTask, PollOutcome, StoreOutcome
+from libs.common.database.records_dispatch import NewTask
+from libs.common.database.records_tasks import PollOutcome, StoreOutcome
 from libs.common.database.states import IllegalTransition, State, TaskState
 from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.polling import PollStore
@@ -124,6 +125,28 @@ async def test_a_late_outcome_of_a_lost_lease_changes_nothing(database: Database
     assert again.lease_token == task.lease_token + 1
 
 
+@pytest.mark.parametrize("is_success_first", [True, False])
+async def test_of_two_reports_written_together_the_later_claim_alone_counts(
+    database: Database, *, is_success_first: bool
+) -> None:
+    await _tasks(database, 1)
+    store = _polls(database)
+    first, second = await store.take("bfl", "task_0"), await store.take("bfl", "task_0")
+    assert first is not None
+    assert second is not None
+    claims = (first, second) if is_success_first else (second, first)
+    success = PollOutcome(*claims[0].lease, TaskState.SUCCESS, generation_state=State.STORING, sources=SOURCES)
+    failure = PollOutcome(*claims[1].lease, TaskState.FAILED, generation_state=State.FAILED, error=ERROR)
+    written = await store.end([success, failure])
+    assert written == ([None, State.FAILED] if is_success_first else [State.STORING, None])
+    (row,) = await rows(
+        database,
+        "SELECT t.state AS task, g.state FROM poll_tasks t JOIN generation_requests g ON g.id = t.generation_id",
+    )
+    expected = {"task": "FAILED", "state": "FAILED"} if is_success_first else {"task": "SUCCESS", "state": "STORING"}
+    assert row == expected
+
+
 async def test_a_terminal_generation_never_changes(database: Database) -> None:
     await _tasks(database, 1)
     store = _polls(database)
@@ -148,18 +171,18 @@ async def test_an_illegal_end_raises_before_anything_is_written(database: Databa
 async def test_given_back_tasks_are_free_at_once(database: Database) -> None:
     await _tasks(database, 3)
     leaving, other = _polls(database, "leaving"), _polls(database, "other")
-    await leaving.claim({"bfl": 10})
+    claimed = await leaving.claim({"bfl": 10})
     assert await other.claim({"bfl": 10}) == []
-    await leaving.give_back()
+    await leaving.give_back([task.claim for task in claimed])
     assert len(await other.claim({"bfl": 10})) == 3
 
 
 async def test_renewing_keeps_a_lease(database: Database) -> None:
     await _tasks(database, 1)
     holder, other = _polls(database, "holder"), _polls(database, "other")
-    await holder.claim({"bfl": 10})
+    (task,) = await holder.claim({"bfl": 10})
     await _expire(database)
-    await holder.renew()
+    await holder.renew([task.claim])
     assert await other.claim({"bfl": 10}) == []
 
 
@@ -219,6 +242,23 @@ async def test_a_result_is_stored_by_one_and_a_late_one_is_fenced(database: Data
     late = StoreOutcome(claimed.id, claimed.lease_token, State.FAILED, error=ERROR)
     assert await sleeper.end([late]) == [False]
     assert await other.end([StoreOutcome(taken.id, taken.lease_token, State.SUCCESS, outputs=[])]) == [True]
+
+
+async def test_older_claim_of_a_result_never_renews_a_newer_one(database: Database) -> None:
+    await _storing(database)
+    store, other = _results(database), _results(database, "other")
+    (old,) = await store.claim(10)
+    await _expire(database)
+    (new,) = await store.claim(10)
+    await _expire(database)
+    await store.renew([old.claim])
+    await store.give_back([old.claim])
+    (row,) = await rows(database, "SELECT lease_owner, lease_until < now() AS has_ended FROM generation_requests")
+    assert row == {"lease_owner": "one", "has_ended": True}
+    await store.renew([old.claim, new.claim])
+    assert await other.claim(10) == []
+    await store.give_back([new.claim])
+    assert len(await other.claim(10)) == 1
 
 
 async def test_the_spool_is_emptied_with_the_end(database: Database) -> None:

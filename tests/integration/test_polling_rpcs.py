@@ -113,7 +113,7 @@ async def test_a_bad_task_is_refused(running: Running, fields: dict[str, Any], f
     assert (caught.value.details() or "").startswith(f"{field}:")
 
 
-@pytest.mark.parametrize("request_fields", [{"page_size": 0}, {"page_size": 1_001}, {"page_token": "nonsense"}])
+@pytest.mark.parametrize("request_fields", [{"page_size": -1}, {"page_size": 1_001}, {"page_token": "nonsense"}])
 async def test_a_bad_page_is_refused(running: Running, request_fields: dict[str, Any]) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _poller(running).ListTasks(poller_pb2.ListTasksRequest(**request_fields), timeout=10)

@@ -18,6 +18,7 @@ from libs.common.preprocessing.keeping import Keeper
 from libs.common.preprocessing.preparing import KeyedImage
 from libs.common.settings import Settings
 from libs.common.storage.objects import ObjectStore
+from tests.support.closing import closing
 
 DAY = 86_400
 
@@ -29,9 +30,8 @@ def _image(key: str, content: bytes = b"an image") -> KeyedImage:
 
 @asynccontextmanager
 async def _objects(settings: Settings, **changes: Any) -> AsyncIterator[ObjectStore]:
-    objects = ObjectStore(settings.model_copy(update=changes))
-    yield objects
-    await objects.close()
+    async with closing(ObjectStore(settings.model_copy(update=changes))) as objects:
+        yield objects
 
 
 @pytest.fixture
@@ -108,3 +108,17 @@ async def test_what_storage_did_not_take_is_not_found_and_goes_all_the_same(
         assert len(await _rows(database)) == 1, "while storage is away the row stays, for the object may be there"
     await Keeper(store, objects).remove_expired()
     assert await _rows(database) == []
+
+
+async def test_an_image_that_is_not_admitted_is_not_stored(database: Database, objects: ObjectStore) -> None:
+    def refuse(size_bytes: int) -> None:
+        raise GenerationError(ErrorCode.RATE_LIMITED, f"{size_bytes} bytes are too many")
+
+    keeper = Keeper(PreparedImageStore(database), objects)
+    with pytest.raises(GenerationError, match="8 bytes are too many"):
+        await keeper.keep(_image("a"), seconds=DAY, admit=refuse)
+    assert await _rows(database) == []
+
+    stored = await keeper.keep(_image("a"), seconds=DAY)
+    found = await keeper.keep(_image("a"), seconds=DAY, admit=refuse)
+    assert _key_of(found.url) == _key_of(stored.url)

@@ -48,6 +48,8 @@ async def _use(running: Running, callback_url: str) -> None:
     ids = [await running.create(model, prompt, callback_url=callback_url) for model, prompt in prompts.items()]
     ids.append(await running.create("flux-pro", simulated("fails", task_seconds=0.1, faults=FAILS)))
     ids.append(await running.create("flux-pro", simulated("again", task_seconds=0.1, faults=fault)))
+    lost = [{"operation": "submit", "kind": "reset", "after": True}]
+    ids.append(await running.create("flux-pro", simulated("at risk", task_seconds=0.1, faults=lost)))
     for generation_id in ids:
         await running.ended(generation_id)
     await ended(running.gateway, await create(running.gateway, [asked("of a batch"), asked("another")]))

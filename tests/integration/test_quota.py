@@ -74,6 +74,7 @@ async def test_a_budget_is_settled_with_a_success_and_returned_with_a_failure(
     refused = await _refusal(stub, "one too many")
     assert refused.details == {
         "quota": "monthly_budget_usd", "limit_usd": 0.1, "used_usd": 0.1, "requested_usd": 0.05,
+        "reserved_usd": 0.1, "spent_usd": 0.0, "at_risk_usd": 0.0,
     }  # fmt: skip
     assert (refused.retry_after_seconds or 0) > 0
 

@@ -16,6 +16,8 @@ from tests.support.simulator import Simulator, simulated
 ATTACHED = gateway_pb2.SUBMISSION_RESOLUTION_ATTACHED
 RESUBMITTED = gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED
 DISMISSED = gateway_pb2.SUBMISSION_RESOLUTION_DISMISSED
+BILLED = gateway_pb2.SUBMISSION_BILLING_BILLED
+NOT_BILLED = gateway_pb2.SUBMISSION_BILLING_NOT_BILLED
 _numbers = itertools.count()
 LOST_REPLY = [{"operation": "submit", "kind": "reset", "after": True, "times": 1}]
 
@@ -64,7 +66,7 @@ async def test_a_task_that_is_found_is_followed_to_its_end(running: Running, sim
 
 async def test_it_can_be_sent_again_knowingly(running: Running, simulator: Simulator) -> None:
     generation, submission_id, prompt = await _uncertain(running)
-    continued = await running.resolve(submission_id, RESUBMITTED)
+    continued = await running.resolve(submission_id, RESUBMITTED, accepted_second_payment_usd=1)
     found = await running.ended(continued)
     assert (found.status, found.continues_id, found.prompt) == (SUCCESS, generation.id, generation.prompt)
     assert len(await simulator.bills(prompt)) == 2
@@ -78,8 +80,8 @@ async def test_it_can_be_left_at_that(running: Running) -> None:
 
 async def test_saying_it_twice_is_saying_it_once(running: Running, simulator: Simulator) -> None:
     _, submission_id, prompt = await _uncertain(running)
-    first = await running.resolve(submission_id, RESUBMITTED)
-    assert await running.resolve(submission_id, RESUBMITTED) == first
+    first = await running.resolve(submission_id, RESUBMITTED, billing=NOT_BILLED)
+    assert await running.resolve(submission_id, RESUBMITTED, billing=NOT_BILLED) == first
     await running.ended(first)
     assert len(await simulator.bills(prompt)) == 2
 
@@ -87,15 +89,23 @@ async def test_saying_it_twice_is_saying_it_once(running: Running, simulator: Si
 async def test_it_is_resolved_in_one_way(running: Running) -> None:
     _, submission_id, _ = await _uncertain(running)
     await running.resolve(submission_id, DISMISSED)
-    with pytest.raises(grpc.aio.AioRpcError, match="resolved already"):
+    with pytest.raises(grpc.aio.AioRpcError, match="it is resolved as"):
         await running.resolve(submission_id, RESUBMITTED)
 
 
 async def test_a_task_that_another_generation_follows_is_not_attached(running: Running) -> None:
     other = await running.ended(await running.create("flux-schnell", simulated("other", task_seconds=0)))
     _, submission_id, _ = await _uncertain(running)
-    with pytest.raises(grpc.aio.AioRpcError, match="follows this task already"):
+    with pytest.raises(grpc.aio.AioRpcError, match="no other generation polls"):
         await running.resolve(submission_id, ATTACHED, task_id=other.provider_task_id)
+    assert submission_id in {entry.id for entry in await _listed(running)}
+
+
+async def test_nothing_is_attached_where_the_provider_has_no_tasks(running: Running) -> None:
+    _, submission_id, _ = await _uncertain(running, "gpt-image-1")
+    with pytest.raises(grpc.aio.AioRpcError, match="has no tasks") as caught:
+        await running.resolve(submission_id, ATTACHED, task_id="t")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert submission_id in {entry.id for entry in await _listed(running)}
 
 
@@ -105,7 +115,7 @@ async def test_a_certain_one_is_not_resolved(running: Running) -> None:
     assert submission.state == gateway_pb2.SUBMISSION_STATE_ACCEPTED
     assert (submission.http_status, submission.provider_task_id) == (201, generation.provider_task_id)
     assert submission.latency_ms > 0
-    with pytest.raises(grpc.aio.AioRpcError, match="its outcome is known"):
+    with pytest.raises(grpc.aio.AioRpcError, match="its state is"):
         await running.resolve(submission.id, RESUBMITTED)
 
 
@@ -117,6 +127,13 @@ async def test_a_certain_one_is_not_resolved(running: Running) -> None:
         (ATTACHED, {"task_id": "../../secrets"}, "task_id"),
         (ATTACHED, {"task_id": "t", "check_url": "https://evil.example/t"}, "check_url"),
         (DISMISSED, {"note": "x" * 2_001}, "note"),
+        (RESUBMITTED, {}, "accepted_second_payment_usd: must be at least"),
+        (RESUBMITTED, {"accepted_second_payment_usd": 0.000_001}, "accepted_second_payment_usd"),
+        (RESUBMITTED, {"billing": BILLED}, "accepted_second_payment_usd"),
+        (ATTACHED, {"task_id": "t", "billing": BILLED}, "billing"),
+        (DISMISSED, {"billing": gateway_pb2.SUBMISSION_BILLING_COUNTED}, "billing"),
+        (DISMISSED, {"cost_usd": 1}, "cost_usd"),
+        (DISMISSED, {"billing": BILLED, "cost_usd": -1}, "cost_usd"),
     ],
 )
 async def test_what_is_wrong_is_told_and_nothing_is_resolved(

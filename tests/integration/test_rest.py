@@ -196,8 +196,12 @@ async def test_pages_are_stable_while_others_come_in(start_stack: StartStack) ->
     assert [generation["id"] for generation in cancelled.json["generations"]] == [ids[0]]
     for nothing in ("modelIdentifier=flux-dev", "batchId=batch_1", "experimentId=exp_1", "apiKeyId=key_x", "owner=x"):
         assert (await _get(running, f"{GENERATION}?{nothing}")).json["generations"] == []
+    assert (await _get(running, f"{GENERATION}?labels[even]=True&pageSize=0")).json["generations"]
     for bad in (
-        "pageSize=0",
+        "pageSize=-1",
+        "pageSize=1&pageSize=2",
+        "status=SUCCESS&status=FAILED",
+        "labels[a]=1&labels[a]=1",
         "pageToken=%00",
         "status=GOOD",
         "createdAfter=yesterday",

@@ -7,16 +7,18 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from libs.common.settings import ServiceName
 from sandbox.plan import SERVICES
 from tests.conftest import StartStack, quick
+from tests.support.closing import cancelling
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually, promptly
@@ -30,29 +32,72 @@ FULL_NAMES: dict[ServiceName, str] = {
 }
 
 
-async def _reflected(channel: grpc.aio.Channel) -> set[str]:
+V1, V1_ALPHA = "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"
+
+
+async def _asked(channel: grpc.aio.Channel, service: str, **question: str) -> Any:
     async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(**cast("Any", question))
 
     call = channel.stream_stream(
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        f"/{service}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )(questions())
-    async for answer in call:
-        return {service.name for service in answer.list_services_response.service}
-    return set()
+    with cancelling(call):
+        return await call.read()
+
+
+async def _reflected(channel: grpc.aio.Channel, service: str) -> set[str]:
+    answer = await _asked(channel, service, list_services="")
+    return {service.name for service in answer.list_services_response.service}
+
+
+async def test_reflection_describes_itself_and_the_details_of_errors(running: Running) -> None:
+    for service in (V1, V1_ALPHA):
+        for symbol in (V1, "grpc.reflection.v1.ServerReflectionRequest", V1_ALPHA, "google.rpc.ErrorInfo"):
+            answer = await _asked(running.channel_of(""), service, file_containing_symbol=symbol)
+            described = [
+                FileDescriptorProto.FromString(found) for found in answer.file_descriptor_response.file_descriptor_proto
+            ]
+            assert symbol.rpartition(".")[0] in {file.package for file in described}, answer
+
+
+async def test_reflection_can_be_turned_off(start_stack: StartStack) -> None:
+    running = await start_stack(services=("gateway",), settings={"DARKROOM_GRPC_REFLECTION": "false"})
+    for service in (V1, V1_ALPHA):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _asked(running.channel_of(""), service, list_services="")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert running.health("gateway") == "SERVING"
+
+
+async def test_health_lists_all_that_it_answers_for(running: Running) -> None:
+    ask: Any = running.channel_of("").unary_unary("/grpc.health.v1.Health/List")
+    listed = vars(health_pb2)["HealthListResponse"].FromString(await ask(b"", timeout=5))
+    assert {"", "liveness", FULL_NAMES["gateway"]} <= set(listed.statuses)
+    assert {status.status for status in listed.statuses.values()} == {health_pb2.HealthCheckResponse.SERVING}
+
+
+@pytest.mark.parametrize("key", ["", "admin"])
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Nothing", "/darkroom.gateway.v1.GenerationService/Nothing"])
+async def test_an_unknown_method_is_unimplemented(running: Running, key: str, method: str) -> None:
+    call: Any = running.channel_of("").unary_unary(method)
+    metadata = (("x-api-key", running.admin_key),) if key else ()
+    before = await running.metric("gateway", "darkroom_errors_reported_total")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"", metadata=metadata, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert await running.metric("gateway", "darkroom_errors_reported_total") == before
 
 
 async def test_all_five_services_answer_for_themselves(start_stack: StartStack) -> None:
     running = await start_stack(services=SERVICES)
     for service in SERVICES:
         beside = {"darkroom.gateway.v1.AdminService"} if service == "gateway" else set()
-        assert await _reflected(running.channel(service)) == beside | {
-            FULL_NAMES[service],
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1alpha.ServerReflection",
-        }
+        for version in (V1, V1_ALPHA):
+            found = await _reflected(running.channel(service), version)
+            assert found == beside | {FULL_NAMES[service], "grpc.health.v1.Health", V1, V1_ALPHA}
         for name in ("", "liveness", FULL_NAMES[service]):
             assert running.health(service, name) == "SERVING", (service, name)
         assert await _watched_health(running, service) == "SERVING"
@@ -68,8 +113,8 @@ async def _watched_health(running: Running, service: ServiceName) -> str:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )(health_pb2.HealthCheckRequest())
-        answer = await asyncio.wait_for(stream.read(), 5)
-        stream.cancel()
+        with cancelling(stream):
+            answer = await asyncio.wait_for(stream.read(), 5)
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 

@@ -16,6 +16,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.preprocessing.fetching import Fetcher
 from libs.common.storage.addresses import guarded_session
 from libs.common.storage.download import Downloader
+from tests.support.closing import closing
 from tests.support.http import serving
 
 CONTENT = written(quarters(), "PNG")
@@ -98,11 +99,9 @@ def _fetcher(*allowed_hosts: str, limit_bytes: int = 10**6, timeout_seconds: flo
 
 
 async def _refusal(fetcher: Fetcher, url: str) -> GenerationError:
-    try:
+    async with closing(fetcher):
         with pytest.raises(GenerationError) as raised:
             await fetcher.fetch(url)
-    finally:
-        await fetcher.close()
     return raised.value
 
 
@@ -181,9 +180,8 @@ async def test_a_private_address_among_public_ones_is_left_out(inside: Inside) -
 
 
 async def test_an_allowed_host_is_reached(inside: Inside) -> None:
-    fetcher = _fetcher("127.0.0.1")
-    assert await fetcher.fetch(f"{inside.url}/x.png") == CONTENT
-    await fetcher.close()
+    async with closing(_fetcher("127.0.0.1")) as fetcher:
+        assert await fetcher.fetch(f"{inside.url}/x.png") == CONTENT
 
 
 async def test_a_redirect_without_end_is_refused(inside: Inside) -> None:

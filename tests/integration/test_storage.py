@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -18,6 +19,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.settings import Settings
 from libs.common.storage.download import Downloader, from_bytes
 from libs.common.storage.objects import ObjectStore
+from tests.support.closing import closing
 
 LOCAL = ("127.0.0.1",)
 Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
@@ -31,19 +33,15 @@ def _png(side: int = 64) -> bytes:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    servers: list[TestServer] = []
+    async with AsyncExitStack() as opened:
 
-    async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", handler)
-        server = TestServer(app)
-        await server.start_server()
-        servers.append(server)
-        return str(server.make_url("/1.png"))
+        async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
+            app = web.Application()
+            app.router.add_get("/{path:.*}", handler)
+            server = await opened.enter_async_context(TestServer(app))
+            return str(server.make_url("/1.png"))
 
-    yield start
-    for server in servers:
-        await server.close()
+        yield start
 
 
 @pytest.fixture
@@ -162,10 +160,9 @@ async def test_a_host_that_stalls_times_out(serve: Serve) -> None:
         await asyncio.sleep(10)
         return web.Response()
 
-    hasty = Downloader(limit_bytes=1_000, timeout_seconds=0.2)
-    with pytest.raises(GenerationError) as caught:
-        await hasty.fetch(await serve(stall), "image", allowed_hosts=LOCAL)
-    await hasty.close()
+    async with closing(Downloader(limit_bytes=1_000, timeout_seconds=0.2)) as hasty:
+        with pytest.raises(GenerationError) as caught:
+            await hasty.fetch(await serve(stall), "image", allowed_hosts=LOCAL)
     assert (caught.value.code, caught.value.is_retryable) == (ErrorCode.PROVIDER_TIMEOUT, True)
 
 
@@ -187,27 +184,26 @@ async def test_a_stored_object_is_read_by_its_url_and_by_nothing_else(objects: O
 
 
 async def test_a_public_base_url_replaces_signatures(settings: Settings) -> None:
-    public = ObjectStore(settings.model_copy(update={"s3_public_base_url": "https://cdn.example.com/"}))
-    assert public.url("flux/1.png") == "https://cdn.example.com/flux/1.png"
-    await public.close()
+    settings = settings.model_copy(update={"s3_public_base_url": "https://cdn.example.com/"})
+    async with closing(ObjectStore(settings)) as public:
+        assert public.url("flux/1.png") == "https://cdn.example.com/flux/1.png"
 
 
 async def test_a_store_that_is_away_is_told_with_a_code(settings: Settings) -> None:
-    away = ObjectStore(settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
-    with from_bytes(_png(), "image", limit_bytes=1_000_000) as media, pytest.raises(GenerationError) as caught:
-        await away.put("x/1.png", media)
+    settings = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
+    async with closing(ObjectStore(settings)) as away:
+        with from_bytes(_png(), "image", limit_bytes=1_000_000) as media, pytest.raises(GenerationError) as caught:
+            await away.put("x/1.png", media)
     assert (caught.value.code, caught.value.is_retryable) == (ErrorCode.S3_UPLOAD_FAILED, True)
-    await away.close()
 
 
 async def test_the_bucket_is_made_where_it_is_missing(settings: Settings) -> None:
-    store = ObjectStore(settings.model_copy(update={"s3_bucket": "another-bucket"}))
-    for _ in range(2):
-        await store.make_bucket()
-    with from_bytes(_png(), "image", limit_bytes=1_000_000) as media:
-        await store.put("x/1.png", media)
-    assert "/another-bucket/x/1.png?" in store.url("x/1.png")
-    await store.close()
+    async with closing(ObjectStore(settings.model_copy(update={"s3_bucket": "another-bucket"}))) as store:
+        for _ in range(2):
+            await store.make_bucket()
+        with from_bytes(_png(), "image", limit_bytes=1_000_000) as media:
+            await store.put("x/1.png", media)
+        assert "/another-bucket/x/1.png?" in store.url("x/1.png")
 
 
 def test_bytes_that_are_too_many_are_refused() -> None:

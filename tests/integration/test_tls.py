@@ -106,7 +106,7 @@ async def test_services_with_certificates_take_calls_of_each_other_alone(
     await running.restart("gateway", _internal(ours))
     generation_id = await running.create("flux-pro", simulated("mutual", task_seconds=0.1))
     await running.ended(generation_id)
-    # The nudge has gone through: nobody had to wait for a sweep.
+    # The wake-up arrived: nothing had to wait for a sweep.
     assert await running.metric("gateway", "darkroom_ready") == 1
 
 

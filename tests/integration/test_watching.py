@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from time import monotonic
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
 from libs.common.database.engine import Database
 from tests.conftest import CALM, StartStack
+from tests.support.closing import cancelling, in_progress
 from tests.support.rows import execute
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import simulated
@@ -101,31 +103,33 @@ async def test_a_thousand_watchers_cost_one_question_a_tick(start_stack: StartSt
 
     async def watch(generation_id: str) -> None:
         request = gateway_pb2.WatchGenerationRequest(id=generation_id)
-        async for change in stub.WatchGeneration(request):
-            seen[change.generation.id] = monotonic()
-            if change.generation.status == PROCESSING:
-                return
+        with cancelling(stub.WatchGeneration(request)) as stream:
+            async for change in stream:
+                seen[change.generation.id] = monotonic()
+                if change.generation.status == PROCESSING:
+                    return
 
-    streams = [asyncio.create_task(watch(generation_id)) for generation_id in ids]
+    async def watch_all() -> None:
+        await asyncio.gather(*(watch(generation_id) for generation_id in ids))
 
     async def all_have_begun() -> bool:
         return len(seen) == len(ids)
 
-    await eventually(all_have_begun, within=60, what="a thousand streams have begun")
-    assert await running.metric("gateway", "darkroom_gateway_watchers") == 1_000
-    began, before = monotonic(), await running.metric("gateway", "darkroom_database_statements_total")
-
     async def two_seconds_have_gone() -> bool:
         return monotonic() - began > 2
 
-    await eventually(two_seconds_have_gone, within=5, what="eight ticks")
-    statements = await running.metric("gateway", "darkroom_database_statements_total") - before
-    # One a tick, and the upkeep's few.
-    assert statements <= 4 * (monotonic() - began) + 8
+    async with in_progress(watch_all()) as streams:
+        await eventually(all_have_begun, within=60, what="a thousand streams have begun")
+        assert await running.metric("gateway", "darkroom_gateway_watchers") == 1_000
+        began, before = monotonic(), await running.metric("gateway", "darkroom_database_statements_total")
+        await eventually(two_seconds_have_gone, within=5, what="eight ticks")
+        statements = await running.metric("gateway", "darkroom_database_statements_total") - before
+        # One a tick, two a second for the keys of the streams, and the upkeep's few.
+        assert statements <= 6 * (monotonic() - began) + 8
 
-    changed = monotonic()
-    await execute(database, "UPDATE generation_requests SET state = 'PROCESSING', provider_task_id = id")
-    await asyncio.gather(*streams)
+        changed = monotonic()
+        await execute(database, "UPDATE generation_requests SET state = 'PROCESSING', provider_task_id = id")
+        await streams
     assert max(seen.values()) - changed < 10
 
 
@@ -140,31 +144,37 @@ async def _to_the_end(stream: Any) -> tuple[str, grpc.StatusCode]:
     return token, grpc.StatusCode.OK
 
 
+@asynccontextmanager
+async def _unread_events(running: Running, generation_id: str) -> AsyncIterator[None]:
+    """Ask for events over HTTP and read none, until the block ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.stack.plan.ports.gateway_http)
+    with closing(writer):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        path = f"/api/external/generation/{generation_id}/events"
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n\r\n".encode())
+        await reader.readline()
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        yield
+
+
 async def test_who_does_not_read_is_dropped(start_stack: StartStack, database: Database) -> None:
     running = await start_stack(services=("gateway",), settings={"DARKROOM_WATCH_WRITE_TIMEOUT_SECONDS": "1"})
     generation_id = await running.create("flux-pro", "x")
     # Each change is large, so that what nobody reads fills the buffers on the way.
     await execute(database, "UPDATE generation_requests SET prompt = repeat('x', 500000)")
     stub = running.gateway
-    stream = stub.WatchGeneration(gateway_pb2.WatchGenerationRequest(id=generation_id))
-    await stream.read()
+    with cancelling(stub.WatchGeneration(gateway_pb2.WatchGenerationRequest(id=generation_id))) as stream:
+        await stream.read()
+        async with _unread_events(running, generation_id):
 
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.stack.plan.ports.gateway_http)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    path = f"/api/external/generation/{generation_id}/events"
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {running.admin_key}\r\n\r\n".encode())
-    await reader.readline()
-    cast("asyncio.Transport", writer.transport).pause_reading()
+            async def dropped() -> bool:
+                await execute(database, "UPDATE generation_requests SET attempts = attempts + 1")
+                return await running.metric("gateway", "darkroom_gateway_watchers") == 0
 
-    async def dropped() -> bool:
-        await execute(database, "UPDATE generation_requests SET attempts = attempts + 1")
-        return await running.metric("gateway", "darkroom_gateway_watchers") == 0
-
-    await eventually(dropped, within=60, what="both are dropped")
-    writer.close()
-    seen, status = await _to_the_end(stream)
+            await eventually(dropped, within=60, what="both are dropped")
+        seen, status = await _to_the_end(stream)
     assert status is grpc.StatusCode.UNAVAILABLE
     # The token goes on where it broke.
-    again = stub.WatchGeneration(gateway_pb2.WatchGenerationRequest(id=generation_id, resume_token=seen))
-    assert isinstance(await again.read(), gateway_pb2.WatchGenerationResponse)
-    again.cancel()
+    request = gateway_pb2.WatchGenerationRequest(id=generation_id, resume_token=seen)
+    with cancelling(stub.WatchGeneration(request)) as again:
+        assert isinstance(await again.read(), gateway_pb2.WatchGenerationResponse)

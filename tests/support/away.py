@@ -1,15 +1,22 @@
-"""Things that go away and come back: a port that can be shut, a service that says that it is well."""
+"""Things that go away and come back: a port that can be shut, a healthy service, a database that loses a reply."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
+from sqlalchemy.engine import Connection
 from yarl import URL
 
+from libs.common.database.engine import Database
+from libs.common.errors import ErrorCode, GenerationError
 from sandbox.processes import free_port
+
+T = TypeVar("T")
 
 
 class Door:
@@ -55,3 +62,17 @@ async def healthy_server(port: int) -> grpc.aio.Server:
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     return server
+
+
+class LossyDatabase(Database):
+    """A database that commits one transaction of the name `loses`, and then seems to be away: its reply is lost."""
+
+    loses: str | None = None
+
+    async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
+        """See `Database`."""
+        answer = await super().transaction(name, work)
+        if name == self.loses:
+            self.loses = None
+            raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, "The reply to the commit is lost.")
+        return answer

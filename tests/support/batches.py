@@ -18,7 +18,7 @@ from libs.common.database.records_batches import (
 )
 from libs.common.database.records_edge import Admission, KeyUsage
 from libs.common.database.stores.batch_progress import BatchProgressStore
-from libs.common.database.stores.batches import BatchStore
+from libs.common.database.stores.batches import BatchStore, part_rows
 from tests.support.rows import new_generation, rows
 
 _numbers = itertools.count()
@@ -63,7 +63,7 @@ async def open_batch(
     dependencies = [
         Dependency(index, need, index not in goes_on) for index, wanted in (needs or {}).items() for need in wanted
     ]
-    await store.put(batch_id, 0, requests)
+    await store.put(batch_id, 0, part_rows(requests))
     batch = NewBatch(
         id=batch_id,
         owner="",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libs.common.catalog import Model, Provider
-from libs.common.database.records import AccountRecord
+from libs.common.database.records_dispatch import AccountRecord
 from libs.common.database.states import BreakerState
 
 PROVIDER = Provider.model_validate({"id": "bfl", "adapter": "flux", "base_url": "https://api.example.com"})

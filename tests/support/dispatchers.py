@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from libs.common.database.engine import Database
-from libs.common.database.records import Attempt, ClaimedGeneration, DispatchOutcome, Grant
-from libs.common.database.states import State
+from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, Grant
+from libs.common.database.states import State, SubmissionState
 from libs.common.database.stores.claiming import ClaimStore
 from libs.common.database.stores.dispatching import DispatchStore
 
@@ -33,3 +34,27 @@ class Dispatcher:
     async def end(self, outcomes: Sequence[DispatchOutcome]) -> list[State | None]:
         """See the store."""
         return await self.outcomes.end(outcomes)
+
+
+def attempt_outcome(
+    claimed: ClaimedGeneration, submission_id: str, state: State, submission_state: SubmissionState, **facts: Any
+) -> DispatchOutcome:
+    """Make the outcome of an attempt to submit, as the dispatcher that holds the claim writes it.
+
+    Args:
+        claimed: the generation, with the lease and the estimated cost of the claim.
+        submission_id: of the attempt, which was recorded.
+        state: of the generation from now on.
+        submission_state: what became of the attempt.
+        facts: other fields of the outcome: `error`, `task`, `outputs`, `cost_usd` in US dollars.
+    """
+    return DispatchOutcome(
+        claimed.id,
+        claimed.lease_token,
+        state,
+        provider_id=PROVIDER,
+        claimed_cost_usd=claimed.expected_cost_usd,
+        submission_id=submission_id,
+        submission_state=submission_state,
+        **facts,
+    )

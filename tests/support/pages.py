@@ -16,6 +16,7 @@ from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 
 from libs.common.ids import new_id
 from tests.support.browser import Stage
+from tests.support.closing import cancelling
 from tests.support.experiments import create_request, gateway_knows, users_of
 from tests.support.simulator import FAILS, simulated
 
@@ -93,11 +94,11 @@ async def _batch(stage: Stage, prompts: Sequence[str], text: str) -> str:
     options = gateway_pb2.BatchOptions(max_concurrency=4)
     request = gateway_pb2.CreateBatchRequest(requests=requests, options=options)
     answer = await stage.running.gateway.CreateBatch(request, timeout=10)
-    async for change in stage.running.gateway.WatchBatch(
-        gateway_pb2.WatchBatchRequest(batch_id=answer.batch_id), timeout=30
-    ):
-        if change.batch.HasField("ended_at"):
-            break
+    watching = gateway_pb2.WatchBatchRequest(batch_id=answer.batch_id)
+    with cancelling(stage.running.gateway.WatchBatch(watching, timeout=30)) as stream:
+        async for change in stream:
+            if change.batch.HasField("ended_at"):
+                break
     return str(answer.batch_id)
 
 

@@ -37,13 +37,14 @@ def new_generation(**changes: Any) -> NewGeneration:
     return NewGeneration(**(fields | changes))
 
 
-def _admit_all(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
+def admit_every(usage: KeyUsage, generations: Sequence[NewGeneration]) -> Admission:
+    """Let everything in."""
     return Admission([None] * len(generations), None)
 
 
 async def insert(database: Database, generations: Sequence[NewGeneration]) -> None:
     """Take generations in."""
-    answers = await IntakeStore(database, _admit_all).accept([NewRequest(generation) for generation in generations])
+    answers = await IntakeStore(database, admit_every).accept([NewRequest(generation) for generation in generations])
     assert all(isinstance(answer, Accepted) for answer in answers)
 
 
@@ -67,3 +68,11 @@ async def rows(database: Database, sql: str, **parameters: Any) -> list[dict[str
 async def execute(database: Database, sql: str, **parameters: Any) -> None:
     """Run a statement."""
     await database.transaction("test", lambda c: c.execute(sa.text(sql), parameters))
+
+
+async def insert_key(database: Database, key_id: str, *, monthly_budget_usd: float = 1) -> None:
+    """Insert a client's API key, owned by an owner of the same name, with its row of usage."""
+    sql = """INSERT INTO api_keys (id, prefix, key_hash, role, owner, monthly_budget_usd)
+        VALUES (:key, :key, '', 'client', :key, :budget)"""
+    await execute(database, sql, key=key_id, budget=monthly_budget_usd)
+    await execute(database, "INSERT INTO api_key_usage (api_key_id) VALUES (:key)", key=key_id)

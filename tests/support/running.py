@@ -101,8 +101,7 @@ class Running:
 
     async def close(self) -> None:
         """Close the channels."""
-        for channel in self._channels.values():
-            await channel.close()
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
     async def create(
         self, model: str, prompt: str, *, parameters: Mapping[str, Any] | None = None, **fields: Any

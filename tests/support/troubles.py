@@ -98,16 +98,37 @@ async def uncertain(database: Database) -> None:
 
 
 async def key_spends(database: Database) -> None:
-    """A key has spent and reserved most of its month, part of it in lines that are not yet added up."""
+    """A key has used most of its month: reserved, spent and at risk, part of it in lines that are not yet added up."""
     month = "date_trunc('month', now() AT TIME ZONE 'UTC')"
     await execute(
         database,
         """INSERT INTO api_keys (id, prefix, key_hash, role, owner, monthly_budget_usd)
         VALUES ('key_1', 'drk_x', 'x', 'client', 'acme', 100)""",
     )
-    await execute(database, f"INSERT INTO api_key_spend VALUES ('key_1', {month}, 10, 75)")
+    await execute(database, f"INSERT INTO api_key_spend VALUES ('key_1', {month}, 10, 60, 5)")
     await execute(
         database,
-        f"""INSERT INTO api_key_ledger (api_key_id, month, live, reserved_usd, spent_usd)
-        VALUES ('key_1', {month}, 0, 0, 10)""",
+        f"""INSERT INTO api_key_ledger (api_key_id, month, live, reserved_usd, spent_usd, at_risk_usd)
+        VALUES ('key_1', {month}, 0, 0, 10, 10)""",
+    )
+
+
+async def tasks_are_missing(database: Database) -> None:
+    """A provider does not know two tasks any more, which were checked again and again."""
+    ids = await _generations(database, 2)
+    await execute(
+        database,
+        """INSERT INTO poll_tasks (provider_id, task_id, generation_id, adapter_name, strategy, poll_interval_ms,
+            next_poll_at, deadline_at, retry_count, missing_since)
+        SELECT 'bfl', id, id, 'flux', 'fixed', 1000, now(), now(), 9, now() FROM unnest(CAST(:ids AS text[])) AS id""",
+        ids=ids,
+    )
+
+
+async def credentials_are_refused(database: Database) -> None:
+    """A provider has refused our credentials for checks for two minutes."""
+    await execute(
+        database,
+        """INSERT INTO provider_accounts (provider_id, polls_paused_at, polls_probe_at)
+        VALUES ('bfl', now() - interval '2 minutes', now())""",
     )

@@ -4,7 +4,7 @@ import pytest
 from yarl import URL
 
 from libs.common.errors import GenerationError
-from libs.common.hosts import is_listed
+from libs.common.hosts import is_listed, url_as_written
 from libs.common.storage.addresses import GuardedResolver, check_url, is_public
 
 
@@ -121,3 +121,30 @@ async def test_a_listed_name_may_lead_inside() -> None:
     resolver = GuardedResolver(("localhost",))
     assert [found["host"] for found in await resolver.resolve("localhost", 80)]
     await resolver.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://a.example/b%28x%29%2C.png?sig=a%2Fb%3Ac%2Ce%7E",
+        "https://a.example/x.png?X-Amz-Credential=AK%2F20261129%2Fus&X-Amz-Signature=0%2b",
+        "https://a.example:8443/x%20y?z=%C3%A4",
+    ],
+)
+def test_a_signed_url_is_asked_as_it_is_written(text: str) -> None:
+    assert str(url_as_written(text)) == text
+    assert url_as_written(f" {text}\n").raw_path_qs == text.partition("a.example")[2].removeprefix(":8443")
+
+
+def test_what_is_no_url_by_its_characters_is_escaped() -> None:
+    assert str(url_as_written("https://a.example/an owl.png")) == "https://a.example/an%20owl.png"
+    assert url_as_written("https://ex\u00e4mple.com/").raw_host == "xn--exmple-cua.com"
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1%2f@a.example/x", "http://a.example%00.b/", "http://[::1]%25x/"])
+def test_a_host_that_two_ways_of_reading_tell_apart_is_not_asked_as_written(text: str) -> None:
+    try:
+        plain, asked = URL(text), url_as_written(text)
+    except ValueError:
+        return
+    assert (asked.host, asked.port) == (plain.host, plain.port)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.catalog import BreakerPolicy
-from libs.common.database.records import AccountRecord
+from libs.common.database.records_dispatch import AccountRecord
 from libs.common.database.states import BreakerState
 from libs.common.errors import ErrorCode, GenerationError
-from services.dispatcher.breaker import Calls, counted, is_shut, probing
+from services.dispatcher.breaker import Call, Calls, calls_since_change, counted, is_fault, is_shut, probing
 from tests.support.catalogs import ACCOUNT
 
 POLICY = BreakerPolicy(failure_rate=0.5, minimum_calls=10, window_seconds=60, open_seconds=30, longest_open_seconds=100)
@@ -89,11 +89,60 @@ def test_calls_from_before_it_opened_change_nothing() -> None:
     assert counted(_later(account, 1), Calls(answered=50), POLICY) == _later(account, 1)
 
 
+def _half_open() -> AccountRecord:
+    """An account whose probe left at 500 of the monotonic clock, read at 510 of it."""
+    return _later(probing(_later(_opened(), 31), POLICY), 10)
+
+
+@pytest.mark.parametrize(
+    ("left_at", "has_failed", "state"),
+    [
+        pytest.param(460.0, False, BreakerState.HALF_OPEN, id="slow success from before it opened"),
+        pytest.param(460.0, True, BreakerState.HALF_OPEN, id="slow failure from before it opened"),
+        pytest.param(490.0, False, BreakerState.HALF_OPEN, id="success that left while it was open"),
+        pytest.param(500.1, False, BreakerState.CLOSED, id="success of the probe"),
+        pytest.param(500.1, True, BreakerState.OPEN, id="failure of the probe"),
+    ],
+)
+def test_half_open_breaker_counts_the_probe_alone(left_at: float, state: BreakerState, *, has_failed: bool) -> None:
+    account = _half_open()
+    calls = calls_since_change(account, [Call(left_at, has_failed)], asked_at=510.0)
+    assert counted(account, calls, POLICY).breaker_state is state
+
+
+def test_probe_is_found_among_calls_from_before() -> None:
+    account = _half_open()
+    calls = [Call(400.0, has_failed=True), Call(500.1, has_failed=False), Call(450.0, has_failed=True)]
+    assert calls_since_change(account, calls, asked_at=510.0) == Calls(answered=1)
+
+
+@pytest.mark.parametrize("read_seconds", [0.0, 3.0])
+def test_probe_counts_however_long_the_read_of_its_account_takes(read_seconds: float) -> None:
+    account = _later(_half_open(), read_seconds)
+    assert calls_since_change(account, [Call(500.001, has_failed=False)], asked_at=510.0) == Calls(answered=1)
+
+
+def test_calls_that_left_before_it_closed_do_not_open_it_again() -> None:
+    account = counted(_half_open(), Calls(answered=1), POLICY)
+    assert account.breaker_state is BreakerState.CLOSED
+    late = [Call(470.0, has_failed=True)] * 20
+    assert calls_since_change(_later(account, 1), late, asked_at=511.0) == Calls()
+
+
+def test_all_calls_count_of_a_breaker_that_never_changed() -> None:
+    assert calls_since_change(
+        ACCOUNT, [Call(1.0, has_failed=True), Call(2.0, has_failed=False)], asked_at=510.0
+    ) == Calls(1, 1)
+
+
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_only_faults_of_the_provider_count(code: ErrorCode) -> None:
+def test_only_faults_of_the_provider_are_faults(code: ErrorCode) -> None:
     faults = {ErrorCode.PROVIDER_ERROR, ErrorCode.PROVIDER_UNAVAILABLE, ErrorCode.PROVIDER_TIMEOUT}
-    assert Calls().with_outcome(GenerationError(code, "x")).failed == (code in faults)
-    assert Calls().with_outcome(None) == Calls(answered=1)
+    assert is_fault(GenerationError(code, "x")) == (code in faults)
+
+
+def test_answer_is_no_fault() -> None:
+    assert not is_fault(None)
 
 
 @given(

@@ -66,6 +66,9 @@ def test_the_shipped_catalog_is_good_and_uses_every_adapter() -> None:
             {"models__flux_pro__provider": "bfx"}, "models.flux-pro.provider: there is no provider", id="provider"
         ),
         pytest.param({"models__flux_pro__media_type": "sound"}, "models.flux-pro.media_type", id="media type"),
+        pytest.param(
+            {"models__flux_pro__when_uncertain": "resubmit"}, "flux-pro.when_uncertain: is not set here", id="consent"
+        ),
         pytest.param({"models__flux_pro__max_outputs": 11}, "models.flux-pro.max_outputs", id="outputs"),
         pytest.param({"models__flux_pro__price_per_second_usd": 1}, "models.flux-pro: exactly one of", id="two prices"),
         pytest.param(

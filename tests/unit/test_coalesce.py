@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from libs.common.coalesce import Closed, GroupWriter
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode, GenerationError, OutcomeUnknown, StatementEnded
 
 
 class Recorder:
@@ -70,18 +70,75 @@ async def test_a_bad_item_harms_no_other() -> None:
     await writer.close()
 
 
-async def test_a_database_that_is_away_is_told_to_everybody_at_once() -> None:
+@pytest.mark.parametrize(
+    "error", [GenerationError(ErrorCode.SERVICE_UNAVAILABLE, "away"), OutcomeUnknown("the reply was lost")]
+)
+async def test_what_no_item_can_be_the_reason_for_is_every_items_error_at_once(error: GenerationError) -> None:
     calls = []
 
     async def flush(items: Sequence[int]) -> list[int]:
         calls.append(items)
-        raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, "away")
+        raise error
 
     writer = GroupWriter("test", flush, linger_seconds=0.01)
     answers = await asyncio.gather(*(writer.write(item) for item in range(5)), return_exceptions=True)
 
-    assert all(isinstance(answer, GenerationError) for answer in answers)
+    assert answers == [error] * 5
     assert len(calls) == 1
+    await writer.close()
+
+
+async def test_an_item_whose_statement_times_out_blocks_nobody() -> None:
+    times_out, is_reached = asyncio.Event(), asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        if 13 in items and len(items) < 100:
+            is_reached.set()
+            await times_out.wait()
+        if 13 in items:
+            raise StatementEnded("too long", is_slow=True)
+        return [item * 10 for item in items]
+
+    writer = GroupWriter("test", flush, linger_seconds=0.01)
+    group = [asyncio.create_task(writer.write(item)) for item in range(100)]
+    await asyncio.wait_for(is_reached.wait(), 5)
+
+    assert await asyncio.wait_for(writer.write(500), 5) == 5_000, "the next group does not wait for the one that failed"
+
+    times_out.set()
+    answers = await asyncio.wait_for(asyncio.gather(*group, return_exceptions=True), 5)
+    assert isinstance(answers.pop(13), StatementEnded)
+    assert answers == [item * 10 for item in range(100) if item != 13]
+    await writer.close()
+
+
+async def test_each_bad_item_of_a_large_group_has_its_own_error_after_few_statements() -> None:
+    recorder = Recorder()
+    writer = GroupWriter("test", recorder.flush, linger_seconds=0.01)
+    items = [-number if number in {7, 320} else number for number in range(500)]
+
+    answers = await asyncio.gather(*(writer.write(item) for item in items), return_exceptions=True)
+
+    assert [str(answer) for answer in answers if isinstance(answer, Exception)] == ["refused: [-7]", "refused: [-320]"]
+    assert [answer for answer in answers if not isinstance(answer, BaseException)] == [
+        item * 10 for item in items if item >= 0
+    ]
+    assert len(recorder.groups) < 50
+    await writer.close()
+
+
+async def test_a_database_that_is_slow_for_everybody_is_not_asked_for_each_item() -> None:
+    calls = []
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        calls.append(items)
+        raise StatementEnded("too long", is_slow=True)
+
+    writer = GroupWriter("test", flush, linger_seconds=0.01)
+    answers = await asyncio.gather(*(writer.write(item) for item in range(500)), return_exceptions=True)
+
+    assert all(isinstance(answer, StatementEnded) for answer in answers)
+    assert len(calls) <= 10
     await writer.close()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from libs.common.catalog import Catalog, load
 from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest, NotFound
 from sandbox.plan import SHIPPED_CATALOG
+from services.gateway.resubmitting import resubmit_usd
 from tests.support.requests import validated
 
 CATALOG: Catalog = load(SHIPPED_CATALOG)
@@ -47,9 +48,15 @@ def test_a_whole_number_stays_whole_through_the_struct() -> None:
     assert validated(_request({"seed": 42}), CATALOG).parameters["seed"] == 42
 
 
-def test_the_policy_for_uncertain_submits_can_be_overridden() -> None:
-    request = _request(when_uncertain=gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT)
-    assert validated(request, CATALOG).when_uncertain == "resubmit"
+def test_only_a_request_consents_to_a_second_payment_and_is_told_its_price() -> None:
+    plain = validated(_request(), CATALOG)
+    request = _request(when_uncertain=gateway_pb2.UNCERTAIN_SUBMIT_POLICY_RESUBMIT, fallback_models=["dall-e-3"])
+    resubmitting = validated(request, CATALOG)
+    assert (plain.when_uncertain, resubmit_usd(plain, CATALOG)) == ("fail", 0.0)
+    assert resubmitting.when_uncertain == "resubmit"
+    attempts = {name: CATALOG.provider_of(CATALOG.model(name)).retry.attempts for name in ("flux-pro", "dall-e-3")}
+    dearest = max(0.04 * (attempts["flux-pro"] - 1), 0.04 * (attempts["dall-e-3"] - 1))
+    assert resubmit_usd(resubmitting, CATALOG) == pytest.approx(dearest)
 
 
 def test_an_unknown_model_is_not_found() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitor.fingerprints import fingerprint, frames, template
+from services.monitor.fingerprints import cause, fingerprint, frames, template
 
 _STACK = """Traceback (most recent call last):
   File "{root}/services/poller/polling.py", line {line}, in _poll
@@ -38,6 +40,46 @@ def test_what_differs_from_one_time_to_the_next_does_not_count(one: str, other: 
 def test_source_code_words_and_place_do_count(changed: dict[str, str]) -> None:
     base = {"source": "poller", "code": "TASK_FAILED", "message": "a thing", "stack": ""}
     assert fingerprint(**base) != fingerprint(**(base | changed))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"details": {"http_status": 403.0}}, {"details": {"http_status": 422.0}}),
+        ({"details": {"sqlstate": "57014"}}, {"details": {"sqlstate": "53100"}}),
+        ({"details": {"s3_code": "AccessDenied"}}, {"details": {"s3_code": "NoSuchBucket"}}),
+        ({"details": {"cause": "TimeoutError"}}, {"details": {"cause": "ClientConnectorError"}}),
+        ({"exception": "KeyError"}, {"exception": "ValueError"}),
+        ({}, {"details": {"http_status": 500}}),
+    ],
+)
+def test_status_and_cause_do_count(one: dict[str, Any], other: dict[str, Any]) -> None:
+    words = "task ended: The provider answered 403: nope"
+    assert cause(one) != cause(other)
+    assert fingerprint("bfl", "X", words, "", cause(one)) != fingerprint("bfl", "X", words, "", cause(other))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"http_status": 123456.0},
+        {"http_status": "https://a.example/1"},
+        {"sqlstate": "gen_01m88traa5fepqvj3aqn74ngw7"},
+        {"s3_code": "a" * 100},
+        {"s3_code": "http://s3/x?y"},
+        {"cause": "no answer of 10.0.0.1"},
+        {"cause": 7.0},
+        {"provider_request_id": "req_1", "host": "a.example"},
+        {"http_status": {"a": 1}},
+    ],
+)
+def test_ids_and_texts_are_no_cause(details: dict[str, Any]) -> None:
+    assert cause({"details": details}) == []
+    assert cause({"details": "text", **details}) == []
+
+
+def test_of_a_cause_with_its_words_the_class_counts() -> None:
+    assert cause({"details": {"cause": "ClientOSError: [Errno 104] Connection reset"}}) == ["cause=ClientOSError"]
 
 
 def test_a_place_is_the_same_on_every_machine_and_after_an_edit() -> None:

@@ -81,3 +81,20 @@ def test_what_is_read_does_not_depend_on_how_it_is_called() -> None:
     assert not isinstance(outcome, Exception)
     assert (outcome.source_format, opened(outcome.content).format) == ("webp", "PNG")
     assert io.BytesIO(content).read(4) == b"RIFF"
+
+
+@pytest.mark.parametrize("filling", [b"", b"\xff", b"\xff\xff\xff", b"\x00", b"\xff\xd0", b"\xff\x01"])
+def test_scans_of_a_jpeg_are_counted_before_they_are_decoded(filling: bytes) -> None:
+    content = hostile.jpeg_of_scans(LIMITS.scans + 1, (64, 48), filling)
+    with pytest.raises(ImageFault) as raised:
+        read(content, LIMITS)
+    assert raised.value.rule == "scans"
+    assert read(content, replace(LIMITS, scans=LIMITS.scans + 1)).size == Size(64, 48)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_what_encoders_write_has_few_scans(mode: str) -> None:
+    content = written(quarters().convert(mode), "JPEG", progressive=True)
+    assert read(content, replace(LIMITS, scans=18)).format == "jpeg"
+    # Of a thumbnail or a second image behind the end, none is decoded.
+    assert read(content + hostile.jpeg_of_scans(100, (64, 48)), LIMITS).format == "jpeg"

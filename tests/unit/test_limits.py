@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.catalog import Provider
-from libs.common.database.records import AccountRecord, Unavailable
+from libs.common.database.records_dispatch import AccountRecord, Unavailable
 from libs.common.database.states import BreakerState
 from services.dispatcher.limits import grant, seconds_to_next, unavailable
 from tests.support.catalogs import ACCOUNT, PROVIDER

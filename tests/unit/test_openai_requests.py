@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.catalog import load
+from libs.common.catalog import Catalog, load
 from libs.common.errors import InvalidRequest, NotFound
 from sandbox.plan import SHIPPED_CATALOG
 from services.gateway.openai.requests import AskedImages, AskedVideo, message_of, read
@@ -46,6 +46,26 @@ def test_what_the_model_has_no_word_for_is_left_out_and_the_unknown_goes_through
     }  # fmt: skip
     kept = read(AskedImages, {"model": "gpt-image-1", "prompt": "x", "quality": "high"})
     assert message_of(kept, CATALOG).parameters["quality"] == "high"
+
+
+def test_bytes_of_images_that_stay_with_the_provider_are_refused_before_anything_is_made() -> None:
+    provider = CATALOG.provider_of(CATALOG.model("dall-e-3"))
+    storage = provider.storage.model_copy(update={"upload_to_s3": False})
+    providers = {**CATALOG.providers, provider.id: provider.model_copy(update={"storage": storage})}
+    unstored = Catalog(providers, CATALOG.models)
+    asked = AskedImages(model="dall-e-3", prompt="x", response_format="b64_json")
+    with pytest.raises(InvalidRequest) as caught:
+        message_of(asked, unstored)
+    assert [fault.field for fault in caught.value.violations] == ["response_format"]
+    assert message_of(asked, CATALOG).prompt == "x"
+    assert message_of(asked.model_copy(update={"response_format": "url"}), unstored).prompt == "x"
+
+
+@pytest.mark.parametrize("asked", [AskedImages(model="sora-2", prompt="x"), AskedVideo(model="flux-pro", prompt="x")])
+def test_a_model_that_makes_something_else_is_refused_before_anything_is_made(asked: AskedImages | AskedVideo) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        message_of(asked, CATALOG)
+    assert [fault.field for fault in caught.value.violations] == ["model_identifier"]
 
 
 def test_seconds_are_a_duration() -> None:

@@ -11,9 +11,10 @@ import pytest
 from libs.common.adapters.base import Adapter, Submitted
 from libs.common.adapters.flux import Flux
 from libs.common.catalog import Retry
-from libs.common.database.records import ClaimedGeneration, Fallback
+from libs.common.database.records import Fallback
+from libs.common.database.records_dispatch import ClaimedGeneration
 from libs.common.database.states import State, SubmissionState
-from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotFound, UnreadableReply
 from services.dispatcher import outcomes
 from services.dispatcher.outcomes import Job
 from tests.support.catalogs import MODEL, PROVIDER
@@ -45,6 +46,14 @@ CLAIMED = ClaimedGeneration(
 # Decisions ask an adapter's class attributes alone, so none is connected.
 JOB = Job(CLAIMED, MODEL, PROVIDER, cast("Adapter", Flux), attempt=1, submission_id="sub_1", latency_ms=12)
 LOST = GenerationError(ErrorCode.PROVIDER_TIMEOUT, "no reply", {"http_status": 504})
+
+
+def test_a_taken_submit_whose_outcome_cannot_be_written_is_uncertain() -> None:
+    fault = GenerationError(ErrorCode.INTERNAL_ERROR, "The provider's answer cannot be kept.")
+    taken = outcomes.unwritable(outcomes.accepted(JOB, Submitted("another generation's task")), fault)
+    assert (taken.state, taken.submission_state, taken.task) == (State.FAILED, SubmissionState.UNCERTAIN, None)
+    refused = outcomes.unwritable(outcomes.not_accepted(JOB, NotAccepted(ErrorCode.RATE_LIMITED, "busy")), fault)
+    assert (refused.state, refused.submission_state) == (State.FAILED, SubmissionState.NOT_ACCEPTED)
 
 
 def test_an_accepted_submit_is_handed_over_with_its_strategy() -> None:
@@ -90,6 +99,43 @@ def test_a_lost_reply_fails_by_default_and_tells_an_operator_what_to_look_for() 
         "cause_message": "no reply",
         "http_status": 504,
     }
+
+
+KEPT = {"http_status": 200, "content_type": "text/html", "size_bytes": 13, "body": "<html>busy</html>"}
+
+
+def test_a_reply_that_cannot_be_read_is_kept_and_names_the_provider() -> None:
+    cause = UnreadableReply("it names no task", KEPT, {"http_status": 200})
+    assert (cause.why, cause.message) == ("it names no task", "The provider's reply cannot be read: it names no task.")
+    outcome = outcomes.uncertain(JOB, cause)
+    assert (outcome.state, outcome.submission_state) == (State.FAILED, SubmissionState.UNCERTAIN)
+    assert outcome.reply == KEPT
+    assert outcome.error is not None
+    assert (outcome.error["code"], outcome.error["is_retryable"]) == ("PROVIDER_ERROR", False)
+    assert outcome.error["message"].startswith(
+        "bfl answered 200 and its reply cannot be read: it names no task; it may have billed the request; the reply is "
+        "kept with the submission."
+    )
+    assert "lost" not in outcome.error["message"]
+    assert outcome.was_taken
+
+
+def test_a_reply_that_cannot_be_read_is_kept_where_the_request_is_sent_again_by_policy() -> None:
+    job = replace(JOB, claimed=replace(CLAIMED, when_uncertain="resubmit"))
+    outcome = outcomes.uncertain(job, UnreadableReply("it is empty", KEPT))
+    assert (outcome.state, outcome.submission_state, outcome.reply) == (State.PENDING, SubmissionState.UNCERTAIN, KEPT)
+
+
+def test_outputs_that_are_no_media_leave_the_submit_uncertain_and_are_kept() -> None:
+    outcome = outcomes.unusable(JOB, "The result is not image: its bytes are of no known type.", KEPT)
+    assert (outcome.state, outcome.submission_state) == (State.FAILED, SubmissionState.UNCERTAIN)
+    assert outcome.reply == KEPT
+    assert outcome.error is not None
+    assert outcome.error["code"] == "PROVIDER_ERROR"
+    assert outcome.error["message"].startswith(
+        "bfl answered 200 and its reply cannot be read: it has no output that can be used "
+        '("The result is not image: its bytes are of no known type.");'
+    )
 
 
 def test_a_lost_reply_is_submitted_again_where_that_was_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from libs.common.errors import ErrorCode
 from services.gateway.quota import admit, admit_batch
 from tests.support.rows import new_generation
 
-USAGE = KeyUsage("key_1", Quota(), None, 0.0, 0, 0.0, 86_400.0)
+USAGE = KeyUsage("key_1", Quota(), None, 0.0, 0, 86_400.0)
 
 
 def _cents(*prices: float) -> list[NewGeneration]:
@@ -39,7 +40,14 @@ def test_without_a_quota_all_come_in() -> None:
     ],
 )
 def test_a_budget_is_never_exceeded(used: float, prices: tuple[float, ...], let_in: list[bool]) -> None:
-    assert _let_in(replace(USAGE, quota=Quota(monthly_budget_usd=1.0), used_usd=used), *prices) == let_in
+    assert _let_in(replace(USAGE, quota=Quota(monthly_budget_usd=1.0), spent_usd=used), *prices) == let_in
+
+
+@pytest.mark.parametrize("part", ["reserved_usd", "spent_usd", "at_risk_usd"])
+def test_each_sum_counts_against_the_budget(part: str) -> None:
+    sums: dict[str, Any] = {part: 0.96}
+    usage = replace(USAGE, quota=Quota(monthly_budget_usd=1.0), **sums)
+    assert _let_in(usage, 5, 4) == [False, True]
 
 
 @pytest.mark.parametrize(("live", "let_in"), [(0, [True, True]), (1, [True, False]), (2, [False, False])])
@@ -67,13 +75,18 @@ def test_requests_come_back_evenly(tokens: float | None, age: float, let_in: int
 def test_refusals_say_how_long_and_how_much() -> None:
     quota = Quota(requests_per_minute=6, monthly_budget_usd=1.0)
     (rate,) = admit(replace(USAGE, quota=quota, tokens=0.5), _cents(1)).refusals
-    (money,) = admit(replace(USAGE, quota=quota, used_usd=1.0), _cents(1)).refusals
+    (money,) = admit(
+        replace(USAGE, quota=quota, reserved_usd=0.25, spent_usd=0.5, at_risk_usd=0.25), _cents(1)
+    ).refusals
     assert rate is not None
     assert money is not None
     assert (rate.code, rate.retry_after_seconds, rate.details["limit"]) == (ErrorCode.RATE_LIMITED, 5.0, 6)
     assert (money.code, money.retry_after_seconds, money.details["used_usd"]) == (
         ErrorCode.QUOTA_EXCEEDED, 86_400.0, 1.0,
     )  # fmt: skip
+    parts = {name: money.details[name] for name in ("reserved_usd", "spent_usd", "at_risk_usd", "requested_usd")}
+    assert parts == {"reserved_usd": 0.25, "spent_usd": 0.5, "at_risk_usd": 0.25, "requested_usd": 0.01}
+    assert "0.25 reserved, 0.5 spent, 0.25 at risk" in money.message
 
 
 @given(
@@ -83,7 +96,7 @@ def test_refusals_say_how_long_and_how_much() -> None:
     live=st.none() | st.integers(1, 10),
 )
 def test_whatever_comes_no_bound_is_passed(budget: float, used: float, prices: list[float], live: int | None) -> None:
-    usage = replace(USAGE, quota=Quota(live_generations=live, monthly_budget_usd=budget), used_usd=used)
+    usage = replace(USAGE, quota=Quota(live_generations=live, monthly_budget_usd=budget), spent_usd=used)
     let_in = [price for price, is_in in zip(prices, _let_in(usage, *prices), strict=True) if is_in]
     assert not let_in or used + sum(let_in) / 100 <= budget + 1e-6
     assert live is None or len(let_in) <= live

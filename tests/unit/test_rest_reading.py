@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def test_whatever_comes_is_read_or_refused_with_reasons(body: dict[str, Any]) ->
         assert all(violation.description for violation in error.violations)
         return
     message.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "prompt\udfff", "\u00e9", "\x00"])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_name_that_no_field_can_have_is_unknown(name: str, within: bool) -> None:
+    body = {"inputImages": [], "callback": {name: 1}} if within else {name: 1}
+    with pytest.raises(InvalidRequest) as caught:
+        _read(body)
+    assert "unknown" in {violation.rule for violation in caught.value.violations}
 
 
 @given(body=st.binary(max_size=200))
@@ -92,6 +102,80 @@ def test_words_are_taken_with_and_without_their_prefix() -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ([("status", "SUCCESS"), ("status", "FAILED")], ["status"]),
+        ([("pageSize", "1"), ("page_size", "1"), ("pageSize", "1")], ["page_size", "pageSize"]),
+        ([("labels[a]", "1"), ("labels[b]", "1"), ("labels[a]", "2")], ["labels[a]"]),
+    ],
+)
+def test_a_parameter_of_a_query_that_is_given_twice_is_told(query: list[tuple[str, str]], names: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Reader().read(LIST, body=b"", path={}, query=query)
+    assert [(found.field, found.rule) for found in caught.value.violations] == [(name, "twice") for name in names]
+
+
+def test_repeated_fields_of_a_query_are_all_taken() -> None:
+    message: Any = Reader().read(
+        BINDINGS["GetResults"], body=b"", path={"id": "exp_1"}, query=[("plots", "intervals"), ("plots", "effect")]
+    )
+    assert len(message.plots) == 2
+
+
+def test_neither_query_nor_body_contradicts_the_path() -> None:
+    for binding, body, query in (
+        (BINDINGS["GetGeneration"], b"", [("id", "gen_2")]),
+        (BINDINGS["UpdateApiKey"], b'{"id": "key_2"}', []),
+    ):
+        with pytest.raises(InvalidRequest, match="id: given twice"):
+            Reader().read(binding, body=body, path={"id": "gen_1"}, query=query)
+    same: Any = Reader().read(BINDINGS["GetGeneration"], body=b"", path={"id": "gen_1"}, query=[("id", "gen_1")])
+    assert same.id == "gen_1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"modelIdentifier": "m", "numberOfOutputs": "3", "whenUncertain": 1, "priority": "7.0"},
+        {"modelIdentifier": "m", "numberOfOutputs": 3.0, "whenUncertain": "FAIL", "priority": "7e0"},
+        {"modelIdentifier": "m", "numberOfOutputs": 3, "whenUncertain": "UNCERTAIN_SUBMIT_POLICY_FAIL", "priority": 7},
+    ],
+)
+def test_the_spellings_of_the_protobuf_mapping_are_read(body: dict[str, Any]) -> None:
+    assert _read(body) == gateway_pb2.CreateGenerationRequest(
+        model_identifier="m", number_of_outputs=3, priority=7,
+        when_uncertain=gateway_pb2.UNCERTAIN_SUBMIT_POLICY_FAIL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        *(
+            ({"numberOfOutputs": text}, "type")
+            for text in ("", " 1", "1 ", "+1", "1_0", "٣", "1.5", "0x1", "NaN", "one")
+        ),
+        ({"numberOfOutputs": "3000000000"}, "range"),
+        ({"numberOfOutputs": True}, "type"),
+        ({"whenUncertain": 99}, "one_of"),
+        ({"whenUncertain": True}, "one_of"),
+    ],
+)
+def test_what_the_mapping_does_not_know_is_refused(body: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _read(body)
+    assert [found.rule for found in caught.value.violations] == [rule]
+
+
+@given(st.binary(max_size=20), st.booleans(), st.booleans())
+def test_bytes_come_in_each_alphabet_of_base64(content: bytes, urlsafe: bool, padded: bool) -> None:
+    text = (urlsafe_b64encode if urlsafe else b64encode)(content).decode()
+    reader, message = Reader(), images_pb2.PreprocessImageRequest()
+    reader.read_json(message, json.dumps({"content": text if padded else text.rstrip("=")}).encode(), "")
+    assert (reader.found, message.content) == ([], content)
+
+
+@pytest.mark.parametrize(
     ("body", "fault"),
     [
         ({"content": "aGVsbG8="}, None),
@@ -108,3 +192,19 @@ def test_bytes_choices_and_names_of_their_own(body: dict[str, Any], fault: tuple
     reader = Reader()
     reader.read_json(images_pb2.PreprocessImageRequest(), json.dumps(body).encode(), "")
     assert [(found.field, found.rule) for found in reader.found] == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"modelIdentifier": "m", "prompt": "x", "inputImages": [1] * 19_000},
+        {f"modelIdentif{number}": 1 for number in range(9_000)},
+    ],
+    ids=["items", "names"],
+)
+def test_of_many_faults_a_hundred_are_told_and_the_rest_is_counted(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _read(body)
+    assert len(caught.value.violations) == 100
+    assert caught.value.details["omitted_violations"] > 8_000
+    assert sum("did you mean" in violation.description for violation in caught.value.violations) <= 5

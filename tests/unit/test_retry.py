@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from libs.common.catalog import Retry
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.coalesce import GroupWriter
+from libs.common.errors import ErrorCode, GenerationError, OutcomeUnknown, StatementEnded
+from libs.common.outcome_writer import OutcomeWriter
 from libs.common.retry import repeat, until_database_answers, wait_seconds
+from tests.support.waiting import eventually
 
 POLICY = Retry(first_wait_seconds=1, longest_wait_seconds=30)
 
@@ -38,6 +46,54 @@ async def test_an_outcome_is_written_again_until_the_database_answers() -> None:
 
     assert await until_database_answers(write) == "written"
     assert len(calls) == 3
+
+
+async def test_a_write_whose_outcome_is_unknown_is_done_again() -> None:
+    answers = iter([OutcomeUnknown("the reply was lost")])
+
+    async def write() -> str:
+        for error in answers:
+            raise error
+        return "written"
+
+    assert await until_database_answers(write) == "written"
+
+
+async def test_a_statement_that_the_database_ends_is_not_repeated_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
+    calls = []
+
+    async def write() -> None:
+        calls.append(1)
+        raise StatementEnded("too long")
+
+    with pytest.raises(StatementEnded):
+        await asyncio.wait_for(until_database_answers(write), 10)
+    assert len(calls) == 21
+
+
+async def test_a_writer_of_outcomes_says_that_they_wait_for_the_database() -> None:
+    is_away, tried = True, asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        tried.set()
+        if is_away:
+            raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, "away")
+        return items
+
+    async def waits() -> bool:
+        return writer.is_waiting
+
+    writer = OutcomeWriter(GroupWriter("test", flush))
+    given_up, kept = asyncio.create_task(writer.write(1)), asyncio.create_task(writer.write(2))
+    assert not writer.is_waiting
+    await asyncio.wait_for(tried.wait(), 5)
+    await eventually(waits, within=5, what="the writer says that it waits")
+    given_up.cancel()
+    is_away = False
+    assert await asyncio.wait_for(kept, 10) == 2
+    assert not writer.is_waiting
+    await writer.close()
 
 
 async def test_any_other_fault_comes_through() -> None:
@@ -87,3 +143,20 @@ async def test_a_repeated_call_answers_with_what_it_got_at_last() -> None:
         return "found"
 
     assert await repeat(QUICK, call) == "found"
+
+
+async def test_a_statement_that_is_refused_for_no_fault_of_its_rows_is_done_again() -> None:
+    refusals = iter([ProgrammingError("UPDATE", {}, Exception("permission denied"))])
+
+    async def write() -> str:
+        for error in refusals:
+            raise error
+        return "written"
+
+    assert await until_database_answers(write) == "written"
+
+    async def conflicts() -> None:
+        raise IntegrityError("INSERT", {}, Exception("duplicate key"))
+
+    with pytest.raises(IntegrityError):
+        await asyncio.wait_for(until_database_answers(conflicts), 1)

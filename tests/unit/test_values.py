@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.adapters.http import RETRY_AFTER_LIMIT_SECONDS, retry_after
+from libs.common.adapters.replies import RETRY_AFTER_LIMIT_SECONDS, retry_after
 from libs.common.ids import new_id
 from libs.common.rpc.context import begin_request
 from libs.common.rpc.structs import from_struct, to_struct

@@ -10,9 +10,10 @@ from typing import Any
 
 from bench.imaging.peers.process import drive
 from bench.imaging.work import Work
+from libs.common.imaging.capacity import cores
 from libs.common.imaging.config import Compression, PreprocessConfig, Resize
 from libs.common.imaging.worker import WorkerLimits
-from libs.common.imaging.workers import Workers, cores
+from libs.common.imaging.workers import Workers
 
 
 def config_of(work: Work) -> PreprocessConfig:

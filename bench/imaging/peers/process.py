@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.imaging.work import Work
-from libs.common.imaging.workers import cores
+from libs.common.imaging.capacity import cores
 
 
 def drive(work: Work, whole: Callable[[Iterable[int]], None]) -> None:

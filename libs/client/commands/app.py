@@ -12,13 +12,15 @@ from darkroom.gateway.v1 import gateway_pb2
 from libs.client.client import Client
 from libs.client.commands import shown
 from libs.client.commands.batches import batches
-from libs.client.commands.connection import connection
+from libs.client.commands.connection import AcceptSecondPayment, connection
 from libs.client.commands.images import preprocess
 from libs.client.commands.keys import keys
+from libs.client.commands.submissions import submissions
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Darkroom.")
 app.add_typer(keys, name="keys")
 app.add_typer(batches, name="batch")
+app.add_typer(submissions, name="submissions")
 app.command()(preprocess)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -62,6 +64,30 @@ def submit(
         shown.console.print(generation_id)
         if save is not None:
             await _watch(client, generation_id, save)
+
+    connection.run(work)
+
+
+@app.command()
+def rerun(
+    generation_id: str,
+    model: Annotated[str, typer.Option(help="Another model.")] = "",
+    parameter: Pairs = None,
+    accept_second_payment: AcceptSecondPayment = None,
+    save: Save = None,
+) -> None:
+    """Create a new generation from one that has ended; --parameter replaces all of its parameters."""
+
+    async def work(client: Client) -> None:
+        new_id = await client.rerun(
+            generation_id,
+            model=model,
+            parameters={name: _value(text) for name, text in _pairs(parameter).items()} if parameter else None,
+            accepted_second_payment_usd=accept_second_payment,
+        )
+        shown.console.print(new_id)
+        if save is not None:
+            await _watch(client, new_id, save)
 
     connection.run(work)
 

@@ -12,7 +12,7 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.client.client import Client
 from libs.client.commands import shown
-from libs.client.commands.connection import connection
+from libs.client.commands.connection import AcceptSecondPayment, connection
 from libs.client.commands.rows import requests
 
 batches = typer.Typer(no_args_is_help=True, help="Many requests at once.")
@@ -103,13 +103,23 @@ def cancel(batch_id: str) -> None:
 def resume(
     batch_id: str,
     code: Annotated[list[str] | None, typer.Option(help="Only what ended for it; may be repeated.")] = None,
+    accept_second_payment: AcceptSecondPayment = None,
 ) -> None:
     """Run again what failed, was cancelled or skipped."""
     known = common_pb2.DESCRIPTOR.enum_types_by_name["ErrorCode"].values_by_name
     unknown = [word for word in code or () if f"ERROR_CODE_{word}" not in known]
     if unknown:
         raise typer.BadParameter(f"there is no code {unknown[0]}")
-    shown.batches([connection.run(lambda client: client.batches.resume(batch_id, code or ()))])
+    batch = connection.run(
+        lambda client: client.batches.resume(batch_id, code or (), accepted_second_payment_usd=accept_second_payment)
+    )
+    shown.batches([batch])
+    if batch.left_out_tasks:
+        shown.console.print(
+            f"{batch.left_out_tasks} left out: they were submitted and may be billed. To submit them again, resume "
+            f"with --accept-second-payment {batch.second_payment_usd:.6f}.",
+            soft_wrap=True,
+        )
 
 
 async def _follow(client: Client, batch_id: str, save: Path | None) -> gateway_pb2.Batch:

@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import typer
 
 from libs.client.client import Client
 
 T = TypeVar("T")
+AcceptSecondPayment = Annotated[
+    float | None,
+    typer.Option(min=0, help="Consent to a second payment of at most this many US dollars."),
+]
 
 
 @dataclass(slots=True)

@@ -93,8 +93,13 @@ async def _all(client: Client, files: list[Path], fields: dict[str, Any] | None,
             return await _one(client, file, fields, output)
 
     tasks = [asyncio.create_task(one(file)) for file in files]
-    for task in track(asyncio.as_completed(tasks), "Preparing", total=len(tasks), console=shown.console):
-        await task
+    try:
+        for task in track(asyncio.as_completed(tasks), "Preparing", total=len(tasks), console=shown.console):
+            await task
+    finally:
+        for unfinished in tasks:
+            unfinished.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return [task.result() for task in tasks]
 
 

@@ -17,6 +17,13 @@ from libs.client.errors import answer_of
 
 T = TypeVar("T")
 _CALL_SECONDS = 30.0
+_CLEARABLE = {
+    "requests-per-minute": "quota.requests_per_minute",
+    "live-generations": "quota.live_generations",
+    "monthly-budget-usd": "quota.monthly_budget_usd",
+    "callback-url": "callback_url",
+    "expires-at": "expires_at",
+}
 keys = typer.Typer(no_args_is_help=True, help="API keys and their quotas.")
 
 
@@ -75,6 +82,37 @@ def list_keys(
                 return found
 
     shown.keys(_admin(work))
+
+
+@keys.command()
+def update(
+    key_id: str,
+    requests_per_minute: int | None = None,
+    live_generations: int | None = None,
+    monthly_budget_usd: float | None = None,
+    callback_url: str | None = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Valid for so long from now.")] = None,
+    clear: Annotated[list[str] | None, typer.Option(help=f"Remove a value: {', '.join(_CLEARABLE)}.")] = None,
+) -> None:
+    """Change a key. What is not given stays as it is."""
+    unknown = [name for name in clear or () if name not in _CLEARABLE]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(_CLEARABLE)}", param_hint="--clear")
+    quota = admin_pb2.ApiKeyQuota(
+        requests_per_minute=requests_per_minute,
+        live_generations=live_generations,
+        monthly_budget_usd=monthly_budget_usd,
+    )
+    request = admin_pb2.UpdateApiKeyRequest(id=key_id, quota=quota, callback_url=callback_url)
+    if days is not None:
+        request.expires_at.FromDatetime(datetime.now(UTC) + timedelta(days=days))
+    given = (requests_per_minute, live_generations, monthly_budget_usd, callback_url, days)
+    named = {name for name, value in zip(_CLEARABLE, given, strict=True) if value is not None}
+    twice = named & set(clear or ())
+    if twice:
+        raise typer.BadParameter(f"{min(twice)} is set and cleared", param_hint="--clear")
+    request.update_mask.paths.extend(_CLEARABLE[name] for name in sorted(named | set(clear or ())))
+    shown.keys([_admin(lambda stub: stub.UpdateApiKey(request, timeout=_CALL_SECONDS)).api_key])
 
 
 @keys.command()

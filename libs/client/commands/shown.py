@@ -119,10 +119,21 @@ def models(found: Iterable[gateway_pb2.Model]) -> None:
 
 def keys(found: Iterable[admin_pb2.ApiKey]) -> None:
     """A table of API keys."""
-    table = _table("id", "prefix", "role", "owner", "a minute", "live", "this month USD", "last used", "")
+    heads = (
+        "id",
+        "prefix",
+        "role",
+        "owner",
+        "a minute",
+        "live",
+        "budget USD",
+        "reserved USD",
+        "spent USD",
+        "at risk USD",
+    )
+    table = _table(*heads, "last used", "")
     for key in found:
         quota, usage = key.quota, key.usage
-        spent = usage.spent_usd + usage.reserved_usd
         table.add_row(
             key.id,
             key.prefix,
@@ -130,11 +141,52 @@ def keys(found: Iterable[admin_pb2.ApiKey]) -> None:
             key.owner,
             str(quota.requests_per_minute) if quota.HasField("requests_per_minute") else "",
             f"{usage.live_generations}{_of(quota.live_generations, quota.HasField('live_generations'))}",
-            f"{spent:.2f}{_of(quota.monthly_budget_usd, quota.HasField('monthly_budget_usd'))}",
+            f"{quota.monthly_budget_usd:g}" if quota.HasField("monthly_budget_usd") else "",
+            *(f"{usd:.2f}" for usd in (usage.reserved_usd, usage.spent_usd, usage.at_risk_usd)),
             f"{key.last_used_at.ToDatetime():%Y-%m-%d %H:%M}" if key.HasField("last_used_at") else "never",
             "revoked" if key.HasField("revoked_at") else "",
         )
     console.print(table)
+
+
+def submissions(found: Iterable[gateway_pb2.Submission]) -> None:
+    """A table of submissions."""
+    table = _table(
+        "id",
+        "generation",
+        "provider",
+        "model",
+        "state",
+        "submitted",
+        "expected USD",
+        "at risk USD",
+        "spent USD",
+        "billing",
+    )
+    for one in found:
+        billing = gateway_pb2.SubmissionBilling.Name(one.billing).removeprefix("SUBMISSION_BILLING_")
+        table.add_row(
+            one.id,
+            one.generation_id,
+            one.provider_id,
+            one.model_identifier,
+            gateway_pb2.SubmissionState.Name(one.state).removeprefix("SUBMISSION_STATE_"),
+            f"{one.started_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
+            *(f"{usd:.6f}" if usd else "" for usd in (one.expected_cost_usd, one.at_risk_usd, one.spent_usd)),
+            billing if one.billing else "",
+        )
+    console.print(table)
+
+
+def resolved(found: gateway_pb2.ResolveSubmissionsResponse, done: str) -> None:
+    """How many submissions were resolved, or would be."""
+    skipped = f", {found.skipped_submissions} skipped" if found.skipped_submissions else ""
+    console.print(
+        f"{found.resolved_submissions} submissions {done}{skipped}: {found.at_risk_usd:.6f} USD at risk before, "
+        f"{found.spent_usd:.6f} USD spent afterwards"
+    )
+    if found.has_more:
+        console.print("More match: run the command again.")
 
 
 def saved(files: Iterable[File], folder: Path) -> None:

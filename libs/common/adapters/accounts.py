@@ -60,5 +60,6 @@ def _make(provider: Provider) -> Adapter:
         check_timeout_seconds=provider.limits.check_timeout_seconds,
         reply_limit_bytes=kind.reply_limit_bytes,
         refine=kind.refine,
+        is_accepted=kind.is_accepted,
     )
     return kind(http)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -13,9 +14,11 @@ from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Su
 from libs.common.adapters.http import Reply
 from libs.common.adapters.reading import TaskId, webhook_body
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.searching import error_texts, every_url, output_paths, output_urls, task_in, text_in
 from libs.common.adapters.signatures import ed25519
+from libs.common.adapters.tasks import failure, moderated, outputs_at, status_in, submitted
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode, GenerationError, NotAccepted
+from libs.common.errors import ErrorCode, GenerationError
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
@@ -23,6 +26,11 @@ from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_
 from libs.common.validation.video import ratio_of
 
 _HEADER = "x-fal-webhook-"
+_MODERATED = "content_policy_violation"
+_APPS_ERROR = frozenset({422})
+_RETRY_HEADERS = ("x-fal-retryable", "x-fal-needs-retry")
+# They differ where fal itself has repeated the request.
+_REQUEST_IDS = ("request_id", "gateway_request_id")
 
 
 # A data URL in the request.
@@ -42,15 +50,6 @@ class FalParameters(Parameters):
     seed: Seed | None = None
 
 
-class _Accepted(BaseModel):
-    request_id: TaskId
-    status_url: str
-
-
-class _Status(BaseModel):
-    status: str
-
-
 class _Webhook(BaseModel):
     request_id: TaskId
     status: str
@@ -65,6 +64,9 @@ class Fal(Adapter):
     parameters = FalParameters
     preprocess = _IMAGES
     can_cancel = sends_webhooks = True
+    # A result may hold its files as data URLs.
+    reply_limit_bytes = 16 * 1024**2
+    task_id_names = ("request_id",)
     states: ClassVar[Mapping[str, TaskState]] = {
         "IN_QUEUE": TaskState.PENDING,
         "IN_PROGRESS": TaskState.PROCESSING,
@@ -79,36 +81,54 @@ class Fal(Adapter):
     @staticmethod
     def refine(reply: Reply) -> ErrorCode | None:
         """Moderation is a validation error with a type of its own."""
-        if reply.status >= 400 and "content_policy_violation" in reply.text:
-            return ErrorCode.CONTENT_REJECTED
-        return None
+        is_moderated = 400 <= reply.status < 500 and _MODERATED in error_texts(reply.body)
+        return ErrorCode.CONTENT_REJECTED if is_moderated else None
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /{owner}/{app}."""
         webhook = f"?fal_webhook={quote(request.webhook_url, safe='')}" if request.webhook_url else ""
         reply = await self.http.post(f"/{request.upstream_model}{webhook}", json=_input(request))
-        accepted = reply.parse(_Accepted)
-        return Submitted(accepted.request_id, accepted.status_url, reports=bool(webhook))
+        accepted = submitted(reply, *self.task_id_names, reports=bool(webhook))
+        app = "/".join(request.upstream_model.split("/")[:2])
+        status_url = text_in(reply.body, "status_url") or f"/{app}/requests/{accepted.task_id}/status"
+        return replace(accepted, check_url=status_url)
 
     async def check_task(self, task: Task) -> TaskStatus:
-        """GET the status URL; once it says COMPLETED, the response: the result, or the app's error."""
-        state, unknown = self.status_of((await self.http.get(self._url(task))).parse(_Status).status)
-        if state is not TaskState.SUCCESS:
-            return TaskStatus(state, unknown_state=unknown)
-        try:
-            reply = await self.http.get(self._url(task).removesuffix("/status"))
-        except NotAccepted as error:
-            code = error.code if error.code is ErrorCode.CONTENT_REJECTED else ErrorCode.TASK_FAILED
-            return TaskStatus(TaskState.FAILED, error=GenerationError(code, error.message, error.details))
-        return TaskStatus(TaskState.SUCCESS, tuple(_outputs(reply.body)))
+        """GET the status URL; once it says COMPLETED, the response: the result, or the app's validation error.
 
-    async def cancel(self, task: Task) -> None:
-        """PUT the cancel URL; 400 says that it has ended already."""
+        Only that error, which comes with status 422, is the app's own word for failure. Any other is one of the read:
+        the result is paid for, and the response is there for the next read.
+        """
+        reply = await self.http.get(self._url(task))
+        made = [ProviderOutput()]
+        status = status_in(reply, self.states, task.task_id, outputs=lambda _: made, id_names=_REQUEST_IDS)
+        found = task_in(reply.body, self.states, task.task_id)
+        if status.state is not TaskState.SUCCESS or found is None:
+            return status
+        if found.node.get("error"):
+            # A request that ended in an error is COMPLETED as well, and the status says so.
+            return TaskStatus(TaskState.FAILED, error=failure(found, reply.facts()))
+        try:
+            reply = await self.http.get(self._url(task).removesuffix("/status"), answers=_APPS_ERROR)
+        except GenerationError as error:
+            return moderated(error)
+        if _describes_other_request(reply, task.task_id):
+            raise reply.unreadable("it is about another task")
+        if reply.status in _APPS_ERROR:
+            return TaskStatus(TaskState.FAILED, error=_apps_error(reply))
+        outputs = tuple(_outputs(reply.body))
+        if not outputs:
+            raise reply.unreadable("the task has succeeded and no output is named")
+        return TaskStatus(TaskState.SUCCESS, outputs)
+
+    async def cancel(self, task: Task) -> bool:
+        """PUT the cancel URL: 202 says only that the wish is noted, 400 that the task has ended already."""
         try:
             await self.http.cancel("PUT", self._url(task).removesuffix("/status") + "/cancel")
         except GenerationError as error:
             if "ALREADY_COMPLETED" not in error.message:
                 raise
+        return False
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """Signed with Ed25519 over four lines; `secret` is the vendor's JWKS document."""
@@ -117,9 +137,10 @@ class Fal(Adapter):
         ed25519(message, headers.get(f"{_HEADER}signature", ""), keys=secret, timestamp=words[2], now=now)
         found = webhook_body(_Webhook, body)
         if found.status == "OK":
-            return WebhookReport(found.request_id, TaskStatus(TaskState.SUCCESS, tuple(_outputs(found.payload))))
+            outputs = tuple(_outputs(found.payload))
+            return WebhookReport(found.request_id, TaskStatus(TaskState.SUCCESS, outputs) if outputs else None)
         why = str(found.error or found.payload or "no reason given")[:500]
-        code = ErrorCode.CONTENT_REJECTED if "content_policy_violation" in why else ErrorCode.TASK_FAILED
+        code = ErrorCode.CONTENT_REJECTED if _MODERATED in why else ErrorCode.TASK_FAILED
         return WebhookReport(found.request_id, TaskStatus(TaskState.FAILED, error=GenerationError(code, why)))
 
     def _url(self, task: Task) -> str:
@@ -141,10 +162,37 @@ def _input(request: SubmitRequest) -> dict[str, Any]:
     return payload | ({"image_url": request.input_images[0].url} if request.input_images else {})
 
 
-def _outputs(result: Any) -> Iterator[ProviderOutput]:
-    """`images` and `videos` are lists of files, `image` and `video` one; a file is an object with a `url`."""
-    for name in ("images", "image", "videos", "video") if isinstance(result, dict) else ():
-        found = result.get(name)
-        for file in found if isinstance(found, list) else [found]:
-            if isinstance(file, dict) and isinstance(file.get("url"), str):
-                yield ProviderOutput(url=file["url"])
+def _outputs(result: Any) -> list[ProviderOutput]:
+    """`images` and `videos` are lists of files, `image` and `video` one; a file is an object with a `url`.
+
+    Apps with names of their own for their outputs are searched for URLs.
+    """
+    usual = [result.get(name) for name in ("images", "image", "videos", "video")] if isinstance(result, dict) else []
+    urls = every_url(usual) or output_urls(result)
+    return [ProviderOutput(url=url) for url in urls] or outputs_at(output_paths(result))
+
+
+def _describes_other_request(reply: Reply, task_id: str) -> bool:
+    """Whether a response names another request, and says that it has failed or where it stands.
+
+    The result of an app is its own: whatever it holds under such names is not judged.
+    """
+    body = reply.body if isinstance(reply.body, dict) else {}
+    if reply.status not in _APPS_ERROR and "status" not in body:
+        return False
+    named = [body[name] for name in _REQUEST_IDS if isinstance(body.get(name), str)]
+    return bool(named) and task_id not in named
+
+
+def _apps_error(reply: Reply) -> GenerationError:
+    """The app's validation error: `detail`, a list of objects with `loc`, `msg` and `type`, or a text in older apps.
+
+    Source: fal.ai/docs/errors. Raises UnreadableReply for a reply that has not its form, and for one whose header
+    says that the same read may succeed.
+    """
+    texts = error_texts(reply.body)
+    says_retry = any(reply.headers.get(name, "").lower() in {"true", "1"} for name in _RETRY_HEADERS)
+    if says_retry or not isinstance(reply.body, dict) or not reply.body.get("detail"):
+        raise reply.unreadable("a 422 that is not the app's error")
+    code = ErrorCode.CONTENT_REJECTED if _MODERATED in texts else ErrorCode.TASK_FAILED
+    return GenerationError(code, f"The provider answered {reply.status}: {reply.text}", reply.facts())

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
-from libs.common.adapters.reading import TaskId, webhook_body
+from libs.common.adapters.http import Reply
+from libs.common.adapters.kept import plain
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.searching import Found, every_url, path_of, text_in, urls_in
 from libs.common.adapters.signatures import hmac_hex
+from libs.common.adapters.tasks import outputs_at, status_in, submitted, webhook_report
+from libs.common.adapters.walking import walk
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import GenerationError
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
@@ -26,8 +31,6 @@ from libs.common.validation.image import Seed, SizeOrRatio, explicit_size, size_
 _MULTIPLE, _LEAST, _MOST = 32, 256, 1_440
 # Take a ratio and no size.
 _BY_RATIO = ("ultra", "kontext")
-# A task just made may not be known yet on the host that is asked.
-_UNKNOWN_TASK_GRACE_SECONDS = 10.0
 # Base64 in the request; larger ones are scaled down there anyway, after they were paid for in traffic.
 _IMAGES = ImageNeeds(
     PreprocessConfig.fitting(2_048, quality=92, kind="base64"),
@@ -55,26 +58,6 @@ class FluxParameters(Parameters):
         return value
 
 
-class _Accepted(BaseModel):
-    id: TaskId
-    polling_url: str | None = None
-
-
-class _Sample(BaseModel):
-    sample: str
-
-
-class _Result(BaseModel):
-    status: str
-    result: _Sample | None = None
-    progress: float | None = None
-    details: dict[str, Any] | None = None
-
-
-class _Webhook(_Result):
-    task_id: TaskId = Field(validation_alias=AliasChoices("task_id", "id"))
-
-
 @adapter("flux")
 class Flux(Adapter):
     """Flux through api.bfl.ai. A submit has no id of ours and cannot be repeated safely; tasks cannot be cancelled."""
@@ -82,6 +65,7 @@ class Flux(Adapter):
     parameters = FluxParameters
     preprocess = _IMAGES
     sends_webhooks = True
+    task_id_names = ("id",)
     states: ClassVar[Mapping[str, TaskState]] = {
         "Pending": TaskState.PENDING,
         "Queued": TaskState.PENDING,
@@ -91,7 +75,6 @@ class Flux(Adapter):
         "Content Moderated": TaskState.FAILED,
         "Error": TaskState.FAILED,
         "Failed": TaskState.FAILED,
-        "Task not found": TaskState.FAILED,
     }
 
     @staticmethod
@@ -102,34 +85,23 @@ class Flux(Adapter):
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /v1/{model}."""
         reply = await self.http.post(f"/v1/{request.upstream_model}", json=_payload(request))
-        accepted = reply.parse(_Accepted)
-        return Submitted(accepted.id, accepted.polling_url, reports=request.webhook_url is not None)
+        check_url = text_in(reply.body, "polling_url")
+        return submitted(reply, *self.task_id_names, check_url=check_url, reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET the polling URL that the submit named."""
-        reply = await self.http.get(task.check_url or f"/v1/get_result?id={task.task_id}")
-        found = reply.parse(_Result)
-        if found.status == "Task not found" and task.age_seconds < _UNKNOWN_TASK_GRACE_SECONDS:
-            return TaskStatus(TaskState.PENDING)
-        return self._status(found, reply.facts())
+        reply = await self.http.get(task.check_url or f"/v1/get_result?id={task.task_id}", about=task.task_id)
+        return self._status(reply, task.task_id)
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """Signed with an HMAC over the body; some of the vendor's texts say that the secret itself comes back."""
         echoed = headers.get("x-webhook-secret", "")
         if not (echoed and hmac.compare_digest(echoed.encode(), secret.encode())):
             hmac_hex(headers.get("x-bfl-signature", ""), body, secret=secret)
-        found = webhook_body(_Webhook, body)
-        return WebhookReport(found.task_id, self._status(found, {}))
+        return webhook_report(body, "task_id", "id", read=self._status)
 
-    def _status(self, found: _Result, facts: dict[str, Any]) -> TaskStatus:
-        state, unknown = self.status_of(found.status)
-        if state is TaskState.FAILED:
-            return TaskStatus(state, error=_failure(found, facts))
-        if state is TaskState.SUCCESS and found.result is None:
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task is Ready and has no sample.", facts)
-        outputs = (ProviderOutput(url=found.result.sample),) if state is TaskState.SUCCESS and found.result else ()
-        progress = None if found.progress is None else round(min(1.0, max(0.0, found.progress)) * 100)
-        return TaskStatus(state, outputs=outputs, progress=progress, unknown_state=unknown)
+    def _status(self, reply: Reply, task_id: str) -> TaskStatus:
+        return _with_details(status_in(reply, self.states, task_id, outputs=_samples, whole=1.0), reply.body)
 
 
 def _payload(request: SubmitRequest) -> dict[str, Any]:
@@ -150,10 +122,18 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
     return payload
 
 
-def _failure(found: _Result, facts: dict[str, Any]) -> GenerationError:
-    rejected = "Moderated" in found.status
-    return GenerationError(
-        ErrorCode.CONTENT_REJECTED if rejected else ErrorCode.TASK_FAILED,
-        f"The provider reports: {found.status}.",
-        facts | {"provider_details": found.details or {}},
-    )
+def _samples(found: Found) -> list[ProviderOutput]:
+    # Several at once come as a list, under the same name.
+    samples = [sample for place in walk(found.node) if (sample := place.node.get("sample"))]
+    urls = next(filter(None, map(every_url, samples)), urls_in(found))
+    paths = [path for sample in samples if (path := path_of(sample)) is not None]
+    return [ProviderOutput(url=url) for url in urls] or outputs_at(paths[:1])
+
+
+def _with_details(status: TaskStatus, body: Any) -> TaskStatus:
+    """The status, and with a failure what the vendor says of it: an object, or a text for moderation."""
+    details = body.get("details") if isinstance(body, dict) else None
+    if status.error is None or not details:
+        return status
+    facts = status.error.details | {"provider_details": plain(details)}
+    return replace(status, error=GenerationError(status.error.code, status.error.message, facts))

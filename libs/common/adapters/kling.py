@@ -13,10 +13,14 @@ from typing import Any, ClassVar, Literal
 import jwt
 from pydantic import Field
 
-from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
+from libs.common.adapters.base import Adapter, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
+from libs.common.adapters.finding import task_of_client
 from libs.common.adapters.http import Reply
-from libs.common.adapters.reading import TaskHint, first, unwrapped, webhook_body
+from libs.common.adapters.reading import TaskHint, webhook_body
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.replies import is_missing_task
+from libs.common.adapters.searching import objects_in
+from libs.common.adapters.tasks import moderated, status_in, statuses_in, submitted
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.imaging.config import PreprocessConfig
@@ -35,6 +39,8 @@ _CODES = {
     5001: ErrorCode.PROVIDER_UNAVAILABLE,
     5002: ErrorCode.PROVIDER_TIMEOUT,
 }
+_NOT_FOUND_STATUS = frozenset({404})
+_NOT_FOUND_CODES = (1202, 1203)
 
 
 # Source: image2video's table: jpg or png, 10 MB, sides from 300 pixels, ratios from 1:2.5 to 2.5:1.
@@ -66,10 +72,10 @@ class Kling(Adapter):
     credentials: ClassVar[tuple[str, ...]] = ("access_key", "secret_key")
     can_find_task, can_list, sends_webhooks, signs_webhooks = True, True, True, False
     states: ClassVar[Mapping[str, TaskState]] = {
-        **dict.fromkeys(("submitted", "pending", "queued", "NOT_START"), TaskState.PENDING),
-        **dict.fromkeys(("processing", "running"), TaskState.PROCESSING),
-        **dict.fromkeys(("succeed", "succeeded", "success", "completed", "finished"), TaskState.SUCCESS),
-        **dict.fromkeys(("failed", "error"), TaskState.FAILED),
+        "submitted": TaskState.PENDING,
+        "processing": TaskState.PROCESSING,
+        "succeed": TaskState.SUCCESS,
+        "failed": TaskState.FAILED,
     }
 
     @staticmethod
@@ -91,49 +97,49 @@ class Kling(Adapter):
         """POST /v1/videos/text2video or image2video."""
         kind = _KINDS[bool(request.input_images)]
         reply = await self.http.post(f"/v1/videos/{kind}", json=_payload(request))
-        return replace(_submitted(kind, reply), reports=request.webhook_url is not None)
+        return _submitted(kind, reply, reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/videos/{kind}/{id}."""
-        reply = await self.http.get(task.check_url or f"/v1/videos/{_KINDS[0]}/{task.task_id}")
-        return self._status(reply.body, reply)
+        try:
+            url = task.check_url or _check_url(_KINDS[0], task.task_id)
+            reply = await self.http.get(url, about=task.task_id)
+        except GenerationError as error:
+            return moderated(error)
+        return self._status(reply, task.task_id)
 
     async def check_tasks(self, tasks: Sequence[Task]) -> dict[str, TaskStatus]:
         """GET the collections, a page of 500 each."""
         wanted = {task.task_id for task in tasks}
-        found = {}
+        found: dict[str, TaskStatus] = {}
         for kind in _KINDS:
             reply = await self.http.get(f"/v1/videos/{kind}?pageNum=1&pageSize=500")
-            listed = reply.body.get("data") if isinstance(reply.body, dict) else None
-            for entry in listed if isinstance(listed, list) else ():
-                if isinstance(entry, dict) and entry.get("task_id") in wanted:
-                    found[str(entry["task_id"])] = self._status(entry, reply)
+            found |= statuses_in(reply, objects_in(reply.body, "data"), "task_id", wanted, self._status)
         return found
 
     async def find_task(self, client_id: str) -> Submitted | None:
-        """GET by `external_task_id`; 404 proves that there is none."""
+        """GET by `external_task_id`. The vendor does not document that a task is found at once: 404 proves nothing."""
         for kind in _KINDS:
             try:
-                return _submitted(kind, await self.http.get(f"/v1/videos/{kind}/{client_id}"))
+                reply = await self.http.get(f"/v1/videos/{kind}/{client_id}", answers=_NOT_FOUND_STATUS)
             except GenerationError as error:
+                # The words of the vendor's error, whatever its status.
                 if error.details.get("http_status") != 404:
                     raise
+                continue
+            if reply.status not in _NOT_FOUND_STATUS:
+                task_id = task_of_client(reply, client_id)
+                return Submitted(task_id, _check_url(kind, task_id))
+            if not _is_not_found(reply):
+                raise reply.unreadable("a 404 that is not the vendor's own")
         return None
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """The same JSON as a check, unsigned: only a hint."""
         return WebhookReport(webhook_body(TaskHint, body).task_id)
 
-    def _status(self, body: Any, reply: Reply) -> TaskStatus:
-        word = first(body, "task_status", "status")
-        if not isinstance(word, str):
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, "The task has no status.", reply.facts())
-        state, unknown = self.status_of(word)
-        if state is TaskState.FAILED:
-            why = str(first(body, "task_status_msg", "message") or "no reason given")[:500]
-            return TaskStatus(state, error=GenerationError(ErrorCode.TASK_FAILED, why, reply.facts()))
-        outputs = tuple(ProviderOutput(url=url) for url in _urls(body)) if state is TaskState.SUCCESS else ()
-        return TaskStatus(state, outputs, unknown_state=unknown)
+    def _status(self, reply: Reply, task_id: str) -> TaskStatus:
+        return status_in(reply, self.states, task_id, repeats_id=self.repeats_task_id)
 
 
 def _payload(request: SubmitRequest) -> dict[str, Any]:
@@ -152,13 +158,16 @@ def _payload(request: SubmitRequest) -> dict[str, Any]:
     return payload | (images or {"aspect_ratio": ratio_of(parameters.size_or_ratio)})
 
 
-def _submitted(kind: str, reply: Reply) -> Submitted:
-    task_id = replace(reply, body=unwrapped(reply.body)).parse(TaskHint).task_id
-    return Submitted(task_id, f"/v1/videos/{kind}/{task_id}")
+def _submitted(kind: str, reply: Reply, *, reports: bool = False) -> Submitted:
+    accepted = submitted(reply, reports=reports)
+    return replace(accepted, check_url=_check_url(kind, accepted.task_id))
 
 
-def _urls(body: Any) -> list[str]:
-    result = first(body, "task_result")
-    videos = result.get("videos") if isinstance(result, dict) else None
-    found = [video.get("url") for video in videos if isinstance(video, dict)] if isinstance(videos, list) else ()
-    return [url for url in found or (first(body, "url", "video_url"),) if isinstance(url, str)]
+def _check_url(kind: str, task_id: str) -> str:
+    return f"/v1/videos/{kind}/{task_id}"
+
+
+def _is_not_found(reply: Reply) -> bool:
+    """Whether a 404 is the vendor's own word that it has no such task, and not that of a proxy before it."""
+    code = reply.body.get("code") if isinstance(reply.body, dict) else None
+    return code in _NOT_FOUND_CODES or is_missing_task(reply.body)

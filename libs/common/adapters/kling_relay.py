@@ -10,10 +10,13 @@ from libs.common.adapters.registry import adapter
 
 @adapter("kling_relay")
 class KlingRelay(Kling):
-    """Replies are read as tolerantly as the vendor's own. A relay is not trusted to keep our id."""
+    """Replies are read as tolerantly as the vendor's own. A relay is not trusted to keep our id.
+
+    Some relays answer a check with the vendor's reply as it is: it names the vendor's id, and not the relay's.
+    """
 
     credentials = ("api_key",)
-    can_find_task = can_list = False
+    can_find_task = can_list = repeats_task_id = False
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:

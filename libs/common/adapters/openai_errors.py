@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from libs.common.adapters.http import Reply, code_of_status
+from libs.common.adapters.searching import error_texts
 from libs.common.errors import ErrorCode
 
 _CODES = {
@@ -27,5 +28,5 @@ def code_of(reply: Reply) -> ErrorCode | None:
             return code
     if reply.status >= 400:
         return None
-    found = code_of_status(400, reply.text)
+    found = code_of_status(400, error_texts(reply.body) or reply.text)
     return found if found is ErrorCode.QUOTA_EXCEEDED else ErrorCode.PROVIDER_ERROR

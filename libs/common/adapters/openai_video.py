@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import FormFile
 from libs.common.adapters.openai_errors import code_of
-from libs.common.adapters.reading import TaskHint, TaskId, webhook_body
+from libs.common.adapters.reading import TaskHint, webhook_body
 from libs.common.adapters.registry import adapter
 from libs.common.adapters.signatures import standard_webhook
+from libs.common.adapters.tasks import moderated, status_in, submitted
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import GenerationError
 from libs.common.imaging.config import Compression, PreprocessConfig, Resize
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
@@ -41,26 +42,15 @@ class OpenAIVideoParameters(Parameters):
     duration: Literal[4, 8, 12] = Field(default=4, description="In seconds.")
 
 
-class _Error(BaseModel):
-    code: str | None = None
-    message: str | None = None
-
-
-class _Job(BaseModel):
-    id: TaskId
-    status: str
-    progress: float | None = None
-    error: _Error | None = None
-
-
 @adapter("openai_video")
 class OpenAIVideo(Adapter):
     """The result is read from the API itself, with the key. Nothing deduplicates a repeated submit."""
 
     parameters = OpenAIVideoParameters
     preprocess = _IMAGES
-    needs_image_bytes = can_cancel = sends_webhooks = True
+    needs_image_bytes = sends_webhooks = True
     refine = staticmethod(code_of)
+    task_id_names = ("id",)
     states: ClassVar[Mapping[str, TaskState]] = {
         "queued": TaskState.PENDING,
         "in_progress": TaskState.PROCESSING,
@@ -89,26 +79,16 @@ class OpenAIVideo(Adapter):
             reply = await self.http.post("/v1/videos", form=fields, files=[file])
         else:
             reply = await self.http.post("/v1/videos", json=fields)
-        return Submitted(reply.parse(_Job).id)
+        return submitted(reply, *self.task_id_names)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/videos/{id}."""
-        found = (await self.http.get(f"/v1/videos/{task.task_id}")).parse(_Job)
-        state, unknown = self.status_of(found.status)
-        if state is TaskState.FAILED:
-            return TaskStatus(state, error=_failure(found.error or _Error()))
-        content = ProviderOutput(url=self.http.url(f"/v1/videos/{task.task_id}/content"), needs_credentials=True)
-        outputs = (content,) if state is TaskState.SUCCESS else ()
-        progress = None if found.progress is None else round(min(100.0, max(0.0, found.progress)))
-        return TaskStatus(state, outputs, progress=progress, unknown_state=unknown)
-
-    async def cancel(self, task: Task) -> None:
-        """DELETE /v1/videos/{id}; 404 says that it is gone already."""
         try:
-            await self.http.cancel("DELETE", f"/v1/videos/{task.task_id}")
+            reply = await self.http.get(f"/v1/videos/{task.task_id}", about=task.task_id)
         except GenerationError as error:
-            if error.details.get("http_status") != 404:
-                raise
+            return moderated(error)
+        content = ProviderOutput(url=self.http.url(f"/v1/videos/{task.task_id}/content"), needs_credentials=True)
+        return status_in(reply, self.states, task.task_id, outputs=lambda _: [content])
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """An event that names the job, signed as Standard Webhooks are: a hint to check it."""
@@ -131,9 +111,3 @@ def _size(parameters: Parameters) -> str:
     assert isinstance(parameters, OpenAIVideoParameters)
     chosen = parameters.size_or_ratio
     return chosen if explicit_size(chosen) else _SIZES[chosen]
-
-
-def _failure(error: _Error) -> GenerationError:
-    rejected = error.code in {"moderation_blocked", "content_policy_violation"}
-    code = ErrorCode.CONTENT_REJECTED if rejected else ErrorCode.TASK_FAILED
-    return GenerationError(code, (error.message or "The provider reports that the task failed.")[:500])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
+from libs.common.adapters.base import Adapter, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
 from libs.common.adapters.http import Reply
-from libs.common.adapters.reading import TaskId, unwrapped, webhook_body
+from libs.common.adapters.identity import describes_other_task
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.searching import error_texts, lists_in, paths_in, reason_in, task_in
 from libs.common.adapters.signatures import standard_webhook
+from libs.common.adapters.tasks import failure, named_outputs, outputs_at, status_in, submitted, webhook_report
 from libs.common.database.states import TaskState
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode
 from libs.common.imaging.config import Compression, Output, PreprocessConfig, Resize
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
@@ -53,20 +54,6 @@ class PolloParameters(Parameters):
     seed: Seed | None = None
 
 
-class _Accepted(BaseModel):
-    task_id: TaskId = Field(alias="taskId")
-
-
-class _Generation(BaseModel):
-    status: str
-    url: str | None = None
-    fail_message: str | None = Field(default=None, alias="failMsg")
-
-
-class _Job(_Accepted):
-    generations: list[_Generation] = Field(min_length=1, max_length=100)
-
-
 @adapter("pollo")
 class Pollo(Adapter):
     """One task has several generations; it has ended when all of them have, and what succeeded is kept."""
@@ -76,6 +63,7 @@ class Pollo(Adapter):
     presets: ClassVar[Mapping[str, PreprocessConfig]] = {"pollo-optimized": _OPTIMIZED}
     takes_data_urls = False
     sends_webhooks = True
+    task_id_names = ("taskId",)
     states: ClassVar[Mapping[str, TaskState]] = {
         "waiting": TaskState.PENDING,
         "processing": TaskState.PROCESSING,
@@ -101,39 +89,50 @@ class Pollo(Adapter):
     def refine(reply: Reply) -> ErrorCode | None:
         """The vendor's own words for errors, also with status 200."""
         word = reply.body.get("code") if isinstance(reply.body, dict) and reply.status < 500 else None
-        return _CODES.get(word) if isinstance(word, str) and "credit" not in reply.text.lower() else None
+        said = error_texts(reply.body).lower()
+        return _CODES.get(word) if isinstance(word, str) and "credit" not in said else None
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /generation/{brand}/{model}."""
         webhook = {"webhookUrl": request.webhook_url} if request.webhook_url else {}
         payload = {"input": _input(request), **webhook}
         reply = await self.http.post(f"/generation/{request.upstream_model}", json=payload)
-        task_id = replace(reply, body=unwrapped(reply.body)).parse(_Accepted).task_id
-        return Submitted(task_id, reports=bool(webhook))
+        return submitted(reply, *self.task_id_names, reports=bool(webhook))
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /generation/{id}/status."""
-        reply = await self.http.get(f"/generation/{task.task_id}/status")
-        return self._status(replace(reply, body=unwrapped(reply.body)).parse(_Job), reply.facts())
+        reply = await self.http.get(f"/generation/{task.task_id}/status", about=task.task_id)
+        return self._status(reply, task.task_id)
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """The same JSON as a check, signed as Standard Webhooks are, with `x-` before the headers' names."""
         standard_webhook(headers, body, secret=secret, now=now, prefix="x-")
-        job = webhook_body(_Job, body)
-        return WebhookReport(job.task_id, self._status(job, {}))
+        return webhook_report(body, "taskId", read=self._status)
 
-    def _status(self, job: _Job, facts: dict[str, Any]) -> TaskStatus:
-        known = [self.status_of(generation.status) for generation in job.generations]
-        unknown = next((word for _, word in known if word), None)
-        states = {state for state, _ in known}
+    def _status(self, reply: Reply, task_id: str) -> TaskStatus:
+        listed = [*lists_in(reply.body, "generations")]
+        if not listed:
+            return status_in(reply, self.states, task_id)
+        entries = next((found for place, found in listed if not describes_other_task(reply.body, place, task_id)), None)
+        if entries is None:
+            raise reply.unreadable("it is about another task")
+        # Each is the description of a task of its own, which may lie below another.
+        found = [task_in({"data": entry}, self.states) for entry in entries]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            raise reply.unreadable("one of its generations has no status")
+        states = {one.state for one in known}
         if not all(state.has_ended for state in states):
             started = TaskState.PROCESSING if states != {TaskState.PENDING} else TaskState.PENDING
-            return TaskStatus(started, unknown_state=unknown)
-        if TaskState.SUCCESS in states:
-            urls = [generation.url for generation in job.generations if generation.url]
-            return TaskStatus(TaskState.SUCCESS, tuple(ProviderOutput(url=url) for url in urls))
-        why = next((generation.fail_message for generation in job.generations if generation.fail_message), "no reason")
-        return TaskStatus(TaskState.FAILED, error=GenerationError(ErrorCode.TASK_FAILED, why[:500], facts))
+            return TaskStatus(started, unknown_state=next((one.unknown for one in known if one.unknown), None))
+        if TaskState.SUCCESS not in states:
+            why = next((one for one in known if reason_in(one)), known[0])
+            return TaskStatus(why.state, error=failure(why, reply.facts()))
+        succeeded = [one for one in known if one.state is TaskState.SUCCESS]
+        outputs = [output for one in succeeded for output in named_outputs(one) or outputs_at(paths_in(one))]
+        if not outputs:
+            raise reply.unreadable("the task has succeeded and no output is named")
+        return TaskStatus(TaskState.SUCCESS, tuple(outputs))
 
 
 def _input(request: SubmitRequest) -> dict[str, Any]:

@@ -6,16 +6,20 @@ Outputs are removed after an hour, so they are fetched at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from yarl import URL
 
 from libs.common.adapters.base import Adapter, ProviderOutput, SubmitRequest, Submitted, Task, TaskStatus, WebhookReport
-from libs.common.adapters.reading import TaskId, webhook_body
+from libs.common.adapters.http import Reply
+from libs.common.adapters.identity import describes_other_task
 from libs.common.adapters.registry import adapter
+from libs.common.adapters.searching import Found, every_url, objects_in, task_in, text_in
 from libs.common.adapters.signatures import standard_webhook
+from libs.common.adapters.tasks import status_in, statuses_in, submitted, webhook_report
 from libs.common.database.states import TaskState
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.imaging.config import PreprocessConfig
@@ -25,7 +29,8 @@ from libs.common.validation.image import Seed
 
 _REJECTED = re.compile(r"NSFW|flagged|E005", re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3})%")
-_OUTPUTS_LIMIT = 100
+# Whatever the model makes or was sent.
+_PAYLOADS = frozenset({"output", "input"})
 _API_HOST = "api.replicate.com"
 
 
@@ -46,18 +51,6 @@ class ReplicateParameters(Parameters):
     seed: Seed | None = None
 
 
-class _Prediction(BaseModel):
-    id: TaskId
-    status: str
-    output: Any = None
-    error: Any = None
-    logs: str | None = None
-
-
-class _Page(BaseModel):
-    results: list[_Prediction]
-
-
 @adapter("replicate")
 class Replicate(Adapter):
     """A submit has no id of ours and cannot be repeated safely."""
@@ -65,6 +58,9 @@ class Replicate(Adapter):
     parameters = ReplicateParameters
     preprocess = _IMAGES
     can_list = can_cancel = sends_webhooks = True
+    # An output may be a data URL.
+    reply_limit_bytes = 16 * 1024**2
+    task_id_names = ("id",)
     states: ClassVar[Mapping[str, TaskState]] = {
         "starting": TaskState.PENDING,
         "processing": TaskState.PROCESSING,
@@ -89,38 +85,35 @@ class Replicate(Adapter):
         if request.webhook_url:
             payload |= {"webhook": request.webhook_url, "webhook_events_filter": ["completed"]}
         reply = await self.http.post(path, json=payload)
-        return Submitted(reply.parse(_Prediction).id, reports=request.webhook_url is not None)
+        return submitted(reply, *self.task_id_names, reports=request.webhook_url is not None)
 
     async def check_task(self, task: Task) -> TaskStatus:
         """GET /v1/predictions/{id}."""
-        return self._status((await self.http.get(f"/v1/predictions/{task.task_id}")).parse(_Prediction))
+        reply = await self.http.get(f"/v1/predictions/{task.task_id}", about=task.task_id)
+        return self._status(reply, task.task_id)
 
     async def check_tasks(self, tasks: Sequence[Task]) -> dict[str, TaskStatus]:
         """GET /v1/predictions: the hundred newest."""
         wanted = {task.task_id for task in tasks}
-        page = (await self.http.get("/v1/predictions")).parse(_Page)
-        return {found.id: self._status(found) for found in page.results if found.id in wanted}
+        reply = await self.http.get("/v1/predictions")
+        return statuses_in(reply, objects_in(reply.body, "results"), "id", wanted, self._status)
 
-    async def cancel(self, task: Task) -> None:
-        """POST /v1/predictions/{id}/cancel."""
-        await self.http.cancel("POST", f"/v1/predictions/{task.task_id}/cancel")
+    async def cancel(self, task: Task) -> bool:
+        """POST /v1/predictions/{id}/cancel, which answers where the prediction stands then."""
+        reply = await self.http.cancel("POST", f"/v1/predictions/{task.task_id}/cancel")
+        found = task_in(reply.body, self.states, task.task_id, payloads=_PAYLOADS)
+        if found is None or describes_other_task(reply.body, found.innermost, task.task_id):
+            return False
+        return found.state is TaskState.CANCELLED
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> WebhookReport:
         """A prediction, signed as Standard Webhooks are."""
         standard_webhook(headers, body, secret=secret, now=now)
-        found = webhook_body(_Prediction, body)
-        return WebhookReport(found.id, self._status(found))
+        return webhook_report(body, "id", read=self._status)
 
-    def _status(self, found: _Prediction) -> TaskStatus:
-        state, unknown = self.status_of(found.status)
-        if state is TaskState.FAILED:
-            why = str(found.error or "no reason given")[:500]
-            code = ErrorCode.CONTENT_REJECTED if _REJECTED.search(why) else ErrorCode.TASK_FAILED
-            return TaskStatus(state, error=GenerationError(code, why))
-        percents = _PERCENT.findall((found.logs or "")[-2_000:])
-        progress = min(100, int(percents[-1])) if percents and not state.has_ended else None
-        outputs = tuple(_outputs(found.output)) if state is TaskState.SUCCESS else ()
-        return TaskStatus(state, outputs[:_OUTPUTS_LIMIT], progress=progress, unknown_state=unknown)
+    def _status(self, reply: Reply, task_id: str) -> TaskStatus:
+        status = status_in(reply, self.states, task_id, outputs=_outputs, payloads=_PAYLOADS)
+        return _refined(status, text_in(reply.body, "logs"))
 
 
 def _input(request: SubmitRequest) -> dict[str, Any]:
@@ -130,14 +123,23 @@ def _input(request: SubmitRequest) -> dict[str, Any]:
     return payload | ({"image": request.input_images[0].url} if request.input_images else {})
 
 
-def _outputs(output: Any) -> Iterator[ProviderOutput]:
-    """A URL, a list of them, or an object that has them as values."""
-    entries = output if isinstance(output, list) else list(output.values()) if isinstance(output, dict) else [output]
-    for entry in entries:
-        if isinstance(entry, str) and entry.startswith(("http://", "https://")):
-            try:
-                yield ProviderOutput(url=entry, needs_credentials=URL(entry).host == _API_HOST)
-            except ValueError as error:
-                raise GenerationError(
-                    ErrorCode.PROVIDER_ERROR, "The provider names an output that is no URL."
-                ) from error
+def _refined(status: TaskStatus, logs: str | None) -> TaskStatus:
+    """The status with what this vendor says only in texts: moderation in the error, the progress in the logs."""
+    if status.error is not None and _REJECTED.search(status.error.message):
+        error = GenerationError(ErrorCode.CONTENT_REJECTED, status.error.message, status.error.details)
+        return replace(status, error=error)
+    percents = _PERCENT.findall((logs or "")[-2_000:])
+    return replace(status, progress=min(100, int(percents[-1]))) if percents and not status.state.has_ended else status
+
+
+def _outputs(found: Found) -> list[ProviderOutput]:
+    """A URL, or lists and objects that hold them at any depth."""
+    urls = every_url(found.node.get("output"))
+    return [ProviderOutput(url=url, needs_credentials=_host(url) == _API_HOST) for url in urls]
+
+
+def _host(url: str) -> str | None:
+    try:
+        return None if url.startswith("data:") else URL(url).host
+    except ValueError:
+        return None

@@ -5,18 +5,19 @@ Source: the Images section of OpenAI's API reference; what relays do beyond it w
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from libs.common.adapters.base import Adapter, Completed, ProviderOutput, SubmitRequest
-from libs.common.adapters.http import FormFile
+from libs.common.adapters.http import FormFile, Reply
+from libs.common.adapters.media import Outputs, names_output, outputs_in
 from libs.common.adapters.openai_errors import code_of
 from libs.common.adapters.registry import adapter
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.encodings import is_media
+from libs.common.errors import ErrorCode
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.validation.common import Parameters
@@ -44,15 +45,6 @@ class TuziOpenAIParameters(Parameters):
     )
 
 
-class _Image(BaseModel):
-    url: str | None = None
-    b64_json: str | None = None
-
-
-class _Images(BaseModel):
-    data: list[_Image] = Field(min_length=1, max_length=100)
-
-
 @adapter("tuzi_openai")
 class TuziOpenAI(Adapter):
     """Images in the reply itself, as URLs that live an hour or as base64. Nothing deduplicates a repeated submit."""
@@ -61,12 +53,22 @@ class TuziOpenAI(Adapter):
     preprocess = _IMAGES
     reply_limit_bytes = 256 * 1024**2
     needs_image_bytes = True
-    refine = staticmethod(code_of)
 
     @staticmethod
     def headers(credentials: Mapping[str, str]) -> Mapping[str, str]:
         """Source: OpenAI's API reference, authentication."""
         return {"authorization": f"Bearer {credentials['api_key']}"}
+
+    @staticmethod
+    def refine(reply: Reply) -> ErrorCode | None:
+        """The vendor's own codes. A reply with images is none, whatever stands beside them: they are paid for."""
+        listed = reply.body.get("data") if isinstance(reply.body, dict) and reply.status < 300 else None
+        return None if isinstance(listed, list) and listed else code_of(reply)
+
+    @classmethod
+    def is_accepted(cls, reply: Reply) -> bool:
+        """Whether the reply of an error names a task or an image, which may be paid for."""
+        return bool(reply.content) or names_output(reply.body, reply.head or reply.text) or super().is_accepted(reply)
 
     async def submit(self, request: SubmitRequest) -> Completed:
         """POST /v1/images/generations, or /v1/images/edits as a form where pictures go along."""
@@ -76,7 +78,29 @@ class TuziOpenAI(Adapter):
             reply = await self.http.post("/v1/images/edits", form=fields, files=_files(request))
         else:
             reply = await self.http.post("/v1/images/generations", json=payload)
-        return Completed(outputs=tuple(_output(image) for image in reply.parse(_Images).data))
+        if reply.content:
+            # Some relays answer with the file itself.
+            outputs = Outputs((ProviderOutput(content=reply.content),), 0)
+        else:
+            outputs = await asyncio.to_thread(outputs_in, reply.body, self.http.url(""))
+        if reply.status >= 300 or self.refine(reply) is not None:
+            return _made_all_the_same(reply, outputs, request)
+        if not outputs.read:
+            raise reply.unreadable("it has no image")
+        return Completed(outputs.read, unread=outputs.unread)
+
+
+def _made_all_the_same(reply: Reply, outputs: Outputs, request: SubmitRequest) -> Completed:
+    """The images in the reply of an error, but for those that the request sent.
+
+    Raises UnreadableReply for one that has none: what its URLs lead to may be an image, or a page about the error.
+    """
+    sent = {image.content for image in request.input_images}
+    made = [one for one in outputs.read if one.content is not None and one.content not in sent]
+    made = [one for one in made if is_media(one.content or b"")]
+    if not made:
+        raise reply.unreadable("it is an error that names an output")
+    return Completed(tuple(made), unread=outputs.unread)
 
 
 def _payload(request: SubmitRequest) -> dict[str, Any]:
@@ -107,14 +131,3 @@ def _size(model: str, size_or_ratio: str) -> str:
     if across == down:
         return "1024x1024"
     return f"{long_side}x1024" if across > down else f"1024x{long_side}"
-
-
-def _output(image: _Image) -> ProviderOutput:
-    if image.b64_json:
-        try:
-            return ProviderOutput(content=b64decode(image.b64_json, validate=True))
-        except binascii.Error as error:
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, "An image in the reply is not base64.") from error
-    if image.url:
-        return ProviderOutput(url=image.url)
-    raise GenerationError(ErrorCode.PROVIDER_ERROR, "An image in the reply has neither url nor b64_json.")

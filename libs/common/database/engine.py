@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from libs.common import metrics
+from libs.common.database.faults import READ_ONLY, REPEATED_AT_ONCE, Fault
 from libs.common.database.ranges import LiveIds
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import OutcomeUnknown
 from libs.common.settings import Settings
 
 T = TypeVar("T")
@@ -33,6 +34,13 @@ CONNECTING = {
     "tcp_user_timeout": 15_000,
 }
 
+_COMMIT_REPLY_LOST = (
+    "The connection to the database ended before the reply to the commit came: it may have been carried out."
+)
+# Consecutive deadlocks and serialization failures after which the caller gets the error.
+_CONFLICTS_REPEATED = 4
+_CONFLICT_WAIT_SECONDS = 0.01
+
 
 class Database:
     """A pool of `size` connections, each used by one thread at a time.
@@ -43,6 +51,8 @@ class Database:
         statement_timeout_seconds: a statement that takes longer is ended by the server.
         application_name: what pg_stat_activity shows.
         is_read_only: whether a server will do that only reads.
+        idle_timeout_seconds: a transaction in which no statement runs for so long is rolled back by the server, so that
+            a process that is paused holds its rows no longer.
 
     Attributes:
         live_ids: where statements look for what is under way; everywhere, until somebody says where.
@@ -56,6 +66,7 @@ class Database:
         statement_timeout_seconds: float,
         application_name: str,
         is_read_only: bool = False,
+        idle_timeout_seconds: float = 30.0,
     ) -> None:
         self.live_ids = LiveIds()
         self._size = size
@@ -68,7 +79,8 @@ class Database:
                 **CONNECTING,
                 "target_session_attrs": "any" if is_read_only else CONNECTING["target_session_attrs"],
                 "application_name": application_name,
-                "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC",
+                "options": f"-c statement_timeout={int(statement_timeout_seconds * 1_000)} -c timezone=UTC "
+                f"-c idle_in_transaction_session_timeout={int(idle_timeout_seconds * 1_000)}",
             },
         )
         self._threads = ThreadPoolExecutor(max_workers=size, thread_name_prefix="database")
@@ -97,45 +109,65 @@ class Database:
     async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction on one of the pool's threads and answer what it returns.
 
-        A connection that turns out to be dead before the commit is replaced, and `work` runs once more.
+        `work` runs once more where its connection turns out to be dead before the commit, and a few times more where
+        the transaction is the victim of a deadlock or of a serialization failure.
 
-        Raises GenerationError SERVICE_UNAVAILABLE where the database cannot be reached or gives up; other faults
-        (a broken constraint, wrong SQL) come through as they are.
+        Raises:
+            GenerationError: SERVICE_UNAVAILABLE where the database cannot be reached or has no room: nothing was
+                committed.
+            StatementEnded: where the database ended a statement, for instance by its timeout: nothing was committed.
+            OutcomeUnknown: where the reply to the COMMIT was lost.
+            DBAPIError: any other fault (a broken constraint, wrong SQL), as it is.
         """
         started = perf_counter()
         try:
             # Its span is a child of the caller's, wherever it runs.
             run = copy_context().run
             return await asyncio.get_running_loop().run_in_executor(self._threads, run, self._run, work)
-        except (PoolTimeoutError, _LostBeforeCommitError) as error:
-            raise _unavailable(error) from error
-        except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-                raise _unavailable(error) from error
-            raise
+        except _CommitReplyLost as error:
+            raise OutcomeUnknown(_COMMIT_REPLY_LOST, {"cause": type(error.__cause__).__name__}) from error
+        except (DBAPIError, PoolTimeoutError) as error:
+            meaning = Fault.of(error).meaning()
+            if meaning is None:
+                raise
+            raise meaning from error
         finally:
             metrics.DATABASE_TRANSACTION_SECONDS.labels(name).observe(perf_counter() - started)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
-        try:
-            return self._run_once(work)
-        except _LostBeforeCommitError:
-            return self._run_once(work)
+        may_replace_connection, conflicts = True, 0
+        while True:
+            try:
+                return self._run_once(work)
+            except _LostBeforeCommit as error:
+                if not may_replace_connection:
+                    raise error.cause from None
+                may_replace_connection = False
+            except DBAPIError as error:
+                if Fault.of(error).sqlstate not in REPEATED_AT_ONCE or conflicts == _CONFLICTS_REPEATED:
+                    raise
+                conflicts += 1
+                # A random wait keeps two conflicting transactions from conflicting again.
+                sleep(random.uniform(0, _CONFLICT_WAIT_SECONDS * 2**conflicts))
 
     def _run_once(self, work: Callable[[Connection], T]) -> T:
         with self.engine.connect() as connection, connection.begin() as transaction:
             try:
                 answer = work(connection)
             except DBAPIError as error:
-                # Nothing was committed: a pooled connection had died, for instance with a restart of the server.
-                if error.connection_invalidated:
-                    raise _LostBeforeCommitError from error
-                # Or the server has become one that stands by: another connection finds who writes.
-                if getattr(error.orig, "pgcode", None) == READ_ONLY_SQL_TRANSACTION:
+                fault = Fault.of(error)
+                # The server has become a standby; a new connection finds the primary.
+                if fault.sqlstate == READ_ONLY:
                     connection.invalidate()
-                    raise _LostBeforeCommitError from error
+                if fault.lost_connection or fault.sqlstate == READ_ONLY:
+                    raise _LostBeforeCommit(error) from error
                 raise
-            transaction.commit()
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if Fault.of(error).lost_connection:
+                    raise _CommitReplyLost from error
+                raise
             return answer
 
     async def ping(self) -> None:
@@ -148,16 +180,16 @@ class Database:
         self.engine.dispose()
 
 
-class _LostBeforeCommitError(Exception):
-    pass
+class _LostBeforeCommit(Exception):
+    """The connection was lost, for instance by a restart of the server, and nothing was committed."""
+
+    def __init__(self, cause: DBAPIError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
-def _unavailable(error: Exception) -> GenerationError:
-    return GenerationError(
-        ErrorCode.SERVICE_UNAVAILABLE,
-        "The database cannot be reached.",
-        {"cause": type(error.__cause__ or error).__name__},
-    )
+class _CommitReplyLost(Exception):
+    """The connection ended after the COMMIT was sent and before its reply came."""
 
 
 def _count_statement(*_: Any) -> None:

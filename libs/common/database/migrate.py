@@ -22,6 +22,17 @@ from libs.common.settings import load
 # statement that waited for it would be waited for by the first, where that builds an index concurrently.
 _LOCK = sa.text("SELECT pg_try_advisory_lock(7032000)")
 _UNLOCK = sa.text("SELECT pg_advisory_unlock(7032000)")
+# By all pairs of an id's characters: languages that sort otherwise have letters of two characters, or another alphabet.
+_SORTS_BY_BYTES = sa.text("""
+WITH character AS (
+    SELECT unnest(string_to_array('0123456789abcdefghjkmnpqrstvwxyz', NULL)) AS one
+), id AS (
+    SELECT 'gen_' || a.one || b.one AS id FROM character a CROSS JOIN character b
+)
+SELECT bool_and(by_database = by_bytes) FROM (
+    SELECT row_number() OVER (ORDER BY id) AS by_database, row_number() OVER (ORDER BY id COLLATE "C") AS by_bytes
+    FROM id) numbered""")
+_COLLATION = sa.text("SELECT datcollate FROM pg_database WHERE datname = current_database()")
 _LOCK_SECONDS = 0.2
 _LOOK_SECONDS = 2.0
 
@@ -35,12 +46,16 @@ def config(connection: sa.Connection) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` to `revision`. Does nothing where it is there already, or beyond."""
+    """Bring the database at `url` to `revision`. Does nothing where it is there already, or beyond.
+
+    Raises WrongOrder, and changes nothing, where the collation of the database does not sort ids by their bytes.
+    """
     engine = _engine(url)
     with engine.connect() as guard, engine.connect() as connection:
         while not guard.execute(_LOCK).scalar_one():
             sleep(_LOCK_SECONDS)
         try:
+            _check_order(connection)
             newer = _is_newer(connection)
             # Each migration then begins and ends transactions of its own.
             connection.commit()
@@ -48,6 +63,10 @@ def upgrade(url: str, revision: str = "head") -> None:
                 command.upgrade(config(connection), revision)
         finally:
             guard.execute(_UNLOCK)
+
+
+class WrongOrder(RuntimeError):
+    """The database sorts ids otherwise than by their bytes, which is the order in which they were made."""
 
 
 def is_ready(url: str) -> bool:
@@ -76,6 +95,15 @@ def wait(url: str, seconds: float) -> bool:
         sleep(_LOOK_SECONDS)
 
 
+def _check_order(connection: sa.Connection) -> None:
+    if not connection.execute(_SORTS_BY_BYTES).scalar_one():
+        collation = connection.execute(_COLLATION).scalar_one()
+        raise WrongOrder(
+            f"The database sorts text by {collation}, which does not sort ids by their bytes; months and queues are "
+            "ranges of ids. Create another one (CREATE DATABASE … TEMPLATE template0 LC_COLLATE 'C') and migrate that."
+        )
+
+
 def _engine(url: str) -> sa.Engine:
     return sa.create_engine(url, poolclass=sa.NullPool, connect_args=CONNECTING)
 
@@ -102,7 +130,10 @@ def _main() -> None:
     seconds = parser.parse_args().wait
     url = load().database_url.get_secret_value()
     if seconds is None:
-        upgrade(url)
+        try:
+            upgrade(url)
+        except WrongOrder as error:
+            raise SystemExit(str(error)) from error
     elif not wait(url, seconds):
         raise SystemExit("The schema is not there yet: has the migration run?")
 

@@ -62,6 +62,12 @@ class ApiKeyRecord:
     live_generations: int = 0
     reserved_usd: float = 0.0
     spent_usd: float = 0.0
+    at_risk_usd: float = 0.0
+
+    @property
+    def used_usd(self) -> float:
+        """What counts against this month's budget, in US dollars."""
+        return self.reserved_usd + self.spent_usd + self.at_risk_usd
 
     @property
     def quota(self) -> Quota:
@@ -71,24 +77,42 @@ class ApiKeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyChange:
-    """What becomes of a key. None: as it is; an empty `callback_url`: none any more."""
+    """New values of a key. Only those named in `changed` are written; None clears a value."""
 
-    quota: Quota | None = None
+    changed: frozenset[str]
+    requests_per_minute: int | None = None
+    live_generations: int | None = None
+    monthly_budget_usd: float | None = None
     callback_url: str | None = None
     expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
-    """What a key may use and has used, while its row is held. `tokens` as of now; seconds until the month ends."""
+    """The quota and usage of a key whose usage row is locked.
+
+    Attributes:
+        tokens: as of now.
+        reserved_usd: what its generations of this month (UTC) hold that have not ended, in US dollars.
+        spent_usd: what is known to have been billed this month.
+        at_risk_usd: what may have been billed for submissions of this month.
+        month_seconds_left: until the month ends.
+    """
 
     api_key_id: str
     quota: Quota
     tokens: float | None
     tokens_age_seconds: float
     live_generations: int
-    used_usd: float
     month_seconds_left: float
+    reserved_usd: float = 0.0
+    spent_usd: float = 0.0
+    at_risk_usd: float = 0.0
+
+    @property
+    def used_usd(self) -> float:
+        """What counts against the monthly budget, in US dollars."""
+        return self.reserved_usd + self.spent_usd + self.at_risk_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +123,48 @@ class Admission:
     tokens: float | None
 
 
+@dataclass(slots=True)
+class Leaving:
+    """Whether the client of a call has closed its connection, and whether that is recorded. Set by several threads."""
+
+    has_left: bool = False
+    is_recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCall:
+    """A call without an idempotency key, from a client that retries automatically.
+
+    Attributes:
+        digest: hexadecimal; the same for a call and its repeats.
+        retry_count: which repeat it is; 0: the first call; None: its client counts none.
+        received: when the gateway received it, in seconds of the gateway's monotonic clock.
+        window_seconds: how long after a generation was created a repeat may be one of its call.
+        timeout_seconds: how long the client waits for an answer before it repeats a call; 0: not known.
+        leaving: whether the client has closed its connection.
+        has_waited: whether it has waited for news of an identical call, as `Undecided` asks for.
+    """
+
+    digest: str
+    retry_count: int | None
+    received: float
+    window_seconds: float
+    timeout_seconds: float = 0.0
+    leaving: Leaving = field(default_factory=Leaving, compare=False)
+    has_waited: bool = False
+
+    @property
+    def count(self) -> int:
+        """Which repeat it is for all that is known."""
+        return self.retry_count or 0
+
+
 @dataclass(frozen=True, slots=True)
 class NewRequest:
     """A generation to be taken in, with what was asked for beside it.
 
     `fields` has a digest for each field that was set, by its path: what another body differs in is told by it.
-    `is_bounded`: its key has a quota.
+    `is_bounded`: its key has a quota. `client_call`: the call that it came with, where that may be a repeat.
     """
 
     generation: NewGeneration
@@ -112,6 +172,7 @@ class NewRequest:
     fields: dict[str, str] = field(default_factory=dict)
     reuse_within_seconds: int = 0
     is_bounded: bool = False
+    client_call: ClientCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +225,7 @@ class ClaimedCallback:
     trace_parent: str | None = None
     batch_id: str | None = None
     content: Json | None = None
+    continues_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

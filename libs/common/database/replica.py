@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from libs.common import metrics
 from libs.common.database.engine import Database
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import DATABASE_FAILURES, GenerationError, StatementEnded
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -55,14 +55,16 @@ class ReplicaDatabase(Database):
         self._is_usable = False
 
     async def transaction(self, name: str, work: Callable[[Connection], T]) -> T:
-        """As `Database.transaction`; `work` reads. It runs once more, on the primary, where the standby goes away."""
+        """As `Database.transaction`; `work` reads. It runs once more, on the primary, where the standby fails."""
         if self._is_usable:
             try:
                 return await super().transaction(name, work)
             except GenerationError as error:
-                if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
+                if error.code not in DATABASE_FAILURES:
                     raise
-                self._tell(usable=False, lag_seconds=None)
+                # A standby that ends a statement, for instance for a conflict with its recovery, is still there.
+                if not isinstance(error, StatementEnded):
+                    self._tell(usable=False, lag_seconds=None)
         return await self._primary.transaction(name, work)
 
     async def look(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -144,6 +145,14 @@ generation_requests = Table(
         LargeBinary,
         comment="The first 16 bytes of the SHA-256 of what was asked for: identical requests have the same.",
     ),
+    Column(
+        "is_late",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="Whether it holds the late result of the generation that it continues, which had timed out.",
+    ),
+    Column("rerun_of_id", Text, comment="The generation that was run again with this one."),
     Column("reused_from_id", Text, comment="The generation whose result it took without a bill."),
     Column("callback_url", Text, comment="Where changes of its status are delivered to."),
     Column(
@@ -197,6 +206,12 @@ Index(
     generation_requests.c.turn_at,
     postgresql_where=text("state = 'PENDING'"),
     postgresql_include=["released_at"],
+)
+# What a generation was run again with.
+Index(
+    "ix_generation_requests_rerun",
+    generation_requests.c.rerun_of_id,
+    postgresql_where=text("rerun_of_id IS NOT NULL"),
 )
 # What has not succeeded, state by state and newest first: what an operator looks for.
 Index(

@@ -58,6 +58,8 @@ provider_accounts = Table(
         comment="How often in a row it has opened; each time it stays open twice as long.",
     ),
     time("breaker_changed_at", "When breaker_state last changed."),
+    time("polls_paused_at", "Since when the provider refuses our credentials for checks. Unset: it takes them."),
+    time("polls_probe_at", "While checks are paused: when the next one may be made to see whether they work again."),
     CheckConstraint(one_of("breaker_state", BreakerState), name="breaker_state"),
     comment="What all dispatchers know together of a provider account: its rate, its spend, its circuit breaker.",
 )

@@ -94,7 +94,15 @@ api_key_spend = Table(
         Numeric(18, 6),
         nullable=False,
         server_default="0",
-        comment="What those that succeeded cost, in US dollars, less what stands in the ledger.",
+        comment="What they are known to have cost, in US dollars, less what stands in the ledger.",
+    ),
+    Column(
+        "at_risk_usd",
+        Numeric(18, 6),
+        nullable=False,
+        server_default="0",
+        comment="What may have been billed for submissions of the month, in US dollars, less what stands in the "
+        "ledger.",
     ),
     comment="What a key's generations cost, month by month.",
 )
@@ -107,7 +115,14 @@ api_key_ledger = Table(
     Column("month", Date, nullable=False, comment="The month, as in api_key_spend."),
     Column("live", Integer, nullable=False, comment="Generations that began, less those that ended."),
     Column("reserved_usd", Numeric(18, 6), nullable=False, comment="What was reserved, less what was given back."),
-    Column("spent_usd", Numeric(18, 6), nullable=False, comment="What was settled."),
+    Column("spent_usd", Numeric(18, 6), nullable=False, comment="What became known to be spent."),
+    Column(
+        "at_risk_usd",
+        Numeric(18, 6),
+        nullable=False,
+        server_default="0",
+        comment="What came to be at risk, less what is at risk no more.",
+    ),
     comment="Changes of usage not yet added up: whoever ends a generation writes here and waits for nobody.",
 )
 Index("ix_api_key_ledger_api_key_id", api_key_ledger.c.api_key_id)

@@ -166,7 +166,7 @@ experiment_ledger = Table(
     ),
     Column("owner", Text, nullable=False, server_default="", comment="Whose user it is."),
     Column("user_id", Text, comment="The owner's own id of the user."),
-    Column("kind", Text, nullable=False, comment="assigned, ended or rated."),
+    Column("kind", Text, nullable=False, comment="assigned, ended, reopened or rated."),
     Column("outcome", Text, comment="Of what ended: SUCCESS, FAILED or CANCELLED."),
     Column("seconds", Float, comment="Of what ended: since it was accepted."),
     Column("cost_usd", Float, comment="Of what ended: what it cost, in US dollars."),

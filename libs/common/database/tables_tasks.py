@@ -10,6 +10,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -43,9 +44,46 @@ submissions = Table(
     ),
     Column("resolution_note", Text, comment="What the operator wrote."),
     time("resolved_at", "When an operator resolved it."),
+    Column(
+        "expected_cost_usd",
+        Numeric(14, 6),
+        nullable=False,
+        server_default="0",
+        comment="What this attempt costs by the catalog, in US dollars.",
+    ),
+    Column(
+        "at_risk_usd",
+        Numeric(14, 6),
+        nullable=False,
+        server_default="0",
+        comment="What may have been billed for it, while that is not known, in US dollars.",
+    ),
+    Column(
+        "spent_usd",
+        Numeric(14, 6),
+        nullable=False,
+        server_default="0",
+        comment="What was billed for it without a result, in US dollars.",
+    ),
+    Column(
+        "billing",
+        Text,
+        comment="How its money at risk was resolved: BILLED, NOT_BILLED, COUNTED as spent after the term, or "
+        "CONTINUED: what it cost is the cost of the generation that continues it.",
+    ),
+    time("billing_at", "When its money at risk was resolved."),
+    Column(
+        "reply",
+        JSONB,
+        comment="A reply that could not be read, bounded and without secrets: http_status, content_type, size_bytes, "
+        "body.",
+    ),
     CheckConstraint("resolution IN ('ATTACHED', 'RESUBMITTED', 'DISMISSED')", name="resolution"),
     CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolved"),
-    CheckConstraint("resolution IS NULL OR state = 'UNCERTAIN'", name="resolved_uncertain"),
+    CheckConstraint("resolution IS NULL OR state IN ('UNCERTAIN', 'ACCEPTED')", name="resolved_uncertain"),
+    CheckConstraint("billing IN ('BILLED', 'NOT_BILLED', 'COUNTED', 'CONTINUED')", name="billing"),
+    CheckConstraint("(billing IS NULL) = (billing_at IS NULL)", name="billing_at"),
+    CheckConstraint("at_risk_usd = 0 OR billing IS NULL", name="at_risk_unresolved"),
     CheckConstraint(one_of("state", SubmissionState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'STARTED')", name="ended"),
     comment="One row for each attempt to submit a generation to a provider. By month of the generation's id.",
@@ -66,6 +104,13 @@ Index(
     "ix_submissions_unresolved",
     submissions.c.id,
     postgresql_where=text("state = 'UNCERTAIN' AND resolved_at IS NULL"),
+)
+
+# Money at risk.
+Index(
+    "ix_submissions_at_risk",
+    submissions.c.id,
+    postgresql_where=text("at_risk_usd > 0"),
 )
 
 # Requests that were sent again and again.
@@ -112,6 +157,15 @@ poll_tasks = Table(
     ),
     time("created_at", "When it was handed over.", required=True, now=True),
     time("ended_at", "When the provider had ended it, or it was given up."),
+    time("answered_at", "When a check was last answered with the task's state."),
+    time("missing_since", "Since when the provider answers that it has no such task; it holds no concurrency slot."),
+    time("late_poll_at", "When a task that was given up is checked again for a late result. Unset: never."),
+    Column(
+        "unread_reply",
+        JSONB,
+        comment="The last reply to a check that could not be read, bounded and without secrets: http_status, "
+        "content_type, size_bytes, body.",
+    ),
     CheckConstraint(one_of("state", TaskState), name="state"),
     CheckConstraint("strategy IN ('fixed', 'exponential')", name="strategy"),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
@@ -131,6 +185,19 @@ Index(
     "ix_poll_tasks_failing",
     poll_tasks.c.provider_id,
     postgresql_where=text("ended_at IS NULL AND retry_count > 1"),
+)
+
+# Tasks that their provider does not know any more: they hold no concurrency slot.
+Index(
+    "ix_poll_tasks_missing",
+    poll_tasks.c.provider_id,
+    postgresql_where=text("ended_at IS NULL AND missing_since IS NOT NULL"),
+)
+# Tasks that were given up and are checked for late results.
+Index(
+    "ix_poll_tasks_late",
+    poll_tasks.c.late_poll_at,
+    postgresql_where=text("late_poll_at IS NOT NULL"),
 )
 
 output_spool = Table(

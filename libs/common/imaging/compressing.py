@@ -121,7 +121,18 @@ def _between(below: _Written, above: _Written, limit: int) -> int:
 
 
 def encode(image: Image.Image, wrote: Format, quality: int) -> bytes:
-    """The file of an RGB or RGBA image, free of metadata."""
+    """The file of an RGB or RGBA image, free of metadata. ImageFault `encoding` where the format's encoder refuses."""
+    try:
+        return _encoded(image, wrote, quality)
+    except PermissionError:
+        # No encoder refuses so: it wanted what a worker is not allowed.
+        raise
+    except (OSError, RuntimeError, ValueError, SystemError) as error:
+        what = f"cannot be written as {wrote.upper()} at {Size(*image.size)} pixels"
+        raise ImageFault("encoding", f"{what}: {str(error)[:200]}") from error
+
+
+def _encoded(image: Image.Image, wrote: Format, quality: int) -> bytes:
     file = io.BytesIO()
     bare = image if not image.info else _without_info(image)
     match wrote:

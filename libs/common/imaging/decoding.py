@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pi_heif
-from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from libs.common.imaging import headers
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
+from libs.common.imaging.outputs import check_output
 from libs.common.imaging.picture import Picture
 from libs.common.imaging.sizes import Size, layout
 
@@ -66,6 +67,7 @@ class DecodeStep:
         orientation = _orientation(image)
         changes = [f"took the first of {picture.source.frames} frames"] if picture.source.frames > 1 else []
         full_size = Size(*image.size).turned if orientation in _SWAPS else Size(*image.size)
+        check_output(full_size, self.config, picture.source.format, self.limits)
         changes += self._reduced(image, full_size)
         _load(image)
         image = _eight_bits(image, changes)
@@ -96,6 +98,8 @@ def _told_by_decoder(header: headers.Header, size: Size) -> headers.Header:
 def load_plugins() -> None:
     """Load the decoders that Pillow does not bring itself, and leave all limits to `headers`."""
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    # One by default for each processor of the machine, with a stack of its own.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     # The limits of `headers` hold before these are asked, and are what callers are told of.
     Image.MAX_IMAGE_PIXELS = None
     ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -10,6 +10,7 @@ Rule = Literal[
     "dimensions",
     "pixels",
     "frames",
+    "scans",
     "chunk_size",
     "profile_size",
     "truncated",
@@ -20,6 +21,8 @@ Rule = Literal[
     "memory",
     "cpu_time",
     "decoder_crashed",
+    "encoding",
+    "output_size",
     "format",
 ]
 """What was broken, for programs and for metrics."""

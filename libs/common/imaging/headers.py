@@ -32,17 +32,26 @@ _ISO_FORMATS: tuple[tuple[SourceFormat, set[bytes]], ...] = (
     ("heic", {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}),
 )
 _SNIFF_BYTES = 8_192
+# Markers of JPEG (ITU-T T.81, table B.1).
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_WITHOUT_LENGTH = {0x00, 0x01, 0xFF, *range(0xD0, 0xD9)}
 _SEQUENCE_BRANDS = {b"avis", b"hevc", b"msf1", b"heis"}
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLimits:
-    """What is read at all. `chunk_bytes`: of one piece of metadata; `profile_bytes`: of a colour profile, inflated."""
+    """What is read at all, and `pixels` of what is made.
+
+    `scans`: of a JPEG, each of which goes over all of its pixels. Encoders write 10 where an image is progressive, 18
+    where it is CMYK too (libjpeg-turbo's jcparam.c). `chunk_bytes`: of one piece of metadata; `profile_bytes`: of a
+    colour profile, inflated.
+    """
 
     size_bytes: int = 30_000_000
     longest_side: int = LONGEST_SIDE
     pixels: int = 64_000_000
     frames: int = 1_000
+    scans: int = 32
     chunk_bytes: int = 8_000_000
     profile_bytes: int = 4_000_000
 
@@ -153,7 +162,25 @@ def _jpeg(content: bytes, limits: SourceLimits) -> Header:
             _check_profile(profile_bytes, limits)
     if size is None:
         raise ImageFault("truncated", "ends before its JPEG frame header")
+    if content.count(b"\xff\xda") > limits.scans and _scans(content) > limits.scans:
+        raise ImageFault("scans", f"has more than {limits.scans} scans, which no encoder writes")
     return Header("jpeg", size)
+
+
+def _scans(content: bytes) -> int:
+    """How many scans a JPEG has, up to its end or to what is no marker."""
+    found, at = 0, 2
+    while (at := content.find(b"\xff", at)) != -1 and at + 4 <= len(content):
+        marker = content[at + 1]
+        if marker == _END_OF_IMAGE:
+            break
+        if marker in _WITHOUT_LENGTH:
+            # In a scan: a byte that is stuffed, or a restart. 0xFF may be a filling byte of what follows.
+            at += 1 if marker == 0xFF else 2
+            continue
+        found += marker == _START_OF_SCAN
+        at += 2 + max(2, struct.unpack_from(">H", content, at + 2)[0])
+    return found
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -164,10 +191,10 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
             at += 1
             continue
         marker = content[at + 1]
-        if marker in {0x00, 0x01, 0xFF} or 0xD0 <= marker <= 0xD8:
+        if marker in _WITHOUT_LENGTH:
             at += 1
             continue
-        if marker in {0xD9, 0xDA}:
+        if marker in {_END_OF_IMAGE, _START_OF_SCAN}:
             return
         length = struct.unpack_from(">H", content, at + 2)[0]
         yield marker, at + 4, length - 2

@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.picture import Picture
-from libs.common.imaging.sizes import Size, layout
+from libs.common.imaging.sizes import Region, Size, layout
 
 # From this factor on, pixels are averaged before Lanczos sees them: as good to the eye, and several times as fast.
 _REDUCING_GAP = 3.0
@@ -28,8 +28,18 @@ class ResizeStep:
         region = plan.region.scaled(image.width / source.width, image.height / source.height)
         if tuple(region) == (0, 0, *image.size) and plan.image == image.size:
             return picture
-        scaled = image.resize(plan.image, Image.Resampling.LANCZOS, box=region, reducing_gap=_REDUCING_GAP)
+        scaled = _scaled(image, plan.image, region)
         return picture.changed(f"{self.config.resize.mode} {source} to {Size(*scaled.size)}", image=scaled)
+
+
+def _scaled(image: Image.Image, size: Size, region: Region) -> Image.Image:
+    """A region of an image in another size."""
+    if image.width < size.width and size.height < image.height:
+        # Pillow scales rows before columns: what lies in between would have more pixels than either image.
+        lower = (image.width, size.height)
+        image = image.resize(lower, Image.Resampling.LANCZOS, (0, region.top, image.width, region.bottom))
+        region = Region(region.left, 0, region.right, size.height)
+    return image.resize(size, Image.Resampling.LANCZOS, box=region, reducing_gap=_REDUCING_GAP)
 
 
 @dataclass(frozen=True, slots=True)

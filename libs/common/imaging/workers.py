@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
@@ -20,6 +20,7 @@ from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
 from libs.common.imaging.frames import LENGTHS, READY, Crashed, outcome_of
 from libs.common.imaging.picture import Prepared
+from libs.common.imaging.places import FairPlaces
 from libs.common.imaging.worker import WorkerLimits
 
 log = structlog.get_logger()
@@ -28,11 +29,16 @@ _JOBS_PER_WORKER = 1_000
 _ANSWER_LIMIT_BYTES = 200_000_000
 _RETRY_AFTER_SECONDS = 2.0
 _START_SECONDS = 30.0
+_PACKAGES = Path(__file__).resolve().parents[3]
+ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+"""All variables of a worker."""
 
 
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def command(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command that calls `main` of a module with `arguments`, in a Python that ignores its surroundings."""
+    # Isolated mode ignores PYTHONPATH, so that the folder of our packages has to be named.
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import main; main(*sys.argv[2:])"
+    return (sys.executable, "-I", "-c", program, str(_PACKAGES), *arguments)
 
 
 class _Died(Exception):
@@ -64,10 +70,12 @@ class _Worker:
     @classmethod
     async def start(cls, limits: WorkerLimits) -> _Worker:
         """A new process. It gets none of our environment, where the secrets are."""
-        arguments = ["-I", "-m", "libs.common.imaging.worker", limits.to_json()]
-        environment = {"LC_ALL": "C.UTF-8"}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
+            *command("libs.common.imaging.worker", limits.to_json()),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=ENVIRONMENT,
         )
         return cls(process)
 
@@ -127,7 +135,7 @@ class Workers:
         self._limits = limits
         self._wall_seconds = wall_seconds
         self._waiting = waiting
-        self._places = asyncio.Semaphore(count)
+        self._places = FairPlaces(count)
         self._held = 0
         self._most = count + (waiting or 0)
         self._idle: list[_Worker] = []
@@ -138,8 +146,21 @@ class Workers:
         """The processes that there are now."""
         return frozenset(worker.pid for worker in self._all)
 
-    async def run(self, content: bytes, config: PreprocessConfig) -> Prepared:
-        """What becomes of an image.
+    async def look_at_kernel(self) -> None:
+        """Log each protection of workers that the kernel does not allow.
+
+        Raises SystemExit where there are such and the limits require all of them.
+        """
+        missing = await _missing_protections()
+        for protection, why in missing.items():
+            log.warning("image workers lack a protection", protection=protection, why=why)
+        if missing and self._limits.isolation == "required":
+            names = ", ".join(missing)
+            log.fatal("cannot start: protections of image workers are required and missing", protections=names)
+            raise SystemExit(1)
+
+    async def run(self, content: bytes, config: PreprocessConfig, owner: str = "") -> Prepared:
+        """What becomes of an image of an owner: owners that wait for workers take fair turns.
 
         Raises ImageFault where the image is the reason that nothing does; GenerationError SERVICE_UNAVAILABLE
         (retryable) where the workers have too much to do, INTERNAL_ERROR where the work itself has a fault.
@@ -148,7 +169,7 @@ class Workers:
             raise _busy("too many images wait to be prepared")
         self._held += 1
         try:
-            async with self._places:
+            async with self._places.place(owner):
                 return await self._observed(config.model_dump_json().encode(), content)
         finally:
             self._held -= 1
@@ -228,6 +249,24 @@ class Workers:
         """End all workers."""
         workers, self._all, self._idle = list(self._all), set(), []
         await asyncio.gather(*(worker.end() for worker in workers))
+
+
+async def _missing_protections() -> dict[str, str]:
+    """Why, by name, for each protection that a process does not get. Tried in one, for the process then lacks much."""
+    process = await asyncio.create_subprocess_exec(
+        *command("libs.common.isolation.confining"), stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=ENVIRONMENT
+    )
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            answer, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return {"all": "the process that tries them does not answer"}
+    try:
+        return {str(name): str(why) for name, why in json.loads(answer).items()}
+    except ValueError:
+        return {"all": f"the process that tries them ended with status {process.returncode}"}
 
 
 def _cause(death: _Died) -> Literal["cpu_time", "killed", "crashed"]:

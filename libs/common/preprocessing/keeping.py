@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -33,12 +34,21 @@ class Keeper:
         self._store = store
         self._objects = objects
 
-    async def keep(self, image: KeyedImage, *, seconds: int) -> KeptImage:
+    async def keep(self, image: KeyedImage, *, seconds: int, admit: Callable[[int], None] | None = None) -> KeptImage:
         """A URL for an image that works for `seconds`. One that is there already is not uploaded again.
+
+        Args:
+            image: what is kept.
+            seconds: for how long at least.
+            admit: is called with the bytes of an image that is about to be uploaded, and may raise.
 
         Raises GenerationError S3_UPLOAD_FAILED and SERVICE_UNAVAILABLE, both retryable, where that cannot be done.
         """
-        key = await self._store.find(image.content_key, seconds=seconds) or await self._upload(image, seconds)
+        key = await self._store.find(image.content_key, seconds=seconds)
+        if key is None:
+            if admit is not None:
+                admit(len(image.prepared.content))
+            key = await self._upload(image, seconds)
         return KeptImage(self._objects.url(key, seconds=seconds), datetime.now(UTC) + timedelta(seconds=seconds))
 
     async def _upload(self, image: KeyedImage, seconds: int) -> str:

@@ -7,11 +7,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
+from libs.common.imaging.capacity import fitting
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.headers import SourceLimits
 from libs.common.imaging.picture import Prepared
 from libs.common.imaging.worker import WorkerLimits
-from libs.common.imaging.workers import Workers, cores
+from libs.common.imaging.workers import Workers
 from libs.common.preprocessing.shared import Shared
 from libs.common.settings import Settings
 
@@ -44,14 +45,19 @@ class Preparer:
     def from_settings(cls, settings: Settings, *, waiting: int | None = None) -> Self:
         """With workers as the settings have them; `waiting` as for `Workers`."""
         source = SourceLimits(size_bytes=settings.image_limit_bytes, pixels=settings.image_limit_pixels)
-        limits = WorkerLimits(settings.image_memory_bytes, settings.image_cpu_seconds, source)
-        workers = Workers(count=settings.image_workers or cores(), limits=limits, waiting=waiting)
+        count, memory_bytes = fitting(settings.image_workers, settings.image_memory_bytes)
+        limits = WorkerLimits(memory_bytes, settings.image_cpu_seconds, source, settings.image_isolation)
+        workers = Workers(count=count, limits=limits, waiting=waiting)
         return cls(workers, cache_bytes=settings.image_cache_bytes)
 
-    async def prepare(self, content: bytes, config: PreprocessConfig) -> KeyedImage:
-        """What becomes of an image file. Raises as `Workers.run` does."""
+    async def prepare(self, content: bytes, config: PreprocessConfig, owner: str) -> KeyedImage:
+        """What becomes of an image file of an owner, who takes fair turns. Raises as `Workers.run` does."""
         key = await asyncio.to_thread(_key, content, config)
-        return KeyedImage(await self._shared.get(key, lambda: self._workers.run(content, config)), key)
+        return KeyedImage(await self._shared.get(key, lambda: self._workers.run(content, config, owner)), key)
+
+    async def start(self) -> None:
+        """See `Workers.look_at_kernel`."""
+        await self._workers.look_at_kernel()
 
     async def close(self) -> None:
         """End the workers."""

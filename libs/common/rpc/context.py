@@ -10,6 +10,7 @@ import structlog
 from libs.common.ids import new_id
 
 REQUEST_ID_KEY = "x-request-id"
+IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _ALLOWED = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -16,7 +16,16 @@ from libs.common.settings import Settings, listed
 AUTHORIZATION = "authorization"
 ACTOR_KEY = "x-darkroom-actor"
 # Probes and engineers ask these of every service; neither tells anything of a generation.
-OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+_OPEN_SERVICES = (
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
+
+
+def is_keyless(method: str) -> bool:
+    """Whether `/package.Service/Method` is open to callers without a key."""
+    return method.startswith(_OPEN_SERVICES)
 
 
 def metadata_of(call: Call) -> Mapping[str, str]:
@@ -113,7 +122,7 @@ class PeersOnly(Around):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """See the class."""
-        if not self._has_certificates and not call.method.startswith(OPEN_SERVICES):
+        if not self._has_certificates and not is_keyless(call.method):
             given = bearer(metadata_of(call).get(AUTHORIZATION, "")).encode()
             if not any(hmac.compare_digest(given, token.encode()) for token in self._tokens):
                 raise GenerationError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
+from typing import Any
 
 import structlog
 from grpc_health.v1 import health, health_pb2
@@ -25,6 +26,25 @@ Check = Callable[[], Awaitable[str | None]]
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class HealthServicer(health.aio.HealthServicer):
+    """grpcio-health-checking's own, which leaves out List."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, Any] = {}
+
+    async def set(self, service: str, status: Any) -> None:
+        """Answer so for a name from now on."""
+        self._told[service] = status
+        await super().set(service, status)
+
+    async def List(self, request: Any, context: Any) -> Any:
+        """Answer for all names at once."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._told.items()}
+        # The stubs are older than the message.
+        return vars(health_pb2)["HealthListResponse"](statuses=statuses)
 
 
 async def set_serving(servicer: health.aio.HealthServicer, name: str, *, serves: bool) -> None:

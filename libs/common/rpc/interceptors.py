@@ -1,4 +1,4 @@
-"""What happens around every RPC of every service: request id, log line, metrics, error mapping, deadline."""
+"""What happens around every RPC of every service: request id, log line, metrics, error mapping."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 
 from libs.common import metrics, tracing
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.rpc import errors
+from libs.common.rpc import errors, message_bounds
+from libs.common.rpc.arrivals import Arrivals, Unread
 from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
 
 log = structlog.get_logger()
@@ -89,12 +90,7 @@ class Around(Wrapper):
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self.around(Call(method, context, is_stream=True)):
-                answers = behaviour(request, context)
-                if not isinstance(answers, AsyncIterator):
-                    # A handler that writes to the context by itself, as the health servicer's does.
-                    await answers
-                    return
-                async for answer in answers:
+                async for answer in answers_of_stream(behaviour(request, context)):
                     yield answer
 
         return wrapped
@@ -211,42 +207,22 @@ class MapErrors(Around):
             await errors.abort(call.context, error)
         except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception:
-            log.exception("handler failed", method=call.method)
-            await errors.abort(
-                call.context, GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why.")
-            )
-
-
-class Deadline(Around):
-    """Bounds each unary call by the caller's deadline and by `seconds`, whichever ends first.
-
-    What takes a stream takes as long as that does; its handler bounds the wait for each message.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
-        """See the class."""
-        if call.is_stream or call.takes_stream:
-            yield
-            return
-        # None for a caller without a deadline, whatever the stubs say.
-        given = cast("float | None", call.context.time_remaining())
-        seconds = self._seconds if given is None else min(self._seconds, given)
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as error:
-            raise GenerationError(
-                ErrorCode.SERVICE_UNAVAILABLE, f"The call did not end within {seconds:.1f} s."
-            ) from error
+        except grpc.aio.InternalError as error:
+            # gRPC cannot send: the caller has gone.
+            log.debug("answer not sent", method=call.method, error=error)
+            raise asyncio.CancelledError from error
+        except Exception as error:
+            if isinstance(error, NotImplementedError) and _status(call.context) is grpc.StatusCode.UNIMPLEMENTED:
+                # The generated base class of a servicer that leaves out a method of its proto.
+                failure = GenerationError(ErrorCode.UNIMPLEMENTED, "This RPC is not implemented.")
+            else:
+                log.exception("handler failed", method=call.method)
+                failure = GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why.")
+            await errors.abort(call.context, failure)
 
 
 class Parse(grpc.aio.ServerInterceptor):
-    """Reads requests, innermost: bytes that are no message are the caller's fault, and are told as such."""
+    """Reads requests: bytes that are no message are the caller's fault, and are answered as such."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -255,23 +231,46 @@ class Parse(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        behaviour, read, is_stream = _behaviour(handler), handler.request_deserializer, handler.request_streaming
+        behaviour, read = _behaviour(handler), handler.request_deserializer
 
-        def parsed(request: Any, context: Context) -> Any:
-            return behaviour(_each(request, read) if is_stream else _read(request, read), context)
+        def parsed_each(requests: Any, context: Context) -> Any:
+            return behaviour(_each(requests, read), context)
 
-        return _handler(handler, parsed, None)
+        async def parsed(request: Unread, context: Context) -> Any:
+            return await behaviour(_read(await request.message(), read), context)
+
+        async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
+            message = _read(await request.message(), read)
+            async for answer in answers_of_stream(behaviour(message, context)):
+                yield answer
+
+        if handler.request_streaming:
+            return _handler(handler, parsed_each, None)
+        return _handler(handler, parsed_stream if handler.response_streaming else parsed, None)
 
 
 class Together(grpc.aio.ServerInterceptor):
     """Interceptors as one, which wraps each method's handler once and not at every call.
 
+    They run before the message of a call is received. grpc.aio would receive the message first, from callers that are
+    not authenticated, and without a timeout. `Parse`, which must be among the interceptors, receives it.
+
     Args:
         interceptors: outermost first.
+        arrivals: waits for messages.
+        is_keyless: whether a method, `/package.Service/Method`, is open to callers without a key.
     """
 
-    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> None:
+    def __init__(
+        self,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        *,
+        arrivals: Arrivals,
+        is_keyless: Callable[[str], bool],
+    ) -> None:
         self._interceptors = interceptors
+        self._arrivals = arrivals
+        self._is_keyless = is_keyless
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
@@ -285,8 +284,31 @@ class Together(grpc.aio.ServerInterceptor):
                 return None
             for interceptor in reversed(self._interceptors):
                 found = await interceptor.intercept_service(_always(found), handler_call_details)
-            self._wrapped[method] = found
+            self._wrapped[method] = found if found.request_streaming else self._unread(found, method)
         return cast("grpc.RpcMethodHandler[Any, Any]", self._wrapped[method])
+
+    def _unread(self, handler: Any, method: str) -> Any:
+        """The same as a handler of a stream of messages, which gRPC calls before the first has come."""
+        behaviour, arrivals, is_keyless = _behaviour(handler), self._arrivals, self._is_keyless(method)
+
+        async def begun(_: Any, context: Context) -> Any:
+            return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(begun, None, handler.response_serializer)
+
+
+async def answers_of_stream(made: Any) -> AsyncIterator[Any]:
+    """Yield the responses of a streaming handler; none for a handler that writes to the context, as health's does."""
+    if not isinstance(made, AsyncIterator):
+        await made
+        return
+    async for answer in made:
+        yield answer
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
@@ -308,31 +330,17 @@ def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 def _read(given: bytes, read: Callable[[bytes], Any]) -> Any:
     try:
-        return read(given)
+        message = read(given)
     except DecodeError as error:
         raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
+    if len(given) > message_bounds.COUNTED_ABOVE_BYTES:
+        message_bounds.check(message)
+    return message
 
 
 async def _each(given: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     async for request in given:
         yield _read(request, read)
-
-
-def standard(
-    guard: Around, *, rpc_timeout_seconds: float, write_timeout_seconds: float
-) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors of every server. `guard` says who may call."""
-    interceptors: list[grpc.aio.ServerInterceptor] = [
-        BoundWrites(write_timeout_seconds),
-        RequestId(),
-        *([Trace()] if tracing.is_on() else []),
-        Observe(),
-        MapErrors(),
-        guard,
-        Deadline(rpc_timeout_seconds),
-        Parse(),
-    ]
-    return [Together(interceptors)]
 
 
 def _status(context: Context) -> grpc.StatusCode:

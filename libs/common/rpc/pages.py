@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidRequest
 
@@ -31,18 +31,15 @@ class ListRequest(Protocol):
     def page_token(self) -> str:
         """Where to go on."""
 
-    def HasField(self, field_name: Literal["page_size"]) -> bool:  # noqa: N802
-        """Whether it says how many."""
-
 
 Record = TypeVar("Record", bound=HasId)
 
 
 def page_size(request: ListRequest) -> int:
-    """How many are asked for. InvalidRequest for a number out of bounds."""
-    size = request.page_size if request.HasField("page_size") else PAGE_DEFAULT
+    """How many are asked for; 0 is as if nothing was said (AIP-158). InvalidRequest for a number out of bounds."""
+    size = request.page_size or PAGE_DEFAULT
     if not 1 <= size <= PAGE_LIMIT:
-        raise InvalidRequest([FieldViolation("page_size", "range", f"must be from 1 to {PAGE_LIMIT}")])
+        raise InvalidRequest([FieldViolation("page_size", "range", f"must be from 0 to {PAGE_LIMIT}")])
     return size
 
 

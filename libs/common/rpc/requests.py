@@ -16,6 +16,10 @@ def raise_for(found: Sequence[FieldViolation]) -> None:
         raise InvalidRequest(found)
 
 
+ID_LIMIT = 200
+"""Characters of an id, or of a provider's name, in a request."""
+
+
 def known(key: str) -> str:
     """An id as Postgres takes it; one with a NUL in it is nobody's."""
     return key.replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -15,8 +15,7 @@ import structlog
 import uvloop
 from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 
@@ -25,22 +24,30 @@ from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.database.replica import ReplicaDatabase
 from libs.common.errors import GenerationError
+from libs.common.isolation.kernel import hide_memory
+from libs.common.loop_lag import LoopLag
 from libs.common.loops import Loop, Turn
 from libs.common.rpc.certificates import CertificateWatch
 from libs.common.rpc.channel import open_channel
 from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.errors import answer_of
-from libs.common.rpc.health import Readiness, set_serving
+from libs.common.rpc.health import HealthServicer, Readiness, set_serving
 from libs.common.rpc.heartbeat import Heart
-from libs.common.rpc.interceptors import Around, standard
+from libs.common.rpc.interceptors import Around
+from libs.common.rpc.open_streams import OpenStreams
+from libs.common.rpc.reflection import enable_reflection
 from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
+from libs.common.rpc.server import make_server, server_options
+from libs.common.rpc.sharing import Sharing
+from libs.common.rpc.standard import for_health, standard
 from libs.common.settings import ServiceName, Settings, listed, load
 
 log = structlog.get_logger()
-_METADATA_LIMIT_BYTES = 16 * 1024
 _REPORT_SECONDS = 5.0
 _REPLICA_SECONDS = 5.0
-_HEALTH_RPCS = 100
+_HEALTH_RPCS = 200
+# Beyond what shares let in, so that gRPC itself refuses nobody before they do, and probes nobody at all.
+_PROBES = 1_000
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -72,7 +79,8 @@ class Frame:
             statement_timeout_seconds=5,
             application_name=f"darkroom-{name}-readiness",
         )
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
+        self.open_streams = OpenStreams()
         self._service_names: list[str] = []
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._loops: list[Loop] = []
@@ -85,6 +93,7 @@ class Frame:
         self._private_address: str | None = None
         self._send: Send | None = None
         self._stopping = asyncio.Event()
+        self.lag = LoopLag()
 
     def reading(self) -> Database:
         """The database for reads that may be a little late and take long: a standby's, where there is one."""
@@ -181,12 +190,15 @@ class Frame:
             timeout_seconds=3,
             stuck_seconds=self.settings.stuck_seconds,
         )
-        server = self._server()
+        self.lag.start()
+        self.on_close(self.lag.stop)
+        servers = self._servers()
         await readiness.begin()
         health_server = await self._serve_health()
         for start in self._starters:
             await start()
-        await server.start()
+        for server in servers:
+            await server.start()
         for loop in self._loops:
             loop.start()
         catalog_watch = Loop("catalog", self._watch_catalog, interval_seconds=self.settings.catalog_check_seconds)
@@ -197,10 +209,10 @@ class Frame:
             own.start()
         log.info("serving", port=self.settings.grpc_port(self.name), version=VERSION)
         await self._stopping.wait()
-        await self._stop(server, readiness, [catalog_watch, looking])
+        await self._stop(servers, readiness, [catalog_watch, looking])
         await health_server.stop(grace=None)
 
-    async def _stop(self, server: grpc.aio.Server, readiness: Readiness, own_loops: list[Loop]) -> None:
+    async def _stop(self, servers: list[grpc.aio.Server], readiness: Readiness, own_loops: list[Loop]) -> None:
         log.info("draining")
         await readiness.drain()
         # Whoever balances the load hears of it a little later, and sends until then.
@@ -209,7 +221,7 @@ class Frame:
         # The server stays up meanwhile, so that probes hear NOT_SERVING and not silence.
         for drain in self._drains:
             await drain()
-        await server.stop(grace=self.settings.drain_seconds)
+        await asyncio.gather(*(server.stop(grace=self.settings.drain_seconds) for server in servers))
         await asyncio.gather(*(loop.stop() for loop in own_loops))
         for close in reversed(self._closers):
             await close()
@@ -233,28 +245,50 @@ class Frame:
         logging.listen(reporter.take, "warn")
         return reporter
 
-    def _server(self) -> grpc.aio.Server:
+    def _servers(self) -> list[grpc.aio.Server]:
+        """The server of the service's port, and that of its private address, where it has one."""
         guard = self._guard or PeersOnly(self.settings)
-        server = grpc.aio.server(
+        settings = self.settings
+        most = settings.grpc_concurrent_rpcs + settings.streams + settings.keyless_streams + _PROBES
+        server = self._server(guard, Sharing.of_callers(settings, self.open_streams), maximum_rpcs=most)
+        self._open_port(server)
+        if self._private_address is None:
+            return [server]
+        own = self._server(guard, Sharing.of_own(self.open_streams), maximum_rpcs=None)
+        own.add_insecure_port(self._private_address)
+        return [server, own]
+
+    def _server(self, guard: Around, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
+        """A server of all RPCs, without a port."""
+        settings = self.settings
+        server = make_server(
             interceptors=standard(
                 guard,
-                rpc_timeout_seconds=self.settings.rpc_timeout_seconds,
-                write_timeout_seconds=self.settings.watch_write_timeout_seconds,
+                rpc_timeout_seconds=settings.rpc_timeout_seconds,
+                write_timeout_seconds=settings.watch_write_timeout_seconds,
+                sharing=sharing,
+                message_seconds=settings.grpc_message_seconds,
+                keyless_waiting=settings.keyless_streams,
             ),
-            maximum_concurrent_rpcs=self.settings.grpc_concurrent_rpcs,
-            options=_server_options(self.settings),
+            maximum_concurrent_rpcs=maximum_rpcs,
+            options=server_options(settings, is_bounded=maximum_rpcs is not None),
         )
         for register in self._registrations:
             register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*self._service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-        self._open_ports(server)
+        if settings.grpc_reflection:
+            enable_reflection((*self._service_names, "grpc.health.v1.Health"), server)
         return server
 
     async def _serve_health(self) -> grpc.aio.Server:
         """Answer for health on a port of its own, where one is set, from before the start until after the drain."""
-        server = grpc.aio.server(maximum_concurrent_rpcs=_HEALTH_RPCS)
+        server = make_server(
+            interceptors=for_health(
+                write_timeout_seconds=self.settings.watch_write_timeout_seconds,
+                sharing=Sharing.of_health(self.settings),
+            ),
+            maximum_concurrent_rpcs=_HEALTH_RPCS,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = self.settings.health_port
         if port is not None:
@@ -262,7 +296,7 @@ class Frame:
         await server.start()
         return server
 
-    def _open_ports(self, server: grpc.aio.Server) -> None:
+    def _open_port(self, server: grpc.aio.Server) -> None:
         host = self.settings.bind_host
         credentials = server_credentials(self.settings, is_edge=self._guard is not None)
 
@@ -273,8 +307,6 @@ class Frame:
             return server.add_insecure_port(address)
 
         _listen(self.settings.grpc_port(self.name), listen)
-        if self._private_address is not None:
-            server.add_insecure_port(self._private_address)
 
     def _reload_catalog(self) -> None:
         self._reloading = asyncio.get_running_loop().create_task(self._watch_catalog(force=True))
@@ -295,25 +327,6 @@ def _send_by(monitor: MonitorServiceStub) -> Send:
         await answer_of(monitor.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=_REPORT_SECONDS))
 
     return send
-
-
-def _server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
-    limit = settings.grpc_message_limit_bytes
-    return (
-        ("grpc.max_receive_message_length", limit),
-        ("grpc.max_concurrent_streams", settings.grpc_concurrent_streams),
-        ("grpc.max_metadata_size", _METADATA_LIMIT_BYTES),
-        ("grpc.so_reuseport", 0),
-        # A peer that is gone is noticed; one that pings like mad is cut off.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 3),
-        ("grpc.max_connection_idle_ms", 600_000),
-        # Connections are renewed, so that replicas that come later get their share.
-        ("grpc.max_connection_age_ms", 3_600_000),
-        ("grpc.max_connection_age_grace_ms", 300_000),
-    )
 
 
 def _listen(port: int, start: Callable[[int], object]) -> None:
@@ -350,6 +363,14 @@ def _settings_faults(error: ValidationError) -> str:
     return "\n".join(f"  DARKROOM_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults)
 
 
+def _hide_memory() -> None:
+    """Keep our memory and environment, where the secrets are, from other processes of our user."""
+    try:
+        hide_memory()
+    except (OSError, AttributeError) as error:
+        log.warning("the memory of this process is readable for others of its user", why=str(error))
+
+
 def run(name: ServiceName, wire: Wire) -> None:
     """Run a service until it is told to stop. Exits 0 after a drain, and 1 with the reason where it cannot start."""
     try:
@@ -357,6 +378,7 @@ def run(name: ServiceName, wire: Wire) -> None:
     except ValidationError as error:
         raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
     logging.configure(settings, name)
+    _hide_memory()
     tracing.configure(name)
     crashpoints.arm(settings.crash_at)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -12,7 +13,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.hosts import is_listed
+from libs.common.hosts import is_listed, url_as_written
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # IETF protocol assignments, and the anycast of 6to4 relays, which was given up (RFC 7526).
@@ -69,9 +70,9 @@ def _numeric_address(host: str) -> str | None:
 
 
 def parsed_url(text: str) -> URL:
-    """A URL. GenerationError INVALID_REQUEST for what is none."""
+    """A URL, requested as it is written. GenerationError INVALID_REQUEST for what is none."""
     try:
-        return URL(text)
+        return url_as_written(text)
     except ValueError as error:
         raise _refused("", "it is no URL") from error
 
@@ -80,13 +81,18 @@ def _refused(host: str, why: str) -> GenerationError:
     return GenerationError(ErrorCode.INVALID_REQUEST, f"The URL is refused: {why}.", {"host": host[:200]})
 
 
-def guarded_session(allowed_hosts: Sequence[str], inner: AbstractResolver | None = None) -> aiohttp.ClientSession:
-    """A session that connects to public addresses and to `allowed_hosts` alone. It keeps no cookies.
+def guarded_session(
+    allowed_hosts: Sequence[str], inner: AbstractResolver | None = None, **options: Any
+) -> aiohttp.ClientSession:
+    """A session that connects to public addresses and to `allowed_hosts` alone. It keeps no cookies and no connections.
 
-    `inner` as for `GuardedResolver`.
+    A host that sends more than it was asked for must not have it taken for the answer to somebody else's request.
+
+    `inner` as for `GuardedResolver`; `options` as for `aiohttp.ClientSession`.
     """
-    connector = aiohttp.TCPConnector(resolver=GuardedResolver(allowed_hosts, inner), limit=0, ttl_dns_cache=10)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    resolver = GuardedResolver(allowed_hosts, inner)
+    connector = aiohttp.TCPConnector(resolver=resolver, limit=0, ttl_dns_cache=10, force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options)
 
 
 class GuardedResolver(AbstractResolver):

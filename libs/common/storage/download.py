@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import aiohttp
-import filetype
 from yarl import URL
 
+from libs.common.endings import has_its_end
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.storage.addresses import check_url, guarded_session, parsed_url
+from libs.common.storage.media import SNIFF_BYTES, UNKNOWN, Kind, is_svg, is_text, kind_of
+from libs.common.unpacking import READS_PAID_WORK, Unpacker
 
 REDIRECTS = 3
 HeadersFor = Callable[[URL], Mapping[str, str]]
 _MEMORY_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 256 * 1024
-_SNIFF_BYTES = 8_192
+_SHOWN_BYTES = 100
 _RESULT = "The result"
-MEDIA_TYPES = frozenset(
-    {
-        "image/png",
-        "image/jpeg",
-        "image/webp",
-        "image/gif",
-        "image/avif",
-        "video/mp4",
-        "video/webm",
-        "video/quicktime",
-    }
-)
-"""What results may be, as their bytes say: pictures and videos that browsers show and never run."""
+_CONTENT_RANGE = re.compile(r"bytes 0-(\d{1,15})/(\d{1,15}|\*)")
+
+
+def _shown(head: bytes) -> str:
+    """The beginning of a file as text that a row can keep."""
+    return "".join(character if character.isprintable() else "." for character in head[:_SHOWN_BYTES].decode("latin-1"))
 
 
 def no_headers(_: URL) -> Mapping[str, str]:
@@ -74,26 +70,40 @@ class _Collector:
         self._head = b""
         self._size_bytes = 0
 
+    def has_its_end(self) -> bool:
+        """Whether the file's own format says that all of it is here."""
+        return has_its_end(self._file, self._size_bytes)
+
     def add(self, chunk: bytes) -> None:
         self._size_bytes += len(chunk)
         if self._size_bytes > self._limit_bytes:
-            raise GenerationError(ErrorCode.PROVIDER_ERROR, f"{self._what} is larger than {self._limit_bytes} bytes.")
-        self._hash.update(chunk)
-        self._file.write(chunk)
-        if len(self._head) < _SNIFF_BYTES:
-            self._head += chunk[: _SNIFF_BYTES - len(self._head)]
-
-    def finish(self, media_type: str) -> Media:
-        kind = filetype.guess(self._head)
-        if kind is None or kind.mime not in MEDIA_TYPES or not kind.mime.startswith(f"{media_type}/"):
-            found = kind.mime if kind else "of no known type"
             raise GenerationError(
                 ErrorCode.PROVIDER_ERROR,
-                f"{self._what} is not {media_type}: its bytes are {found}.",
-                is_retryable=False,
+                f"{self._what} is larger than {self._limit_bytes} bytes.",
+                {"limit_bytes": self._limit_bytes},
             )
+        self._hash.update(chunk)
+        self._file.write(chunk)
+        if len(self._head) < SNIFF_BYTES:
+            self._head += chunk[: SNIFF_BYTES - len(self._head)]
+
+    def finish(self, media_type: str, *, takes_any: bool) -> Media:
+        kind = self._kind(media_type, takes_any=takes_any)
         self._file.seek(0)
-        return Media(self._file, kind.mime, kind.extension, self._size_bytes, self._hash.hexdigest())
+        return Media(self._file, kind.content_type, kind.extension, self._size_bytes, self._hash.hexdigest())
+
+    def _kind(self, media_type: str, *, takes_any: bool) -> Kind:
+        found = kind_of(self._head)
+        if found is not None and (takes_any or found.content_type.startswith(f"{media_type}/")):
+            return found
+        if found is None and takes_any and (not is_text(self._head) or is_svg(self._head)):
+            return UNKNOWN
+        raise GenerationError(
+            ErrorCode.PROVIDER_ERROR,
+            f"{self._what} is not {media_type}: its bytes are {found.content_type if found else 'of no known type'}.",
+            {"size_bytes": self._size_bytes, "head": _shown(self._head)},
+            is_retryable=False,
+        )
 
     def content(self) -> bytes:
         self._file.seek(0)
@@ -103,13 +113,22 @@ class _Collector:
         self._file.close()
 
 
-def from_bytes(content: bytes, media_type: str, *, limit_bytes: int) -> Media:
-    """A file that a provider sent in its reply. Raises as `Downloader.fetch` does."""
+def from_bytes(content: bytes, media_type: str, *, limit_bytes: int, takes_any: bool = False) -> Media:
+    """Find out what a file is whose bytes are there already.
+
+    Args:
+        content: its bytes.
+        media_type: `image` or `video`: what the bytes must be.
+        limit_bytes: the largest size taken.
+        takes_any: as for `Downloader.fetch`.
+
+    Raises as `Downloader.fetch` does.
+    """
     with ExitStack() as undo:
         collector = _Collector(limit_bytes, _RESULT)
         undo.callback(collector.close)
         collector.add(content)
-        media = collector.finish(media_type)
+        media = collector.finish(media_type, takes_any=takes_any)
         undo.pop_all()
         return media
 
@@ -130,7 +149,13 @@ class Downloader:
         self._sessions: dict[tuple[str, ...], aiohttp.ClientSession] = {}
 
     async def fetch(
-        self, url: str, media_type: str, *, allowed_hosts: Sequence[str], headers_for: HeadersFor = no_headers
+        self,
+        url: str,
+        media_type: str,
+        *,
+        allowed_hosts: Sequence[str],
+        headers_for: HeadersFor = no_headers,
+        takes_any: bool = False,
     ) -> Media:
         """Fetch `url` and find out what it is.
 
@@ -139,6 +164,8 @@ class Downloader:
             media_type: `image` or `video`: what the bytes must be.
             allowed_hosts: hosts that may have private addresses.
             headers_for: gives the headers for a URL, asked anew at each redirect.
+            takes_any: whether a file of another kind is taken as well: media with their own type, whatever else is
+                no text as `application/octet-stream`, and so SVG. Empty files, HTML, JSON and other text never are.
 
         Raises GenerationError: INVALID_REQUEST for an address that is refused, PROVIDER_UNAVAILABLE and
         PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers.
@@ -147,7 +174,7 @@ class Downloader:
             collector = _Collector(self._limit_bytes, self._what)
             undo.callback(collector.close)
             await self._collect_or_explain(url, tuple(allowed_hosts), collector, headers_for)
-            media = collector.finish(media_type)
+            media = collector.finish(media_type, takes_any=takes_any)
             undo.pop_all()
             return media
 
@@ -184,7 +211,8 @@ class Downloader:
                 if response.status in {301, 302, 303, 307, 308} and "location" in response.headers:
                     target = target.join(parsed_url(response.headers["location"]))
                     continue
-                if response.status != 200:
+                part = _part(response)
+                if part == "no":
                     # Gone for good where the host says so; else worth another look.
                     gone = response.status in {400, 401, 403, 404, 410}
                     raise GenerationError(
@@ -193,20 +221,72 @@ class Downloader:
                         {"http_status": response.status, "host": target.host},
                         is_retryable=not gone,
                     )
-                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                    if len(chunk) > _CHUNK_BYTES // 4:
-                        await asyncio.to_thread(collector.add, chunk)
-                    else:
-                        collector.add(chunk)
+                await _collect_body(response, collector, is_whole=part == "all")
                 return
         raise GenerationError(ErrorCode.PROVIDER_ERROR, f"{self._what}'s URL redirects more than {REDIRECTS} times.")
 
     def _session(self, allowed_hosts: tuple[str, ...]) -> aiohttp.ClientSession:
         if allowed_hosts not in self._sessions:
-            self._sessions[allowed_hosts] = guarded_session(allowed_hosts)
+            self._sessions[allowed_hosts] = guarded_session(allowed_hosts, **READS_PAID_WORK)
         return self._sessions[allowed_hosts]
 
     async def close(self) -> None:
         """Close all connections."""
         for session in self._sessions.values():
             await session.close()
+
+
+def _part(response: aiohttp.ClientResponse) -> Literal["all", "unknown", "no"]:
+    """How much of the file a response holds: all, an unknown part, or no usable part.
+
+    RFC 9110: 15.3.4 for 203, 15.3.7 for 206, which must have a Content-Range; some hosts omit it or its size.
+    """
+    if response.status != 206:
+        return "all" if response.status in {200, 203} else "no"
+    told = response.headers.get("content-range", "").strip()
+    found = _CONTENT_RANGE.fullmatch(told)
+    if not told or (found is not None and found[2] == "*"):
+        return "unknown"
+    return "all" if found is not None and int(found[1]) + 1 == int(found[2]) else "no"
+
+
+async def _collect_body(response: aiohttp.ClientResponse, collector: _Collector, *, is_whole: bool) -> None:
+    """Collect the body.
+
+    A body that was cut off, or of which the host does not say that it is whole, is taken where its own format says so.
+    Raises ClientPayloadError or TimeoutError for any other, and ValueError for one that does not unpack.
+    """
+    try:
+        await _collect_all(response, collector)
+    except (aiohttp.ClientPayloadError, TimeoutError, ValueError):
+        if not await asyncio.to_thread(collector.has_its_end):
+            raise
+        return
+    if not is_whole and not await asyncio.to_thread(collector.has_its_end):
+        raise aiohttp.ClientPayloadError("a part of the file")
+
+
+@contextmanager
+def _receiving_paused(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Receive nothing meanwhile: what aiohttp has buffered is lost once the connection breaks."""
+    protocol = response.connection.protocol if response.connection is not None else None
+    if protocol is None:
+        yield
+        return
+    protocol.pause_reading()
+    try:
+        yield
+    finally:
+        protocol.resume_reading()
+
+
+async def _collect_all(response: aiohttp.ClientResponse, collector: _Collector) -> None:
+    unpacker = Unpacker(response.headers.get("content-encoding", ""))
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        for piece in unpacker.unpack(chunk):
+            if len(piece) > _CHUNK_BYTES // 4:
+                with _receiving_paused(response):
+                    await asyncio.to_thread(collector.add, piece)
+            else:
+                collector.add(piece)
+    collector.add(unpacker.finish())

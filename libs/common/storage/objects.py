@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +18,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from libs.common import metrics
-from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.errors import GenerationError, NotFound
 from libs.common.settings import Settings
 from libs.common.storage.download import Media
+from libs.common.storage.faults import s3_code, storage_error
+from libs.common.storage.media import INLINE_TYPES
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -27,7 +31,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CHUNK_BYTES = 256 * 1024
-_NOT_THERE = {"NoSuchKey", "InvalidRange"}
+# HeadObject has no body to name a code in: it answers with the status.
+_NOT_THERE = {"NoSuchKey", "InvalidRange", "404"}
+# What S3 calls the request of an operation that failed before S3 answered.
+_ACTIONS = {
+    "upload": "PutObject", "read": "GetObject", "delete": "DeleteObject", "ping": "HeadBucket",
+    "make_bucket": "CreateBucket",
+}  # fmt: skip
+_PROBE_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,10 @@ class Part:
     size_bytes: int
     content_range: str
     chunks: AsyncGenerator[bytes]
+
+
+class OtherContent(Exception):
+    """An object that was read is not what was written."""
 
 
 def object_key(prefix: str, created_at: datetime, generation_id: str, index: int, extension: str) -> str:
@@ -54,6 +69,7 @@ class ObjectStore:
         self._url_seconds = settings.s3_presigned_url_seconds
         self._threads = ThreadPoolExecutor(settings.storage_threads, thread_name_prefix="storage")
         key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+        self._secrets = tuple(given.get_secret_value() for given in (key, secret) if given)
         self._client: S3Client = boto3.client(
             "s3",
             endpoint_url=settings.s3_endpoint_url,
@@ -75,8 +91,10 @@ class ObjectStore:
         await self.put_file(key, media.file, media.content_type)
 
     async def put_file(self, key: str, file: IO[bytes], content_type: str) -> None:
-        """As `put`, for a file that only its caller knows."""
+        """As `put`, for a file that only its caller knows. What browsers are not to show is marked as a download."""
         extra = {"ContentType": content_type}
+        if content_type not in INLINE_TYPES:
+            extra["ContentDisposition"] = "attachment"
 
         def work() -> None:
             file.seek(0)
@@ -86,9 +104,9 @@ class ObjectStore:
 
     async def stream(self, key: str) -> AsyncGenerator[bytes]:
         """An object in pieces. NotFound where it is not there; S3_UPLOAD_FAILED where storage does not answer."""
-        found = await self._found(lambda: self._client.get_object(Bucket=self._bucket, Key=key))
-        async with aclosing(self._chunks(found["Body"])) as chunks:
-            async for chunk in chunks:
+        part = await self.read(key)
+        async with aclosing(part.chunks):
+            async for chunk in part.chunks:
                 yield chunk
 
     async def read(self, key: str, *, begin: int | None = None, end: int | None = None) -> Part:
@@ -104,8 +122,13 @@ class ObjectStore:
                 return self._client.get_object(Bucket=self._bucket, Key=key)
             return self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
 
-        found = await self._found(work)
+        found = await self._found(work, unread=lambda late: late["Body"].close())
         return Part(found["ContentLength"], found.get("ContentRange", ""), self._chunks(found["Body"]))
+
+    async def size_bytes(self, key: str) -> int:
+        """The size of an object, in bytes. NotFound where it is not there; S3_UPLOAD_FAILED as `read`."""
+        found = await self._found(lambda: self._client.head_object(Bucket=self._bucket, Key=key))
+        return found["ContentLength"]
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error. GenerationError S3_UPLOAD_FAILED where that fails."""
@@ -115,6 +138,22 @@ class ObjectStore:
         """Ask for the bucket. GenerationError S3_UPLOAD_FAILED where it is not there or storage does not answer."""
         await self._run("ping", lambda: self._client.head_bucket(Bucket=self._bucket))
 
+    async def probe(self, key: str) -> None:
+        """Write, read and delete a small object. GenerationError S3_UPLOAD_FAILED where any of it fails.
+
+        Args:
+            key: where the object lies meanwhile; nobody else's.
+        """
+        content = os.urandom(_PROBE_BYTES)
+        await self.put_file(key, io.BytesIO(content), "application/octet-stream")
+
+        def read() -> bytes:
+            return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+
+        if await self._run("read", read) != content:
+            raise storage_error(OtherContent(), "GetObject", self._bucket)
+        await self.delete(key)
+
     async def make_bucket(self) -> None:
         """Make the bucket where it is missing."""
 
@@ -122,7 +161,7 @@ class ObjectStore:
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if error.response["Error"]["Code"] not in {"404", "NoSuchBucket"}:
+                if s3_code(error) not in {"404", "NoSuchBucket"}:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
@@ -139,34 +178,49 @@ class ObjectStore:
             "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds or self._url_seconds
         )
 
-    async def _found(self, work: Callable[[], GetObjectOutputTypeDef]) -> GetObjectOutputTypeDef:
+    async def _found(self, work: Callable[[], T], *, unread: Callable[[T], None] | None = None) -> T:
         try:
-            return await self._run("read", work)
+            return await self._run("read", work, unread=unread)
         except GenerationError as error:
-            cause = error.__cause__
-            if isinstance(cause, ClientError) and cause.response["Error"]["Code"] in _NOT_THERE:
+            if s3_code(error.__cause__) in _NOT_THERE:
                 raise NotFound("id", "The file is not there any more.") from error
             raise
 
     async def _chunks(self, body: StreamingBody) -> AsyncGenerator[bytes]:
+        """Read a body to its end. Closing the generator earlier closes the connection to storage."""
+        reading: Future[bytes] | None = None
         try:
-            while chunk := await self._run("read", lambda: body.read(_CHUNK_BYTES)):
+            while True:
+                reading = self._threads.submit(body.read, _CHUNK_BYTES)
+                chunk = await self._answer("read", reading)
+                if not chunk:
+                    return
                 yield chunk
         finally:
-            body.close()
+            if reading is None:
+                body.close()
+            else:
+                # A read that a thread is in the midst of holds the body's lock: the loop must not wait for it.
+                reading.add_done_callback(lambda _: body.close())
 
-    async def _run(self, operation: str, work: Callable[[], T]) -> T:
+    async def _run(self, operation: str, work: Callable[[], T], *, unread: Callable[[T], None] | None = None) -> T:
+        """Work on a thread. `unread` gets what comes of it after its caller has been cancelled."""
+        future = self._threads.submit(work)
+        try:
+            return await self._answer(operation, future)
+        except asyncio.CancelledError:
+            if unread is not None:
+                future.add_done_callback(lambda late: _hand_over(late, unread))
+            raise
+
+    async def _answer(self, operation: str, future: Future[T]) -> T:
         started = perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.wrap_future(future)
         # boto3 wraps a failed upload into S3UploadFailedError, a Boto3Error that is no BotoCoreError.
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
             metrics.STORAGE_ERRORS.labels(operation).inc()
-            raise GenerationError(
-                ErrorCode.S3_UPLOAD_FAILED,
-                "Object storage does not do what it is asked to.",
-                {"cause": type(error).__name__},
-            ) from error
+            raise storage_error(error, _ACTIONS[operation], self._bucket, secrets=self._secrets) from error
         finally:
             metrics.STORAGE_SECONDS.labels(operation).observe(perf_counter() - started)
 
@@ -174,3 +228,8 @@ class ObjectStore:
         """End the threads and the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+
+def _hand_over(done: Future[T], unread: Callable[[T], None]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        unread(done.result())

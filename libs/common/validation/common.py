@@ -14,8 +14,12 @@ from libs.common.errors import FieldViolation
 
 PROMPT_LIMIT = 2_000
 OUTPUTS_LIMIT = 10
+LABELS_LIMIT = 16
 REUSE_LIMIT_SECONDS = 30 * 86_400
 IMAGE_URL_LIMIT = 14_000_000  # 10 MB of image as base64
+# A suggestion compares a name with all that are known: the first few unknown ones get one.
+_SUGGESTIONS, _SUGGESTED_CHARACTERS = 5, 64
+_PATH_LIMIT = 200
 _IMAGE_URL = re.compile(r"https?://\S+|data:image/(png|jpeg|jpg|webp|gif|avif|heic|heif);base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -84,7 +88,7 @@ class GenerationInput(BaseModel):
     number_of_outputs: int = Field(default=1, ge=1, le=OUTPUTS_LIMIT)
     priority: int = Field(default=5, ge=0, le=9)
     user_id: ShortText | None = None
-    labels: dict[LabelKey, ShortText] = Field(default={}, max_length=16)
+    labels: dict[LabelKey, ShortText] = Field(default={}, max_length=LABELS_LIMIT)
     idempotency_key: ShortText | None = None
     callback_url: CallbackUrl | None = None
     reuse_within_seconds: int = Field(default=0, ge=0, le=REUSE_LIMIT_SECONDS)
@@ -111,16 +115,20 @@ def violations(error: ValidationError, *, prefix: str = "", known: Iterable[str]
         prefix: the path of what was validated, for instance `parameters`.
         known: names that an unknown one may have been meant for; the nearest is suggested.
     """
-    found = []
+    found: list[FieldViolation] = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         description = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             description = "unknown"
-            near = difflib.get_close_matches(str(fault["loc"][-1]), list(known), n=1)
-            if near:
-                description += f"; did you mean {near[0]}?"
-        found.append(FieldViolation(_path(prefix, fault["loc"]), fault["type"], description))
+            if len(found) < _SUGGESTIONS:
+                description += _suggestion(str(fault["loc"][-1]), known)
+        found.append(FieldViolation(_path(prefix, fault["loc"])[:_PATH_LIMIT], fault["type"], description))
     return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1) if len(name) <= _SUGGESTED_CHARACTERS else []
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def json_schema(parameters: type[Parameters], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from libs.common.database.records import GenerationRecord, Json
@@ -19,7 +21,6 @@ from services.gateway.messages import generation_message
 MANIFEST = "manifest.jsonl"
 FORMATS = {"jsonl": "application/x-ndjson", "zip": "application/zip"}
 _PAGE = 500
-_EXTENSIONS = {"image/jpeg": "jpg", "video/quicktime": "mov"}
 
 
 class Export:
@@ -33,6 +34,15 @@ class Export:
     def __init__(self, generations: GenerationStore, objects: ObjectStore) -> None:
         self._generations = generations
         self._objects = objects
+
+    def file(self, batch_id: str, wanted: str) -> tuple[Callable[[], AsyncGenerator[bytes]], dict[str, str]]:
+        """What makes a batch's results in one of `FORMATS`, and the headers that they are sent with."""
+        make = self.lines if wanted == "jsonl" else self.archive
+        headers = {
+            "content-type": FORMATS[wanted],
+            "content-disposition": f'attachment; filename="{batch_id}.{wanted}"',
+        }
+        return partial(make, batch_id), headers
 
     async def lines(self, batch_id: str) -> AsyncGenerator[bytes]:
         """Each generation as GetGeneration answers it, a line each, in the order handed in."""
@@ -52,8 +62,10 @@ class Export:
                 entry["files"] = []
                 for number, output in enumerate(record.outputs or ()):
                     name = _name(record, number, output)
-                    async for chunk in self._file(archive, sink, name, output, entry):
-                        yield chunk
+                    # Closed in its turn where nobody takes the rest, which an archive with an open file cannot be.
+                    async with aclosing(self._file(archive, sink, name, output, entry)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
                 manifest.write(_line(entry))
             archive.writestr(_info(MANIFEST), manifest.getvalue())
             yield sink.taken()
@@ -64,18 +76,18 @@ class Export:
     ) -> AsyncGenerator[bytes]:
         if "object_key" not in output:
             return
-        chunks = self._objects.stream(output["object_key"])
-        try:
-            first = await anext(chunks, b"")
-        except NotFound:
-            return
-        entry["files"].append(name)
-        with archive.open(_info(name), "w", force_zip64=True) as file:
-            file.write(first)
-            yield sink.taken()
-            async for chunk in chunks:
-                file.write(chunk)
+        async with aclosing(self._objects.stream(output["object_key"])) as chunks:
+            try:
+                first = await anext(chunks, b"")
+            except NotFound:
+                return
+            entry["files"].append(name)
+            with archive.open(_info(name), "w", force_zip64=True) as file:
+                file.write(first)
                 yield sink.taken()
+                async for chunk in chunks:
+                    file.write(chunk)
+                    yield sink.taken()
         yield sink.taken()
 
     async def _records(self, batch_id: str) -> AsyncIterator[GenerationRecord]:
@@ -114,8 +126,7 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 def _name(record: GenerationRecord, number: int, output: Json) -> str:
     """Sorts in the order handed in, and no two files share it."""
-    content_type = str(output.get("content_type", ""))
-    extension = _EXTENSIONS.get(content_type) or content_type.rpartition("/")[2] or "bin"
+    extension = str(output.get("object_key", "")).rpartition(".")[2] or "bin"
     ref = f"-{record.batch_ref}" if record.batch_ref else ""
     return f"{record.batch_index:06}{ref}-{number}.{extension}"
 

@@ -15,23 +15,26 @@ from libs.common.catalog import CatalogHolder
 from libs.common.database.records_batches import BatchRecord
 from libs.common.database.stores.batches import BatchChange, BatchStore
 from libs.common.database.stores.generations import GenerationStore
-from libs.common.database.stores.resuming import ResumeStore
+from libs.common.database.stores.resuming import LeftOut, ResumeStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.ids import new_id
-from libs.common.rpc.context import current_request_id
+from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, current_request_id
 from libs.common.rpc.credentials import metadata_of_context
+from libs.common.rpc.deadlines import after_commit
 from libs.common.rpc.messages import UrlOf
-from libs.common.rpc.nudges import Nudges
 from libs.common.rpc.pages import page, page_size, page_start
 from libs.common.rpc.requests import known
+from libs.common.rpc.wakeups import Wakeups
 from services.gateway.access import current_caller
 from services.gateway.batches.intake import INLINE_LIMIT, UPLOAD_LIMIT, Asking, BatchIntake, each
 from services.gateway.batches.messages import batch_message, estimate_of, priced_message, status_of
 from services.gateway.batches.pages import index_after, next_token, tasks_of
 from services.gateway.batches.templates import EXPANDED_LIMIT, template_of
-from services.gateway.batches.uploads import Upload
+from services.gateway.batches.upload_shares import UploadShares
+from services.gateway.batches.uploads import Upload, UploadBounds
 from services.gateway.messages import STATUS_OF_STATE, generation_message
-from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
+from services.gateway.sameness import key_of_call
+from services.gateway.second_payment import accepted_usd
 from services.gateway.watching import Watchers, stamp_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,7 +56,9 @@ class Batches:
     resuming: ResumeStore
     generations: GenerationStore
     intake: BatchIntake
-    nudges: Nudges
+    shares: UploadShares
+    upload_bounds: UploadBounds
+    wakeups: Wakeups[str]
     watchers: Watchers[BatchChange]
     url_of: UrlOf
 
@@ -74,10 +79,12 @@ class BatchHandlers:
     async def CreateBatch(self, request: messages.CreateBatchRequest, context: Context) -> messages.CreateBatchResponse:
         """See the proto."""
         requests, limit = self._asked(request)
-        asking = _asking(request.options, request.idempotency_key, context)
-        opened = await self._batches.intake.accept(asking, each(requests), limit=limit)
-        batch = opened.batch
-        states = await self._batches.generations.states_of_batch(batch.id, INLINE_LIMIT)
+        key = key_of_call(request.idempotency_key, metadata_of_context(context))
+        asking = _asking(request.options, key, context)
+        accepted = await self._batches.intake.accept(asking, each(requests), limit=limit)
+        opened, batch = accepted.opened, accepted.opened.batch
+        with after_commit(batch_id=batch.id):
+            states = await self._batches.generations.states_of_batch(batch.id, INLINE_LIMIT)
         return messages.CreateBatchResponse(
             batch_id=batch.id,
             total_tasks=batch.total_tasks,
@@ -85,21 +92,25 @@ class BatchHandlers:
             tasks=[messages.BatchTask(id=key, status=STATUS_OF_STATE[state]) for key, state in states],
             estimate=estimate_of(batch),
             is_repeat=opened.is_repeat,
+            resubmit_usd=accepted.resubmit_usd,
         )
 
     async def UploadBatch(
         self, request_iterator: AsyncIterator[messages.UploadBatchRequest], context: Context
     ) -> messages.UploadBatchResponse:
         """See the proto."""
-        upload = await Upload.begun(request_iterator)
-        asking = _asking(upload.options, upload.idempotency_key, context)
-        opened = await self._batches.intake.accept(asking, upload.requests(), limit=UPLOAD_LIMIT)
+        with self._batches.shares.turn_of(current_caller()):
+            upload = await Upload.begun(request_iterator, self._batches.upload_bounds)
+            asking = _asking(upload.options, upload.idempotency_key, context)
+            accepted = await self._batches.intake.accept(asking, upload.requests(), limit=UPLOAD_LIMIT)
+        opened = accepted.opened
         return messages.UploadBatchResponse(
             batch_id=opened.batch.id,
             total_tasks=opened.batch.total_tasks,
             status=status_of(opened.batch.status),
             estimate=estimate_of(opened.batch),
             is_repeat=opened.is_repeat,
+            resubmit_usd=accepted.resubmit_usd,
         )
 
     async def ListBatches(self, request: messages.ListBatchesRequest, context: Context) -> messages.ListBatchesResponse:
@@ -115,7 +126,7 @@ class BatchHandlers:
         """See the proto."""
         size, states = tasks_of(request)
         after = index_after(request)
-        batch = batch_message(await self._batches.own(request.batch_id))
+        batch = batch_message(await self._batches.own(request.batch_id), await self._left_out(request.batch_id))
         found = await self._batches.generations.list_of_batch(
             batch.batch_id, size + 1 if size else 0, after=after, states=states
         )
@@ -135,8 +146,9 @@ class BatchHandlers:
     async def CancelBatch(self, request: messages.CancelBatchRequest, context: Context) -> messages.CancelBatchResponse:
         """See the proto."""
         await self._batches.store.request_cancel(known(request.batch_id), owner=current_caller().sees)
-        record = await self._batches.own(request.batch_id)
-        self._batches.nudges.note(record.id)
+        with after_commit(batch_id=request.batch_id):
+            record = await self._batches.own(request.batch_id)
+        self._batches.wakeups.note(record.id)
         return messages.CancelBatchResponse(batch=batch_message(record))
 
     async def ResumeBatch(self, request: messages.ResumeBatchRequest, context: Context) -> messages.ResumeBatchResponse:
@@ -146,11 +158,14 @@ class BatchHandlers:
             _codes(request.error_codes),
             owner=current_caller().sees,
             new_id=lambda: new_id("gen"),
+            accepted_usd=accepted_usd(request),
         )
         if resumed is None:
             raise no_batch(request.batch_id)
-        self._batches.nudges.note(request.batch_id)
-        return messages.ResumeBatchResponse(batch=batch_message(await self._batches.own(request.batch_id)))
+        self._batches.wakeups.note(request.batch_id)
+        with after_commit(batch_id=request.batch_id):
+            batch = batch_message(await self._batches.own(request.batch_id), resumed.left_out)
+        return messages.ResumeBatchResponse(batch=batch, resumed_tasks=resumed.tasks)
 
     async def EstimateCost(
         self, request: messages.EstimateCostRequest, context: Context
@@ -162,6 +177,10 @@ class BatchHandlers:
         if request.HasField("template"):
             answer.examples.extend(islice(self._asked(request)[0], _EXAMPLES))
         return answer
+
+    async def _left_out(self, batch_id: str) -> LeftOut:
+        """Count what a resume would leave out."""
+        return await self._batches.resuming.left_out(known(batch_id))
 
     def _asked(self, request: Asked) -> tuple[Iterator[messages.CreateGenerationRequest], int]:
         """The requests of a message, and how many it may have. InvalidRequest for a template that is none."""

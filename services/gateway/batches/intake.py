@@ -1,10 +1,12 @@
-"""Taking batches in: read, kept in parts, opened at once; the dispatcher is told, and does the rest."""
+"""Accepts batches: reads requests, stores them in parts, commits the batch at once, and wakes the dispatchers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any, TypeVar
 
 import structlog
 from darkroom.gateway.v1 import gateway_pb2
@@ -13,23 +15,28 @@ from libs.common import metrics
 from libs.common.catalog import CatalogHolder
 from libs.common.database.records_batches import BatchOptions, BatchRequest, Estimated, NewBatch, Opened
 from libs.common.database.stores.batches import BatchStore
-from libs.common.errors import FieldViolation, GenerationError, InvalidRequest
+from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.ids import new_id
-from libs.common.rpc.nudges import Nudges
 from libs.common.rpc.requests import text_faults
+from libs.common.rpc.wakeups import Wakeups
 from services.gateway.access import Caller
 from services.gateway.batches.estimates import Estimates
 from services.gateway.batches.options import options_of
+from services.gateway.batches.parts import Parts
 from services.gateway.batches.reading import BatchReader, Read
 from services.gateway.batches.tally import Knowledge, ModelEstimate, estimated, seconds_of
+from services.gateway.batches.upload_shares import UploadShares
 
 log = structlog.get_logger()
 INLINE_LIMIT, UPLOAD_LIMIT = 1_000, 100_000
 _PART_REQUESTS = 500
 _PART_BYTES = 4 * 1024**2
-# So many are checked before others get a turn of the loop.
-_TURN = 50
+# Much less than the time after which parts without a following one are removed (`BatchProgressStore.forget`).
+_PART_SECONDS = 20.0
+# So many requests, or so many bytes of them, are checked before others get a turn of the loop.
+_TURN, _TURN_BYTES = 50, 256 * 1024
 _KEY_LIMIT = 200
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,15 @@ class Priced:
     total_tasks: int
     whole: Estimated
     models: Sequence[ModelEstimate]
+    resubmit_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedBatch:
+    """A batch that is committed. `resubmit_usd`: what repeated payments may add to its price, in US dollars."""
+
+    opened: Opened
+    resubmit_usd: float
 
 
 class BatchIntake:
@@ -58,7 +74,8 @@ class BatchIntake:
         store: keeps them.
         catalog: what there is to be asked for.
         estimates: what is known of how long and how well.
-        nudges: tell the dispatchers.
+        wakeups: tell the dispatchers.
+        shares: bound what an owner stores at once.
         callback_hosts: hosts that callbacks may go to though their addresses are not public.
     """
 
@@ -67,43 +84,76 @@ class BatchIntake:
         store: BatchStore,
         catalog: CatalogHolder,
         estimates: Estimates,
-        nudges: Nudges,
+        wakeups: Wakeups[str],
+        shares: UploadShares,
         *,
         callback_hosts: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._estimates = estimates
-        self._nudges = nudges
+        self._wakeups = wakeups
+        self._shares = shares
         self._callback_hosts = callback_hosts
+        self._writing: set[asyncio.Task[Any]] = set()
 
     async def accept(
         self, asking: Asking, requests: AsyncIterator[gateway_pb2.CreateGenerationRequest], *, limit: int
-    ) -> Opened:
-        """Take in a batch of at most `limit` requests: all of it is committed when this answers, or nothing is.
+    ) -> AcceptedBatch:
+        """Accept a batch of at most `limit` requests: all of it is committed when this answers, or nothing is.
 
-        Raises InvalidRequest with what is wrong, by the index of the request, and what `BatchStore.open` raises.
+        A caller that is cancelled while the batch is committed may find it committed.
+
+        Raises:
+            InvalidRequest: with what is wrong, by the index of the request.
+            GenerationError: what `BatchStore.open` raises.
         """
         batch_id = new_id("batch")
         reader, options = self._reader(batch_id, asking)
-        parts, opened = 0, None
+        parts = Parts(self._store, self._shares, batch_id, asking.caller, asking.idempotency_key)
+        opening = None
         try:
             async for part in self._parts(reader, requests, limit):
-                await self._store.put(batch_id, parts, part)
-                parts += 1
+                places = min(options.max_concurrency, reader.count)
+                await parts.put(part, places=places, reserved_usd=reader.tally.reserved_usd)
             # A graph of a hundred thousand takes a moment, in which others want a turn.
             read = await asyncio.to_thread(reader.finish)
             knowledge = await self._estimates.knowledge()
             priced = self._priced(reader, options, knowledge)
             _check_budget(options, priced)
             new = _new_batch(batch_id, asking, options, read, priced)
-            opened = await self._store.open(new, read.dependencies, parts=parts)
+            opening = self._in_background(self._open(new, read, parts))
+            return await asyncio.shield(opening)
         finally:
-            # Also where the caller has gone: what is left otherwise is removed hours later.
-            if parts and opened is None:
-                await asyncio.shield(self._drop(batch_id))
+            # Also where the caller has gone: what is left otherwise is removed minutes later.
+            if opening is None:
+                await asyncio.shield(self._in_background(parts.drop()))
+
+    async def close(self) -> None:
+        """Wait for the transactions in progress."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
+
+    async def _open(self, new: NewBatch, read: Read, parts: Parts) -> AcceptedBatch:
+        """Commit a batch whose parts are there.
+
+        Its parts must not be dropped before the transaction has ended, which reads them and which nothing cancels.
+        """
+        opened = await parts.open(new, read.dependencies)
         self._tell(opened, read)
-        return opened
+        return AcceptedBatch(opened, read.tally.resubmit_usd)
+
+    def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run to its end also where the caller goes; its error is then nobody's."""
+        task = asyncio.create_task(work)
+        self._writing.add(task)
+
+        def forget(done: asyncio.Task[T]) -> None:
+            self._writing.discard(done)
+            if not done.cancelled():
+                done.exception()
+
+        task.add_done_callback(forget)
+        return task
 
     async def price(
         self, asking: Asking, requests: Iterable[gateway_pb2.CreateGenerationRequest], *, limit: int
@@ -135,9 +185,10 @@ class BatchIntake:
     async def _parts(
         self, reader: BatchReader, requests: AsyncIterator[gateway_pb2.CreateGenerationRequest], limit: int
     ) -> AsyncIterator[list[BatchRequest]]:
-        """The requests in parts of a bounded size. None after the first fault: nothing will be kept."""
+        """The requests in parts of a bounded size and age. None after the first fault: nothing will be kept."""
         part: list[BatchRequest] = []
-        size_bytes = 0
+        size_bytes = unshared_bytes = 0
+        yielded_at = monotonic()
         async for message in requests:
             if reader.count >= limit:
                 reader.fault(FieldViolation("requests", "length", f"must be at most {limit}"))
@@ -148,10 +199,13 @@ class BatchIntake:
             if request is not None:
                 part.append(request)
                 size_bytes += message.ByteSize()
-            if len(part) >= _PART_REQUESTS or size_bytes >= _PART_BYTES:
+            is_old = bool(part) and monotonic() - yielded_at > _PART_SECONDS
+            if is_old or len(part) >= _PART_REQUESTS or size_bytes >= _PART_BYTES:
                 yield part
-                part, size_bytes = [], 0
-            if reader.count % _TURN == 0:
+                part, size_bytes, yielded_at = [], 0, monotonic()
+            unshared_bytes += message.ByteSize()
+            if reader.count % _TURN == 0 or unshared_bytes >= _TURN_BYTES:
+                unshared_bytes = 0
                 await asyncio.sleep(0)
         if part:
             yield part
@@ -167,13 +221,7 @@ class BatchIntake:
             max_concurrency=options.max_concurrency,
             longest_chain_seconds=reader.longest_seconds(seconds),
         )
-        return Priced(reader.count, whole, models)
-
-    async def _drop(self, batch_id: str) -> None:
-        try:
-            await self._store.drop(batch_id)
-        except GenerationError as error:
-            log.warning("parts of a batch are left", batch_id=batch_id, error=error)
+        return Priced(reader.count, whole, models, reader.tally.resubmit_usd)
 
     def _tell(self, opened: Opened, read: Read) -> None:
         if opened.is_repeat:
@@ -182,7 +230,7 @@ class BatchIntake:
             for model, asked in read.tally.by_model.items():
                 metrics.GENERATIONS_CREATED.labels(model).inc(asked.tasks)
             metrics.BATCHES_CREATED.inc()
-            self._nudges.note(opened.batch.id)
+            self._wakeups.note(opened.batch.id)
         log.info(
             "batch accepted",
             batch_id=opened.batch.id,

@@ -11,7 +11,6 @@ from aiohttp import web
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
-from libs.common.errors import InvalidRequest
 from libs.common.rpc.errors import answer_of
 from libs.common.settings import Settings
 from services.gateway.rest.reading import Reader
@@ -19,7 +18,8 @@ from services.gateway.rest.reading import Reader
 _TYPES = ("application/x-ndjson", "application/jsonl", "application/json", "application/octet-stream", "text/plain",
           "application/x-www-form-urlencoded")  # fmt: skip
 _MESSAGE_REQUESTS, _MESSAGE_BYTES = 200, 1024**2
-_CALL_SECONDS = 900.0
+# What the gateway's own RPC gets beyond the time for the upload: for the commit.
+_COMMIT_SECONDS = 60.0
 
 
 class Lines:
@@ -41,9 +41,9 @@ class Lines:
         options = gateway_pb2.BatchOptions()
         reader = Reader()
         reader.read_query(options, request.query.items())
-        if reader.found:
-            raise InvalidRequest(reader.found)
-        call: Any = self._gateway.UploadBatch(metadata=metadata, timeout=_CALL_SECONDS)
+        reader.raise_for_found()
+        seconds = self._settings.upload_timeout_seconds + _COMMIT_SECONDS
+        call: Any = self._gateway.UploadBatch(metadata=metadata, timeout=seconds)
         is_sent = False
         try:
             await self._send(call, gateway_pb2.UploadBatchRequest(options=options), self._messages(request))
@@ -75,8 +75,7 @@ class Lines:
         async for line in self._lines(request):
             reader = Reader()
             reader.read_json(message.requests.add(), line, f"requests[{index}]")
-            if reader.found:
-                raise InvalidRequest(reader.found)
+            reader.raise_for_found()
             index, size_bytes = index + 1, size_bytes + len(line)
             if len(message.requests) >= _MESSAGE_REQUESTS or size_bytes >= _MESSAGE_BYTES:
                 yield message

@@ -6,9 +6,12 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.database.records_batches import BatchRecord
 from libs.common.database.states import BatchStatus
+from libs.common.database.stores.resuming import LeftOut
 from libs.common.rpc.messages import timestamp
 from services.gateway.batches.intake import Priced
 from services.gateway.batches.tally import ModelEstimate
+
+NOTHING = LeftOut()
 
 
 def status_of(status: BatchStatus) -> gateway_pb2.BatchStatus.ValueType:
@@ -16,8 +19,8 @@ def status_of(status: BatchStatus) -> gateway_pb2.BatchStatus.ValueType:
     return gateway_pb2.BatchStatus.Value(f"BATCH_STATUS_{status.value}")
 
 
-def batch_message(record: BatchRecord) -> gateway_pb2.Batch:
-    """A batch as its owner sees it, without its generations."""
+def batch_message(record: BatchRecord, left_out: LeftOut = NOTHING) -> gateway_pb2.Batch:
+    """Return a batch as its owner sees it, without its generations; `left_out`: what a resume leaves out."""
     return gateway_pb2.Batch(
         batch_id=record.id,
         status=status_of(record.status),
@@ -37,6 +40,8 @@ def batch_message(record: BatchRecord) -> gateway_pb2.Batch:
         options=_options_message(record),
         request_id=record.request_id,
         api_key_id=record.api_key_id,
+        left_out_tasks=left_out.tasks,
+        second_payment_usd=left_out.price_usd,
     )
 
 
@@ -60,6 +65,7 @@ def priced_message(priced: Priced) -> gateway_pb2.EstimateCostResponse:
         currency="USD",
         total_tasks=priced.total_tasks,
         models=[_model_message(model) for model in priced.models],
+        resubmit_usd=priced.resubmit_usd,
     )
 
 

@@ -15,6 +15,7 @@ from services.gateway.access import Caller
 from services.gateway.batches.graph import Graph
 from services.gateway.batches.tally import Tally
 from services.gateway.requests import validate
+from services.gateway.resubmitting import resubmit_usd
 
 _FAULTS_SHOWN = 20
 # With so many the rest is not worth a look.
@@ -103,7 +104,7 @@ class BatchReader:
         if self._options.priority is not None:
             generation = replace(generation, priority=self._options.priority)
         self._faults += [_at(index, violation) for violation in self._graph.add(index, message, generation)]
-        self.tally.add(generation)
+        self.tally.add(generation, resubmit_usd(generation, self._catalog))
         return None if self._faults else BatchRequest(generation, wanted.reuse_within_seconds)
 
     def finish(self) -> Read:

@@ -17,12 +17,15 @@ from services.gateway.authentication import Authentication
 from services.gateway.batches.export import FORMATS, Export
 from services.gateway.batches.handlers import no_batch
 from services.gateway.batches.lines import Lines
+from services.gateway.holding import end_with_key
 from services.gateway.own_server import OwnServer
-from services.gateway.rest.callers import key_of, metadata_of_request
+from services.gateway.rest.callers import caller_of, key_of, metadata_of_request
 from services.gateway.rest.problems import problem_response
-from services.gateway.sending import send
+from services.gateway.rest.queries import check_query
+from services.gateway.sending import Downloads
 
 ROUTES = ("POST /api/external/generation/batch/upload", "GET /api/external/generation/batch/{batch_id}/export")
+_FORMAT = "format"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -34,7 +37,8 @@ class BatchRoutes:
         authentication: knows callers.
         store: knows whose a batch is.
         export: reads what it has made.
-        settings: bounds. Who takes nothing of an export for as long as a watcher may is dropped.
+        downloads: sends it.
+        settings: bounds.
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class BatchRoutes:
         authentication: Authentication,
         store: BatchStore,
         export: Export,
+        *,
+        downloads: Downloads,
         settings: Settings,
     ) -> None:
         self._authentication = authentication
         self._store = store
         self._export = export
-        self._write_seconds = settings.watch_write_timeout_seconds
+        self._downloads = downloads
         self._lines = Lines(GenerationServiceStub(own.channel), settings)
 
     def routes(self) -> list[web.RouteDef]:
@@ -58,28 +64,21 @@ class BatchRoutes:
         return [web.route(verb, path, _told(handlers[route])) for route, (verb, path) in verbs_and_paths.items()]
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
-        key = key_of(request)
-        await self._authentication.caller(key, request.remote or "")
-        answer = await self._lines.upload(request, metadata_of_request(request, key))
+        await caller_of(request, self._authentication)
+        answer = await self._lines.upload(request, metadata_of_request(request, key_of(request)))
         return web.json_response(to_json(answer))
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        caller = await self._authentication.caller(key_of(request), request.remote or "")
+        caller = await caller_of(request, self._authentication)
+        check_query(request, {_FORMAT})
         batch_id = known(request.match_info["batch_id"])
         if await self._store.get(batch_id, owner=caller.sees) is None:
             raise no_batch(batch_id)
-        wanted = request.query.get("format", "jsonl")
+        wanted = request.query.get(_FORMAT, "jsonl")
         if wanted not in FORMATS:
-            raise InvalidRequest([FieldViolation("format", "one_of", f"must be one of {', '.join(FORMATS)}")])
-        make = self._export.lines if wanted == "jsonl" else self._export.archive
-        chunks = make(batch_id)
-        response = web.StreamResponse(
-            headers={
-                "content-type": FORMATS[wanted],
-                "content-disposition": f'attachment; filename="{batch_id}.{wanted}"',
-            }
-        )
-        return await send(request, response, chunks, write_seconds=self._write_seconds)
+            raise InvalidRequest([FieldViolation(_FORMAT, "one_of", f"must be one of {', '.join(FORMATS)}")])
+        end_with_key(request, caller)
+        return await self._downloads.made(request, *self._export.file(batch_id, wanted))
 
 
 def _told(handler: Handler) -> Handler:

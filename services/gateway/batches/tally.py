@@ -74,14 +74,16 @@ class Tally:
 
     def __init__(self) -> None:
         self.by_model: dict[str, Asked] = {}
+        self.resubmit_usd = 0.0
 
     @property
     def reserved_usd(self) -> float:
         """What all of them reserve, in US dollars."""
         return sum(asked.dearest_usd for asked in self.by_model.values())
 
-    def add(self, generation: NewGeneration) -> None:
-        """One more."""
+    def add(self, generation: NewGeneration, resubmit_usd: float = 0.0) -> None:
+        """Add a generation. `resubmit_usd`: what repeated payments may add to its price, in US dollars."""
+        self.resubmit_usd += resubmit_usd
         asked = self.by_model.setdefault(generation.model_identifier, Asked())
         costs = [generation.expected_cost_usd, *(fallback.expected_cost_usd for fallback in generation.fallbacks)]
         asked.tasks += 1

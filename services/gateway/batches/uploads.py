@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from time import monotonic
 
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
 
 _MESSAGE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class UploadBounds:
+    """What a whole upload may take: `seconds` until its last message has come, and `size_bytes` of messages."""
+
+    seconds: float
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +32,9 @@ class Upload:
     others: AsyncIterator[gateway_pb2.UploadBatchRequest]
 
     @classmethod
-    async def begun(cls, stream: AsyncIterator[gateway_pb2.UploadBatchRequest]) -> Upload:
+    async def begun(cls, stream: AsyncIterator[gateway_pb2.UploadBatchRequest], bounds: UploadBounds) -> Upload:
         """Wait for the first message. InvalidRequest where there is none."""
-        messages = _patiently(stream)
+        messages = _bounded(stream, bounds)
         first = await anext(messages, None)
         if first is None:
             raise InvalidRequest([FieldViolation("requests", "required", "must be at least one")])
@@ -43,18 +52,29 @@ class Upload:
                 yield request
 
 
-async def _patiently(
-    stream: AsyncIterator[gateway_pb2.UploadBatchRequest],
+async def _bounded(
+    stream: AsyncIterator[gateway_pb2.UploadBatchRequest], bounds: UploadBounds
 ) -> AsyncIterator[gateway_pb2.UploadBatchRequest]:
-    """The messages; a caller that sends none for a minute is given up."""
-    messages = aiter(stream)
+    """The messages. A caller that sends none for a minute is given up, and so is one that exceeds the bounds."""
+    messages, ends_at, size_bytes = aiter(stream), monotonic() + bounds.seconds, 0
     while True:
         try:
-            async with asyncio.timeout(_MESSAGE_SECONDS):
+            async with asyncio.timeout(min(_MESSAGE_SECONDS, ends_at - monotonic())):
                 message = await anext(messages)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
-            why = f"The next part of the batch did not come within {_MESSAGE_SECONDS:g} s; send it again."
-            raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, why) from error
+            raise _late(bounds, is_over=monotonic() >= ends_at) from error
+        size_bytes += message.ByteSize()
+        if size_bytes > bounds.size_bytes:
+            fault = f"must be at most {bounds.size_bytes:,} bytes together: send several batches"
+            raise InvalidRequest([FieldViolation("requests", "size", fault)])
         yield message
+
+
+def _late(bounds: UploadBounds, *, is_over: bool) -> GenerationError:
+    if is_over:
+        fault = f"must come within {bounds.seconds:g} s: send several batches"
+        return InvalidRequest([FieldViolation("requests", "time", fault)])
+    why = f"The next part of the batch did not come within {_MESSAGE_SECONDS:g} s; send it again."
+    return GenerationError(ErrorCode.SERVICE_UNAVAILABLE, why)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.rpc.deadlines import GRACE_SECONDS
 from libs.common.settings import Settings
 from services.gateway.authentication import Authentication
 from services.gateway.console import rendering
@@ -20,6 +21,7 @@ from services.gateway.console.sessions import Session, Sessions
 from services.gateway.console.shell import EVENTS, Handler, Shell, gone
 from services.gateway.console.translations import gettext as _
 from services.gateway.console.visit import NO_FORM, Form, Gone, Page, Visit
+from services.gateway.holding import end_with_key
 
 _STATIC_SECONDS = 31_536_000
 
@@ -49,7 +51,7 @@ class Console:
         self._sessions = sessions
         self._parts = parts
         self._authentication = authentication
-        self._timeout_seconds = settings.rpc_timeout_seconds
+        self._timeout_seconds = settings.rpc_timeout_seconds + GRACE_SECONDS
         self._audit_days = settings.audit_days
 
     def routes(self) -> list[web.RouteDef]:
@@ -99,7 +101,8 @@ class Console:
             return Page(shown.template, self._shell.values(visit.request, shown, visit.session))
 
         await make()
-        return await self._live.stream(visit.request, make)
+        end_with_key(visit.request, visit.caller)
+        return await self._live.stream(visit.request, visit.caller, make)
 
     def _button(self, action: str, press: Callable[[Visit], Awaitable[Page | Gone]]) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
@@ -110,7 +113,7 @@ class Console:
             outcome = ErrorCode.INTERNAL_ERROR.value
             try:
                 done = await press(visit)
-                outcome = "done" if isinstance(done, Gone) or done.status < 400 else ErrorCode.INVALID_REQUEST.value
+                outcome = _outcome(done)
             except GenerationError as error:
                 outcome = error.code.value
                 raise
@@ -126,9 +129,17 @@ class Console:
             session = await self._guard.session(request)
             if session is None:
                 return self._shell.to_sign_in(request)
+            end_with_key(request, session.caller)
             return await send(self._visit(request, session))
 
         return self._shell.told(serve)
+
+
+def _outcome(done: Page | Gone) -> str:
+    """Return what the audit log says of a button that raised nothing."""
+    if isinstance(done, Gone):
+        return done.outcome
+    return "done" if done.status < 400 else ErrorCode.INVALID_REQUEST.value
 
 
 async def _nowhere(visit: Visit) -> Page | Gone:
@@ -139,7 +150,8 @@ async def _nowhere(visit: Visit) -> Page | Gone:
 
 async def _static(request: web.Request) -> web.StreamResponse:
     path = rendering.STATIC / request.match_info["name"]
-    if path.parent != rendering.STATIC or not path.is_file():
+    # Asked of the folder, for a name may be one that no file can have.
+    if path not in rendering.STATIC.iterdir() or not path.is_file():
         raise web.HTTPNotFound
     response = web.Response(
         body=path.read_bytes(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
@@ -11,11 +10,10 @@ from libs.common.database.records import Json
 from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.faults import ImageFault
-from libs.common.storage.download import MEDIA_TYPES
-from services.gateway.batches.export import FORMATS
-from services.gateway.console.guard import FILE_POLICY, dress
+from libs.common.storage.media import INLINE_TYPES, OCTET_STREAM
+from services.gateway.console.guard import FILE_POLICY, dress, headers_of
 from services.gateway.console.visit import Visit
-from services.gateway.sending import send
+from services.gateway.sending import StoredFile
 
 _THUMBNAIL = PreprocessConfig.model_validate(
     {
@@ -27,33 +25,24 @@ _THUMBNAIL = PreprocessConfig.model_validate(
     }
 )
 _SOURCE_LIMIT_BYTES = 30_000_000
-_KEPT_SECONDS = 86_400
-_WRITE_SECONDS = 30.0
+_KEPT = "private, max-age=86400, immutable"
 
 
 async def output(visit: Visit) -> web.StreamResponse:
-    """A file that a generation made, as it is; a part of it where a player asks for one (RFC 9110, 14)."""
-    found = await _output_of(visit)
-    begin, end = _range_of(visit.request)
-    part = await visit.parts.objects.read(found["object_key"], begin=begin, end=end)
-    content_type = found.get("content_type", "")
-    response = web.StreamResponse(
-        status=206 if part.content_range else 200,
-        headers={
-            hdrs.CONTENT_TYPE: content_type if content_type in MEDIA_TYPES else "application/octet-stream",
-            hdrs.CONTENT_LENGTH: str(part.size_bytes),
-            hdrs.ACCEPT_RANGES: "bytes",
-            hdrs.CACHE_CONTROL: f"private, max-age={_KEPT_SECONDS}, immutable",
-            hdrs.CONTENT_DISPOSITION: "inline" if content_type in MEDIA_TYPES else "attachment",
-            **({hdrs.CONTENT_RANGE: part.content_range} if part.content_range else {}),
-        },
-    )
-    return await _sent(visit.request, response, part.chunks)
+    """A file that a generation made, as it is; a part of it where a player asks for one."""
+    file = StoredFile.of(await _output_of(visit))
+    if file is None:
+        raise NotFound("index", "This file is not in our storage.")
+    content_type = file.content_type if file.content_type in INLINE_TYPES else OCTET_STREAM
+    headers = {hdrs.CONTENT_TYPE: content_type, hdrs.CACHE_CONTROL: _KEPT, **headers_of(FILE_POLICY)}
+    return await visit.parts.downloads.stored(visit.request, file, headers)
 
 
 async def thumbnail(visit: Visit) -> web.StreamResponse:
     """A small picture of an image that a generation made."""
     found = await _output_of(visit)
+    if "object_key" not in found:
+        raise NotFound("index", "This file is not in our storage.")
     if found.get("type") != "image" or found.get("size_bytes", 0) > _SOURCE_LIMIT_BYTES:
         raise NotFound("index", "There is no small picture of this.")
     content = bytearray()
@@ -63,13 +52,13 @@ async def thumbnail(visit: Visit) -> web.StreamResponse:
             if len(content) > _SOURCE_LIMIT_BYTES:
                 raise NotFound("index", "There is no small picture of this.")
     try:
-        prepared = (await visit.parts.preparer.prepare(bytes(content), _THUMBNAIL)).prepared
+        image = await visit.parts.preparer.prepare(bytes(content), _THUMBNAIL, visit.caller.owner)
     except ImageFault as fault:
         raise GenerationError(ErrorCode.INVALID_REQUEST, f"The image cannot be shown: {fault}") from fault
     response = web.Response(
-        body=prepared.content,
-        content_type=prepared.content_type,
-        headers={hdrs.CACHE_CONTROL: f"private, max-age={_KEPT_SECONDS}, immutable"},
+        body=image.prepared.content,
+        content_type=image.prepared.content_type,
+        headers={hdrs.CACHE_CONTROL: _KEPT},
     )
     dress(response, FILE_POLICY)
     return response
@@ -80,22 +69,9 @@ async def batch_results(visit: Visit) -> web.StreamResponse:
     batch_id = visit.named("batch_id")
     if await visit.parts.batches.get(batch_id, owner=None) is None:
         raise NotFound("batch_id", f"There is no batch {batch_id[:100]!r}.")
-    is_zip = visit.asked("format") == "zip"
-    make = visit.parts.export.archive if is_zip else visit.parts.export.lines
-    response = web.StreamResponse(
-        headers={
-            hdrs.CONTENT_TYPE: FORMATS["zip" if is_zip else "jsonl"],
-            hdrs.CONTENT_DISPOSITION: f'attachment; filename="{batch_id}.{"zip" if is_zip else "jsonl"}"',
-        }
-    )
-    return await _sent(visit.request, response, make(batch_id))
-
-
-async def _sent(
-    request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[bytes]
-) -> web.StreamResponse:
-    dress(response, FILE_POLICY)
-    return await send(request, response, chunks, write_seconds=_WRITE_SECONDS)
+    wanted = "zip" if visit.asked("format") == "zip" else "jsonl"
+    make, headers = visit.parts.export.file(batch_id, wanted)
+    return await visit.parts.downloads.made(visit.request, make, {**headers, **headers_of(FILE_POLICY)})
 
 
 async def _output_of(visit: Visit) -> Json:
@@ -104,19 +80,5 @@ async def _output_of(visit: Visit) -> Json:
     index = visit.request.match_info["index"]
     if not index.isascii() or not index.isdigit() or len(index) > 2 or int(index) >= len(outputs):
         raise NotFound("index", "There is no such file.")
-    found = outputs[int(index)]
-    if "object_key" not in found:
-        raise NotFound("index", "This file is not in our storage.")
+    found: Json = outputs[int(index)]
     return found
-
-
-def _range_of(request: web.Request) -> tuple[int | None, int | None]:
-    """First and last byte asked for, if a single range is; anything else is as if none were."""
-    try:
-        wanted = request.http_range
-    except ValueError:
-        return None, None
-    begin, end = wanted.start, wanted.stop
-    if begin is None or begin < 0:
-        return None, None
-    return begin, end - 1 if end is not None else None

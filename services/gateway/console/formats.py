@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from babel.dates import format_date, format_datetime, format_time, format_timedelta
+from babel.dates import format_date, format_datetime, format_time
 from babel.numbers import format_currency, format_decimal, format_percent
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from markupsafe import Markup, escape
 
+from libs.common.database.records import Json
+from libs.common.database.stores.second_payment import written_usd
 from libs.common.rpc.structs import from_struct
+from libs.common.storage.media import INLINE_TYPES
 from services.gateway.console.translations import gettext as _
 from services.gateway.console.viewer import current_viewer
 
@@ -43,6 +46,11 @@ def money(value: float) -> str:
     return str(format_currency(value, "USD", format=pattern, currency_digits=False, locale=current_viewer().locale))
 
 
+def price(amount_usd: float) -> str:
+    """A price to which a visitor consents, in US dollars: as refusals name it, without rounding to cents."""
+    return written_usd(amount_usd)
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share, 0 to 1, in percent."""
     pattern = f"#,##0{'.' + '#' * digits if digits else ''} %"
@@ -62,6 +70,14 @@ def seconds(value: float) -> str:
         whole = round(value / 60)
         return _("%(hours)s h %(minutes)s min") % {"hours": number(whole // 60), "minutes": number(whole % 60)}
     return _("%(number)s days") % {"number": number(value / _DAY, 1)}
+
+
+def shown_as(output: Json) -> str:
+    """`image` or `video` for an output that pages show; empty for one that is only offered as a download."""
+    content_type = output.get("content_type") or ""
+    if content_type not in INLINE_TYPES | {"image/heic"}:
+        return ""
+    return content_type.partition("/")[0]
 
 
 def size(value: int) -> str:
@@ -101,15 +117,6 @@ def clock(value: datetime | Timestamp | None) -> str:
     """The time of day, to the minute."""
     at = instant(value)
     return str(format_time(at, "HH:mm", locale=current_viewer().locale)) if at else NOTHING
-
-
-def ago(value: datetime | Timestamp | None) -> str:
-    """How long ago."""
-    at = instant(value)
-    if at is None:
-        return NOTHING
-    viewer = current_viewer()
-    return str(format_timedelta(at - viewer.now, add_direction=True, locale=viewer.locale))
 
 
 def between(begin: datetime | Timestamp | None, end: datetime | Timestamp | None) -> str:

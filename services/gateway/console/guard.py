@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import quote, urlsplit
+from collections import Counter
+from urllib.parse import SplitResult, quote, urlsplit
 
 import structlog
 from aiohttp import hdrs, web
 
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest
 from services.gateway.console.sessions import Session, Sessions, new_token
 from services.gateway.console.viewer import look_as, viewer_of
 from services.gateway.console.visit import Form
+from services.gateway.failures import BROKEN_FORM
+from services.gateway.holding import hold
 
 log = structlog.get_logger()
 HOME = "/admin"
@@ -19,6 +22,8 @@ SIGN_IN = "/admin/sign-in"
 FORM_FIELD = "form_token"
 _PATH_LIMIT = 1_000
 _FIELDS_LIMIT = 500
+# A box for each row that may be chosen.
+_REPEATED_FIELDS = frozenset({"ids"})
 _YEAR_SECONDS = 31_536_000
 # All that pages need comes from here, and nobody may put them into a frame.
 POLICY = (
@@ -60,9 +65,12 @@ class Guard:
         self._visitor_cookie = f"{prefix}darkroom_visitor"
 
     async def session(self, request: web.Request) -> Session | None:
-        """Who is signed in; from here on it is written for them."""
+        """Who is signed in; from here on it is written for them. Raises as `hold`."""
         self.look(request)
-        return await self.sessions.find(request.cookies.get(self._session_cookie, ""))
+        session = await self.sessions.find(request.cookies.get(self._session_cookie, ""))
+        if session is not None:
+            hold(request, session.caller)
+        return session
 
     @staticmethod
     def look(request: web.Request) -> None:
@@ -78,12 +86,19 @@ class Guard:
         if not self._is_same_site(request):
             raise Refused
         async with asyncio.timeout(self._body_seconds):
-            form = await request.post()
+            try:
+                form = await request.post()
+            except BROKEN_FORM as error:
+                raise InvalidRequest([FieldViolation("body", "form", "cannot be read as a form")]) from error
         given = form.get(FORM_FIELD, "")
         if not isinstance(given, str) or not given.isascii() or not self.sessions.is_form_token(given, cookie):
             raise Refused
         if len(form) > _FIELDS_LIMIT:
             raise GenerationError(ErrorCode.INVALID_REQUEST, f"A form has at most {_FIELDS_LIMIT} fields.")
+        given_names = Counter(name for name, _ in form.items())
+        twice = [name for name, number in given_names.items() if number > 1 and name not in _REPEATED_FIELDS]
+        if twice:
+            raise InvalidRequest([FieldViolation(name[:200], "twice", "given twice") for name in twice])
         return form
 
     def let_in(self, response: web.StreamResponse, session: Session) -> None:
@@ -109,7 +124,7 @@ class Guard:
         if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
             return False
         origin = request.headers.get(hdrs.ORIGIN)
-        return origin is None or urlsplit(origin).netloc in {request.host, self._host or request.host}
+        return origin is None or _host_in(origin) in {request.host, self._host or request.host}
 
     @property
     def _path(self) -> str:
@@ -134,14 +149,18 @@ def new_visitor() -> str:
 
 def dress(response: web.StreamResponse, policy: str = POLICY) -> None:
     """Tell a browser what it may do with an answer."""
-    response.headers.setdefault("content-security-policy", policy)
-    for name, value in _HEADERS.items():
+    for name, value in headers_of(policy).items():
         response.headers.setdefault(name, value)
+
+
+def headers_of(policy: str) -> dict[str, str]:
+    """What tells a browser what it may do with an answer."""
+    return {"content-security-policy": policy, **_HEADERS}
 
 
 def own_path(text: str) -> str:
     """A path of the console's own; the overview's for anything else, so that nobody is led away from here."""
-    parts = urlsplit(text) if len(text) <= _PATH_LIMIT and text.isprintable() else None
+    parts = _parts_of(text) if len(text) <= _PATH_LIMIT and text.isprintable() else None
     if parts is None or parts.scheme or parts.netloc or "\\" in text or "//" in parts.path:
         return HOME
     if parts.path != HOME and not parts.path.startswith(f"{HOME}/"):
@@ -150,6 +169,19 @@ def own_path(text: str) -> str:
         return HOME
     query = f"?{parts.query}" if parts.query else ""
     return quote(parts.path, safe="/-._~%") + quote(query, safe="?=&-._~%+:,@!*'()/;$[]")
+
+
+def _parts_of(url: str) -> SplitResult | None:
+    """The parts of a URL; None for what cannot be one, such as an open bracket in place of a host."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
+def _host_in(origin: str) -> str:
+    parts = _parts_of(origin)
+    return parts.netloc if parts is not None else ""
 
 
 def is_from_elsewhere(request: web.Request) -> bool:

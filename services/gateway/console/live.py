@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp_sse import sse_response
 
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import GenerationError
+from libs.common.rpc.shares import Holder, Limits, Shares
+from services.gateway.access import Caller
 from services.gateway.console.rendering import live_parts
 from services.gateway.console.visit import Page
 
 # Then the browser asks again, and who is not signed in any more is shown nothing.
 _STREAM_SECONDS = 300.0
-_STREAMS_LIMIT = 200
+_LIMITS = Limits(total=200, key=50, owner=100)
 
 
 class Live:
@@ -35,17 +37,14 @@ class Live:
         self._interval_seconds = interval_seconds
         self._send_seconds = send_seconds
         self._is_stopping = is_stopping
-        self._open = 0
+        self._shares = Shares("live_pages", "live pages", _LIMITS)
 
-    async def stream(self, request: web.Request, make: Callable[[], Awaitable[Page]]) -> web.StreamResponse:
+    async def stream(
+        self, request: web.Request, caller: Caller, make: Callable[[], Awaitable[Page]]
+    ) -> web.StreamResponse:
         """Send parts of a page as they change, for a while. RATE_LIMITED where too many look already."""
-        if self._open >= _STREAMS_LIMIT:
-            raise GenerationError(ErrorCode.RATE_LIMITED, "Too many pages are live; reload this one to see more.")
-        self._open += 1
-        try:
+        with self._shares.held(Holder(key=caller.key_id, owner=caller.owner)):
             return await self._send(request, make)
-        finally:
-            self._open -= 1
 
     async def _send(self, request: web.Request, make: Callable[[], Awaitable[Page]]) -> web.StreamResponse:
         ends_at = time.monotonic() + _STREAM_SECONDS

@@ -25,6 +25,7 @@ from libs.common.preprocessing.preparing import Preparer
 from libs.common.storage.objects import ObjectStore
 from services.gateway.batches.export import Export
 from services.gateway.console.recent import Recent
+from services.gateway.sending import Downloads
 
 if TYPE_CHECKING:
     from services.gateway.console.pages.overview import Facts
@@ -51,6 +52,7 @@ class Parts:
     statistics: StatisticsStore
     audit: AuditStore
     objects: ObjectStore
+    downloads: Downloads
     export: Export
     preparer: Preparer
     is_stopping: Callable[[], bool]

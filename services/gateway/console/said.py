@@ -7,8 +7,10 @@ from services.gateway.console.translations import marked
 SAID = {
     "cancelled": marked("It was asked to be cancelled."),
     "run_again": marked("It runs again: this is the new generation."),
-    "resolved_submission": marked("The uncertain submit is resolved."),
-    "continued": marked("The uncertain submit is resolved: this generation continues it."),
+    "resolved_submission": marked("The submission is resolved."),
+    "resolved_many": marked("The submissions are resolved."),
+    "resolved_some": marked("Only some of the submissions are resolved. Repeat the request to resolve the rest."),
+    "continued": marked("The submission is resolved: this generation continues it."),
     "batch_cancelled": marked("The batch was asked to be cancelled."),
     "batch_resumed": marked("The batch goes on with what had not succeeded."),
     "error_resolved": marked("The error is marked as resolved. It opens again if it comes back."),

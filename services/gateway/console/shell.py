@@ -10,7 +10,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from libs.common.database.stores.audit import AuditStore, NewAuditRecord
-from libs.common.errors import MAPPINGS, GenerationError
+from libs.common.errors import MAPPINGS, ErrorCode, GenerationError
 from libs.common.ids import new_id
 from libs.common.rpc.context import current_request_id
 from services.gateway.console import rendering
@@ -19,6 +19,8 @@ from services.gateway.console.said import SAID
 from services.gateway.console.sessions import Session
 from services.gateway.console.translations import gettext as _
 from services.gateway.console.visit import Gone, Page
+from services.gateway.failures import BROKEN_BODY, broken_body
+from services.gateway.rest.problems import http_detail
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,15 +46,18 @@ class Shell:
         async def serve(request: web.Request) -> web.StreamResponse:
             try:
                 response = await handler(request)
-            except Refused:
-                fault = _("This form is not valid any more: go back, reload the page, and try again.")
-                response = await self._fault(request, 403, fault)
+            except (Refused, TimeoutError) as error:
+                response = await self._fault(request, *_of_form(error))
             except GenerationError as error:
                 response = await self._fault(request, MAPPINGS[error.code].http_status.value, error.message, error)
-            except (web.HTTPException, ConnectionResetError):
+            except web.HTTPException as error:
+                if error.status < 400:
+                    raise
+                response = await self._fault(request, error.status, http_detail(error))
+            except ConnectionResetError:
                 raise
-            except TimeoutError:
-                response = await self._fault(request, 408, _("The form did not arrive in time."))
+            except BROKEN_BODY:
+                response = await self._fault(request, 400, broken_body().message, broken_body())
             except Exception:
                 log.exception("console failed")
                 response = await self._fault(request, 500, _("Darkroom failed; its log says why."))
@@ -74,6 +79,8 @@ class Shell:
             "status": status,
             "message": message,
             "violations": error.violations if error else (),
+            "is_unknown": error is not None and error.code is ErrorCode.OUTCOME_UNKNOWN,
+            "may_be_repeated": error is not None and error.is_retryable,
             "request_id": current_request_id(),
         }
         return self.html(request, Page("fault.html", values, status), session)
@@ -130,6 +137,13 @@ class Shell:
             return web.Response(text=text, content_type="text/html", charset="utf-8")
         query = urlencode({"next": own_path(request.path_qs) if request.method == hdrs.METH_GET else HOME})
         return redirect(f"{SIGN_IN}?{query}")
+
+
+def _of_form(error: Refused | TimeoutError) -> tuple[int, str]:
+    """The status and the words for a form that is not taken."""
+    if isinstance(error, Refused):
+        return 403, _("This form is not valid any more: go back, reload the page, and try again.")
+    return 408, _("The form did not arrive in time.")
 
 
 def redirect(path: str) -> web.Response:

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from darkroom.monitor.v1 import monitor_pb2
 
-from libs.common.database.records import GenerationRecord, Json, SubmissionRecord
+from libs.common.database.records import GenerationRecord, Json
+from libs.common.database.records_dispatch import SubmissionRecord
 from libs.common.database.records_edge import CallbackRecord
 from libs.common.database.states import State
 from libs.common.database.stores.console_reads import Behind
@@ -20,7 +21,13 @@ from services.gateway.console.viewer import current_viewer
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, or will. `code`: of an error; `detail`: in words of whoever reported it."""
+    """Something that happened, or will.
+
+    Attributes:
+        code: of an error.
+        detail: in words of the service that reported it.
+        quote: a text of the provider's, to be shown as it is.
+    """
 
     at: datetime
     title: str
@@ -29,6 +36,7 @@ class Event:
     detail: str = ""
     code: str = ""
     is_ahead: bool = False
+    quote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,11 @@ def _attempts(known: Known) -> Iterator[Event]:
         facts += [one.error["message"]] if one.error else []
         code = one.error["code"] if one.error else ""
         yield Event(one.ended_at, title, word.tone, word.shape, " · ".join(facts), code)
+        if one.reply:
+            title = _("The provider's reply could not be read in full")
+            facts = [one.reply.get("content_type") or "", formats.size(one.reply.get("size_bytes") or 0)]
+            detail = " · ".join(filter(None, facts))
+            yield Event(one.ended_at, title, "warn", "▲", detail, quote=one.reply.get("body") or "")
         if one.resolved_at and one.resolution:
             resolution = wording.word(one.resolution).text
             title = _("An operator resolved it: %(resolution)s") % {"resolution": resolution}

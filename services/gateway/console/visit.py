@@ -12,7 +12,7 @@ import grpc
 from aiohttp import web
 from multidict import MultiDict, MultiDictProxy
 
-from libs.common.errors import ErrorCode, GenerationError
+from libs.common.errors import NOT_ANSWERED, GenerationError
 from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import AUTHORIZATION
 from libs.common.rpc.errors import answer_of
@@ -40,10 +40,17 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Where to go next, and a word about what was done: one of `said.SAID`."""
+    """Where to go next.
+
+    Attributes:
+        path: of the next page.
+        said: the message that it shows: one of `said.SAID`.
+        outcome: for the audit log: done, or an error's code.
+    """
 
     path: str
     said: str = ""
+    outcome: str = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,6 @@ async def unless_away(answer: Awaitable[Answer]) -> Answer | None:
     try:
         return await answer
     except GenerationError as error:
-        if error.code is not ErrorCode.SERVICE_UNAVAILABLE:
+        if error.code not in NOT_ANSWERED:
             raise
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from darkroom.common.v1 import common_pb2
 from darkroom.experiments.v1 import experiments_pb2
+from darkroom.gateway.v1 import gateway_pb2
 from darkroom.monitor.v1 import monitor_pb2
 
 from services.gateway.console.translations import gettext as _
@@ -17,6 +18,7 @@ LEVEL, COMPONENT_STATUS, DELIVERY_STATE = monitor_pb2.ErrorLevel, monitor_pb2.Co
 EXPERIMENT_STATUS, MODE = experiments_pb2.ExperimentStatus, experiments_pb2.AllocationMode
 # For how long alerts may be kept quiet.
 SILENCE_HOURS = (1, 4, 24, 168)
+SUBMISSION_STATE, SUBMISSION_RESOLUTION = gateway_pb2.SubmissionState, gateway_pb2.SubmissionResolution
 ROLE, GOAL = experiments_pb2.MetricRole, experiments_pb2.MetricGoal
 
 
@@ -47,6 +49,10 @@ _WORDS: dict[str, tuple[str, str, str]] = {
     "ATTACHED": (marked("attached to its task"), "good", "✓"),
     "RESUBMITTED": (marked("submitted again"), "good", "✓"),
     "DISMISSED": (marked("dismissed"), "calm", "⊘"),
+    "BILLED": (marked("billed"), "warn", "●"),
+    "NOT_BILLED": (marked("not billed"), "good", "✓"),
+    "COUNTED": (marked("counted as spent"), "warn", "▲"),
+    "CONTINUED": (marked("cost of its continuation"), "calm", "→"),
     "DELIVERED": (marked("delivered"), "good", "✓"),
     "DEAD": (marked("given up"), "bad", "✕"),
     "UP": (marked("up"), "good", "✓"),

@@ -16,7 +16,7 @@ from libs.common.experiments.allocation import Allocated, Request, Running, Vari
 from libs.common.validation.common import PROMPT_LIMIT
 from services.gateway.access import Caller
 from services.gateway.experiments.snapshot import Snapshot
-from services.gateway.sameness import field_digests
+from services.gateway.sameness import digests_of
 
 Message = gateway_pb2.CreateGenerationRequest
 Validate = Callable[[Message], NewRequest]
@@ -61,7 +61,7 @@ class TakingPart:
             requested_model_identifier=asked if asked != taken else None,
         )
         # A repeat is compared with what was asked for, whatever variant it would get.
-        return replace(own, generation=generation, fields=field_digests(message) if own.idempotency_key else {})
+        return replace(own, generation=generation, fields=digests_of(message) if own.idempotency_key else {})
 
     def _allocated(self, message: Message, caller: Caller, validate: Validate) -> Allocated | None:
         # An earlier result is no outcome of a variant.

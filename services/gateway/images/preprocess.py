@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from darkroom.gateway.v1 import images_pb2
 
@@ -21,6 +22,7 @@ from libs.common.preprocessing.keeping import Keeper
 from libs.common.preprocessing.plans import changed, wish_faults
 from libs.common.preprocessing.preparing import KeyedImage, Preparer
 from libs.common.validation.common import image_url_fault
+from services.gateway.images.kept_bytes import KeptBytes
 from services.gateway.images.wishes import wish_of
 
 _BUSY_SECONDS = 1.0
@@ -34,6 +36,7 @@ class Images:
         fetcher: fetches those that are URLs.
         preparer: prepares them.
         keeper: keeps those that are to have a URL.
+        kept: bounds what is kept for an owner.
         at_once: how many one owner may have under way.
         answer_bytes: how large an image may be that goes in an answer.
     """
@@ -44,6 +47,7 @@ class Images:
         fetcher: Fetcher,
         preparer: Preparer,
         keeper: Keeper,
+        kept: KeptBytes,
         *,
         at_once: int,
         answer_bytes: int,
@@ -52,6 +56,7 @@ class Images:
         self._fetcher = fetcher
         self._preparer = preparer
         self._keeper = keeper
+        self._kept = kept
         self._at_once = at_once
         self._answer_bytes = answer_bytes
         self._under_way: Counter[str] = Counter()
@@ -62,9 +67,9 @@ class Images:
         """See the proto."""
         config = self._config(request)
         with self._turn_of(owner):
-            image = await self._prepared(request, config)
+            image = await self._prepared(request, config, owner)
             answer = _answer(image.prepared)
-            await self._hand_over(answer, image, config)
+            await self._hand_over(answer, image, config, owner)
             return answer
 
     def _config(self, request: images_pb2.PreprocessImageRequest) -> PreprocessConfig:
@@ -95,16 +100,19 @@ class Images:
             if not self._under_way[owner]:
                 del self._under_way[owner]
 
-    async def _prepared(self, request: images_pb2.PreprocessImageRequest, config: PreprocessConfig) -> KeyedImage:
+    async def _prepared(
+        self, request: images_pb2.PreprocessImageRequest, config: PreprocessConfig, owner: str
+    ) -> KeyedImage:
         content = await self._fetcher.fetch(request.url) if request.HasField("url") else request.content
         try:
-            return await self._preparer.prepare(content, config)
+            return await self._preparer.prepare(content, config, owner)
         except ImageFault as fault:
-            field = request.WhichOneof("source") or "content"
+            source = request.WhichOneof("source") or "content"
+            field = "config.resize" if fault.rule == "output_size" else source
             raise InvalidRequest([FieldViolation(field, fault.rule, str(fault))]) from fault
 
     async def _hand_over(
-        self, answer: images_pb2.PreprocessImageResponse, image: KeyedImage, config: PreprocessConfig
+        self, answer: images_pb2.PreprocessImageResponse, image: KeyedImage, config: PreprocessConfig, owner: str
     ) -> None:
         output = config.output
         size_bytes = len(image.prepared.content) * (4 / 3 if output.kind == "base64" else 1)
@@ -116,7 +124,8 @@ class Images:
         elif output.kind == "base64":
             answer.base64 = (await asyncio.to_thread(b64encode, image.prepared.content)).decode()
         if output.is_uploaded:
-            kept = await self._keeper.keep(image, seconds=output.expires_in_seconds)
+            admit = partial(self._kept.take, owner)
+            kept = await self._keeper.keep(image, seconds=output.expires_in_seconds, admit=admit)
             answer.url = kept.url
             answer.url_expires_at.FromDatetime(kept.expires_at)
 

@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 import grpc
+import structlog
 from aiohttp import web
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
-from libs.common import metrics
 from libs.common.catalog import CatalogHolder
+from libs.common.database.stores.client_calls import Mark
 from libs.common.database.stores.generations import GenerationStore
-from libs.common.errors import NotFound
-from libs.common.rpc.context import current_request_id
+from libs.common.errors import GenerationError, NotFound
 from libs.common.rpc.errors import answer_of, from_rpc_error
 from libs.common.storage.objects import ObjectStore
 from services.gateway.access import Caller
 from services.gateway.authentication import Authentication
-from services.gateway.requests import validate
-from services.gateway.rest.callers import key_of, metadata_of_request
+from services.gateway.client_calls import METADATA_KEY, digest_of, metadata_value
+from services.gateway.openai.sent import SentAnswer, travel_seconds
+from services.gateway.rest.callers import caller_of, key_of, metadata_of_request
+from services.gateway.rest.queries import check_query
+from services.gateway.sending import StoredFile
 
+log = structlog.get_logger()
 _ENDED = {
     gateway_pb2.GENERATION_STATUS_SUCCESS,
     gateway_pb2.GENERATION_STATUS_FAILED,
     gateway_pb2.GENERATION_STATUS_CANCELLED,
 }
-# OpenAI's clients count their own retries here; they send no key by which a repeat could be told.
+# OpenAI's clients count their own retries in this header; they send no idempotency key.
 _RETRY_COUNT_HEADER = "x-stainless-retry-count"
-_RETRY_SECONDS = 60
+# And how long they wait for an answer, in seconds. Sources: _base_client.py of openai-python, client.ts of openai-node.
+_TIMEOUT_HEADERS = ("x-stainless-read-timeout", "x-stainless-timeout")
+# They wait for 600 s by default, and make two retries.
+_DEFAULT_TIMEOUT_SECONDS, _TRIES, _WINDOW_LIMIT_SECONDS = 600.0, 3, 3_600.0
+_RETRIES_LIMIT = 1_000
+# Sent with each request by clients of hosts that version this API; it says nothing about the request itself.
+_API_VERSION = "api-version"
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Who asks, and what goes with each of their calls."""
+    """The caller of a request, the metadata of the RPCs made for it, and which retry of its client it is.
+
+    Attributes:
+        caller: whose API key it came with.
+        metadata: of each RPC.
+        retry_count: 0 for a first try; None: its client counts none.
+        timeout_seconds: how long its client waits for an answer; 0: not known.
+        received: when it was received, in seconds of the monotonic clock.
+        is_connected: whether the client still waits for the answer.
+    """
 
     caller: Caller
     metadata: grpc.aio.Metadata
-    is_retry: bool
+    retry_count: int | None
+    timeout_seconds: float
+    received: float
+    is_connected: Callable[[], bool]
 
 
 class Calls:
@@ -49,10 +71,10 @@ class Calls:
         gateway: this process's own RPCs.
         authentication: knows callers.
         catalog: the models.
-        generations: where they are read by what they have in common, and deleted.
+        generations: where they are read and deleted.
         objects: their files.
+        received_at: since when what is read now may have been here, in seconds of the monotonic clock.
         timeout_seconds: for each RPC that is no stream.
-        wait_seconds: how long an answer may take: a client's own retry comes not much later.
     """
 
     def __init__(
@@ -63,40 +85,85 @@ class Calls:
         generations: GenerationStore,
         objects: ObjectStore,
         *,
+        received_at: Callable[[], float],
         timeout_seconds: float,
-        wait_seconds: float,
     ) -> None:
+        self._received_at = received_at
         self._gateway = gateway
         self._authentication = authentication
         self.catalog = catalog
         self._generations = generations
         self._objects = objects
         self._timeout_seconds = timeout_seconds
-        self._join_seconds = int(wait_seconds) + _RETRY_SECONDS
+        self._notes: set[asyncio.Task[None]] = set()
 
-    async def asking(self, request: web.Request) -> Asking:
-        """Who asks. GenerationError for a key that is not good."""
-        key = key_of(request)
-        caller = await self._authentication.caller(key, request.remote or "")
-        metadata = metadata_of_request(request, key)
-        is_retry = request.headers.get(_RETRY_COUNT_HEADER, "0") not in {"", "0"}
-        return Asking(caller, metadata, is_retry)
+    async def asking(self, request: web.Request, query: Collection[str] = ()) -> Asking:
+        """Return who asks.
+
+        Raises GenerationError for a key that is not valid, and for query parameters that are not among `query`.
+        """
+        received = self._received_at()
+        caller = await caller_of(request, self._authentication)
+        check_query(request, {_API_VERSION, *query})
+        metadata = metadata_of_request(request, key_of(request))
+        return Asking(
+            caller,
+            metadata,
+            _retry_count(request),
+            _timeout_seconds(request),
+            received,
+            lambda: request.transport is not None,
+        )
 
     async def create(self, asking: Asking, message: gateway_pb2.CreateGenerationRequest) -> str:
-        """The id of a new generation; for a client's own retry, that of its first try. GenerationError as the RPC."""
-        earlier = await self._earlier(asking, message) if asking.is_retry else None
-        if earlier is not None:
-            metrics.REPEATS.labels("client_retry").inc()
-            return earlier
-        call = self._gateway.CreateGeneration(message, metadata=asking.metadata, timeout=self._timeout_seconds)
+        """Create a generation and return its id; for a client's own retry, the id of the generation of its first try.
+
+        Raises GenerationError as the RPC, and ConnectionResetError for a client that has closed the connection: its
+        retry may create the generation.
+        """
+        if not asking.is_connected():
+            raise ConnectionResetError("the client closed the connection before its request was accepted")
+        window_seconds = min(_WINDOW_LIMIT_SECONDS, _TRIES * (asking.timeout_seconds or _DEFAULT_TIMEOUT_SECONDS) + 60)
+        value = metadata_value(asking.retry_count, asking.received, window_seconds, asking.timeout_seconds)
+        metadata = grpc.aio.Metadata(*asking.metadata, (METADATA_KEY, value))
+        call = self._gateway.CreateGeneration(message, metadata=metadata, timeout=self._timeout_seconds)
         return (await answer_of(call)).id
 
-    async def _earlier(self, asking: Asking, message: gateway_pb2.CreateGenerationRequest) -> str | None:
-        wanted = validate(message, self.catalog.current, caller=asking.caller, request_id=current_request_id())
-        request_hash = wanted.generation.request_hash
-        if request_hash is None:
-            return None
-        return await self._generations.same(asking.caller.owner, request_hash, within_seconds=self._join_seconds)
+    async def answered(
+        self,
+        asking: Asking,
+        message: gateway_pb2.CreateGenerationRequest,
+        generation_id: str,
+        made: Awaitable[web.Response],
+    ) -> web.Response:
+        """Return the answer that `made` makes. Whether it is sent, or its client leaves before, is recorded then.
+
+        Of several generations, a retry takes one whose answer was not sent.
+        """
+        digest = digest_of(asking.caller.key_id, message)
+
+        def note(mark: Mark, size_bytes: int) -> None:
+            seconds = travel_seconds(size_bytes) if mark == "answered_at" else 0.0
+            task = asyncio.create_task(self._note_end(asking.caller.owner, digest, generation_id, mark, seconds))
+            self._notes.add(task)
+            task.add_done_callback(self._notes.discard)
+
+        try:
+            return SentAnswer(await made, note)
+        except Exception:
+            # The error is the answer, a small one.
+            note("answered_at", 0)
+            raise
+        except asyncio.CancelledError:
+            note("left_at", 0)
+            raise
+
+    async def _note_end(self, owner: str, digest: str, generation_id: str, mark: Mark, seconds: float) -> None:
+        try:
+            await self._generations.note_end_of_call(owner, digest, generation_id, mark, after_seconds=seconds)
+        except GenerationError:
+            # Without it, a retry may take this generation though another was meant: nothing is paid twice.
+            log.warning("the end of a call is not recorded", generation_id=generation_id, exc_info=True)
 
     async def get(self, asking: Asking, generation_id: str) -> gateway_pb2.Generation:
         """One generation. GenerationError as the RPC."""
@@ -133,17 +200,31 @@ class Calls:
         for key in keys or ():
             await self._objects.delete(key)
 
-    async def object_keys(self, asking: Asking, generation_id: str) -> list[str]:
-        """Where the generation's files are in our storage; those that stayed with the provider are left out."""
+    async def files(self, asking: Asking, generation_id: str) -> list[StoredFile]:
+        """The generation's files in our storage; those that stayed with the provider are left out."""
         record = await self._generations.get(generation_id, owner=asking.caller.sees)
         if record is None:
             raise NotFound("id", f"There is no generation {generation_id[:100]!r}.")
-        return [output["object_key"] for output in record.outputs or () if "object_key" in output]
+        return [file for output in record.outputs or () if (file := StoredFile.of(output)) is not None]
 
     async def read(self, key: str) -> bytes:
         """A whole file."""
         return b"".join([chunk async for chunk in self._objects.stream(key)])
 
-    def stream(self, key: str) -> AsyncIterator[bytes]:
-        """A file in pieces."""
-        return self._objects.stream(key)
+
+def _retry_count(request: web.Request) -> int | None:
+    """Return which retry of its client a request is; 1 for a count that is no number; None where none is given."""
+    given = request.headers.get(_RETRY_COUNT_HEADER, "").strip()
+    if not given:
+        return None
+    return min(int(given), _RETRIES_LIMIT) if given.isascii() and given.isdigit() and len(given) < 10 else 1
+
+
+def _timeout_seconds(request: web.Request) -> float:
+    """Return how long the client waits for an answer; 0 where it does not say so in a way that can be read."""
+    given = next((value for name in _TIMEOUT_HEADERS if (value := request.headers.get(name))), "")
+    try:
+        seconds = float(given)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds <= _WINDOW_LIMIT_SECONDS else 0.0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import FileField
 
+from libs.common import bounded_json
 from libs.common.errors import FieldViolation, InvalidRequest
+from services.gateway.failures import BROKEN_FORM
 from services.gateway.rest.bodies import Bodies
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -36,13 +37,15 @@ class Form:
                 posted = await request.post()
         except TimeoutError as error:
             raise web.HTTPRequestTimeout(text="The form did not come in time.") from error
-        except ValueError as error:
+        except BROKEN_FORM as error:
             raise InvalidRequest([FieldViolation("body", "form", "cannot be read as a form")]) from error
         for name, value in posted.items():
             if isinstance(value, FileField):
                 content = await asyncio.to_thread(value.file.read)
                 size_bytes += len(content) * _BASE64_GROWTH
                 form.files.setdefault(name, []).append(content)
+            elif name in form.values:
+                raise InvalidRequest([FieldViolation(name[:200], "twice", "given twice")])
             else:
                 form.values[name] = value if isinstance(value, str) else value.decode(errors="replace")
         if size_bytes > bodies.limit_bytes:
@@ -53,9 +56,10 @@ class Form:
     def of_json(cls, body: bytes) -> Form:
         """The fields of a JSON object. InvalidRequest for what is none."""
         try:
-            values = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest([FieldViolation("body", "json", "must be JSON or a form")]) from error
+            values = bounded_json.loads(body or b"{}")
+        except ValueError as error:
+            fault = f"must be JSON or a form: {str(error)[:200]}"
+            raise InvalidRequest([FieldViolation("body", "json", fault)]) from error
         if not isinstance(values, dict):
             raise InvalidRequest([FieldViolation("body", "type", "must be an object")])
         return cls(values=values)

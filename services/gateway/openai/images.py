@@ -12,7 +12,7 @@ from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.errors import ErrorCode, FieldViolation, InvalidRequest
 from services.gateway.openai.calls import Asking, Calls
-from services.gateway.openai.errors import GENERATION_ID_HEADER, failed, still_running
+from services.gateway.openai.errors import GENERATION_ID_HEADER, MADE, failed, still_running
 from services.gateway.openai.forms import Form
 from services.gateway.openai.requests import AskedImages, data_url, message_of, read
 from services.gateway.rest.bodies import Bodies
@@ -36,7 +36,7 @@ class Images:
         """POST /v1/images/generations."""
         asking = await self._calls.asking(request)
         form = Form.of_json(await self._bodies.read_json(request))
-        return await self._make(asking, read(AskedImages, form.values), [])
+        return await self._make(request, asking, read(AskedImages, form.values), [])
 
     async def edit(self, request: web.Request) -> web.Response:
         """POST /v1/images/edits: a form with pictures."""
@@ -49,36 +49,44 @@ class Images:
             name = next(iter(form.files))
             raise InvalidRequest([FieldViolation(name, "unknown", "no model of the catalog takes such a file")])
         urls = [data_url(content, "image") for content in pictures]
-        return await self._make(asking, read(AskedImages, form.values), urls)
+        return await self._make(request, asking, read(AskedImages, form.values), urls)
 
-    async def _make(self, asking: Asking, asked: AskedImages, pictures: list[str]) -> web.Response:
+    async def _make(
+        self, request: web.Request, asking: Asking, asked: AskedImages, pictures: list[str]
+    ) -> web.Response:
         message = message_of(asked, self._calls.catalog.current, pictures)
         generation_id = await self._calls.create(asking, message)
+        request[MADE] = generation_id
+        made = self._made(asking, generation_id, asked.response_format)
+        return await self._calls.answered(asking, message, generation_id, made)
+
+    async def _made(self, asking: Asking, generation_id: str, response_format: str | None) -> web.Response:
         generation = await self._calls.ended(asking, generation_id, within=self._wait_seconds)
         if generation is None:
             return still_running(generation_id, self._wait_seconds)
         if generation.status != gateway_pb2.GENERATION_STATUS_SUCCESS:
             word = common_pb2.ErrorCode.Name(generation.error.code).removeprefix("ERROR_CODE_")
             return failed(generation_id, ErrorCode(word), generation.error.message)
-        return await self._answer(asking, generation, asked.response_format)
+        return await self._answer(asking, generation, response_format)
 
     async def _answer(
         self, asking: Asking, generation: gateway_pb2.Generation, response_format: str | None
     ) -> web.Response:
-        """Both a URL and the bytes where the caller did not choose: models of OpenAI's differ in what they answer."""
+        """Both a URL and the bytes where the caller did not choose: models of OpenAI's differ in what they answer.
+
+        The images exist: where bytes were asked for and a fallback's provider keeps the files, their URLs are answered.
+        """
         data: list[dict[str, Any]] = [{} for _ in generation.results]
+        files = [] if response_format == "url" else await self._calls.files(asking, generation.id)
+        if response_format == "b64_json" and len(files) < len(data):
+            response_format = "url"
         if response_format != "b64_json":
             for item, output in zip(data, generation.results, strict=True):
                 item["url"] = output.url
-        if response_format != "url":
-            keys = await self._calls.object_keys(asking, generation.id)
-            if len(keys) == len(data):
-                contents = await asyncio.gather(*map(self._calls.read, keys))
-                for item, content in zip(data, contents, strict=True):
-                    item["b64_json"] = base64.b64encode(content).decode()
-            elif response_format == "b64_json":
-                fault = "this model's pictures stay with the provider: ask for url"
-                raise InvalidRequest([FieldViolation("response_format", "stored", fault)])
+        if response_format != "url" and len(files) == len(data):
+            contents = await asyncio.gather(*(self._calls.read(file.key) for file in files))
+            for item, content in zip(data, contents, strict=True):
+                item["b64_json"] = base64.b64encode(content).decode()
         created = int(generation.created_at.seconds)
         headers = {GENERATION_ID_HEADER: generation.id}
         return web.json_response({"created": created, "data": data}, headers=headers)

@@ -86,8 +86,13 @@ def read(kind: type[AskedImages | AskedVideo], values: Any) -> Any:
 def message_of(
     asked: AskedImages | AskedVideo, catalog: Catalog, pictures: Sequence[str] = ()
 ) -> gateway_pb2.CreateGenerationRequest:
-    """The request that it comes to. NotFound for a model that the catalog does not have."""
+    """The request that it comes to.
+
+    Raises NotFound for a model that the catalog does not have, and InvalidRequest for what the answer could not give:
+    that is known before a provider is paid.
+    """
     model = catalog.model(asked.model)
+    _check_answer(asked, model, catalog)
     try:
         message = gateway_pb2.CreateGenerationRequest(
             model_identifier=asked.model, prompt=asked.prompt, input_images=pictures, user_id=asked.user or ""
@@ -98,9 +103,20 @@ def message_of(
         message.number_of_outputs = asked.n
     reader = Reader()
     reader.read_struct(message.parameters, _parameters(asked, model, catalog), "parameters")
-    if reader.found:
-        raise InvalidRequest(reader.found)
+    reader.raise_for_found()
     return message
+
+
+def _check_answer(asked: AskedImages | AskedVideo, model: Model, catalog: Catalog) -> None:
+    wants = "image" if isinstance(asked, AskedImages) else "video"
+    if model.media_type != wants:
+        path = {"image": "/v1/images/generations", "video": "/v1/videos"}[model.media_type]
+        fault = f"{model.identifier} makes a {model.media_type}: use {path}"
+        raise InvalidRequest([FieldViolation("model_identifier", "media_type", fault)])
+    wants_bytes = isinstance(asked, AskedImages) and asked.response_format == "b64_json"
+    if wants_bytes and not catalog.provider_of(model).storage.upload_to_s3:
+        fault = "this model's images stay with the provider: ask for url"
+        raise InvalidRequest([FieldViolation("response_format", "stored", fault)])
 
 
 def data_url(content: bytes, field: str) -> str:

@@ -12,15 +12,18 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from libs.common.catalog import Model
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.errors import ErrorCode, GenerationError, NotFound
+from libs.common.rpc.deadlines import GRACE_SECONDS
 from libs.common.rpc.service import Frame
 from libs.common.storage.objects import ObjectStore
 from services.gateway.authentication import Authentication
+from services.gateway.failures import BROKEN_BODY, broken_body
 from services.gateway.openai.calls import Calls
-from services.gateway.openai.errors import Shape, answer, refused
+from services.gateway.openai.errors import MADE, not_found, refused, refused_by_http
 from services.gateway.openai.images import Images
 from services.gateway.openai.videos import Videos
 from services.gateway.own_server import OwnServer
 from services.gateway.rest.bodies import Bodies
+from services.gateway.sending import Downloads
 
 log = structlog.get_logger()
 ROUTES = (
@@ -48,11 +51,12 @@ def openai_routes(
         frame.catalog,
         generations,
         objects,
-        timeout_seconds=settings.rpc_timeout_seconds,
-        wait_seconds=settings.openai_wait_seconds,
+        received_at=frame.lag.received_at,
+        timeout_seconds=settings.rpc_timeout_seconds + GRACE_SECONDS,
     )
     images = Images(calls, bodies, wait_seconds=settings.openai_wait_seconds)
-    videos, models = Videos(calls, bodies), _Models(calls)
+    downloads = Downloads(objects, write_seconds=settings.watch_write_timeout_seconds)
+    videos, models = Videos(calls, bodies, downloads), _Models(calls)
     handlers: dict[str, Handler] = {
         "POST /v1/images/generations": images.generate,
         "POST /v1/images/edits": images.edit,
@@ -93,23 +97,21 @@ def _told(handler: Handler) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except NotFound as error:
-            is_model = any(violation.field == "model_identifier" for violation in error.violations)
-            return answer(
-                Shape(404, "invalid_request_error", "model_not_found" if is_model else "not_found"),
-                error.message,
-                param="model" if is_model else "id",
-            )
-        except GenerationError as error:
-            return refused(error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return answer(Shape(error.status, "invalid_request_error", "invalid_request"), error.text or error.reason)
+            return refused_by_http(error)
         except ConnectionResetError:
             raise
+        except NotFound as error:
+            return refused(error, request[MADE]) if MADE in request else not_found(error)
+        except GenerationError as error:
+            return refused(error, request.get(MADE))
+        except BROKEN_BODY:
+            return refused(broken_body())
         except Exception:
-            log.exception("openai face failed")
-            return refused(GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why."))
+            log.exception("the OpenAI-compatible API failed")
+            fault = GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why.")
+            return refused(fault, request.get(MADE))
 
     return serve

@@ -9,11 +9,13 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
-from services.gateway.openai.calls import Calls
-from services.gateway.openai.errors import GENERATION_ID_HEADER
+from services.gateway.holding import end_with_key
+from services.gateway.openai.calls import Asking, Calls
+from services.gateway.openai.errors import GENERATION_ID_HEADER, MADE
 from services.gateway.openai.forms import Form
 from services.gateway.openai.requests import AskedVideo, data_url, message_of, read
 from services.gateway.rest.bodies import Bodies
+from services.gateway.sending import Downloads
 
 _STATUSES = {
     gateway_pb2.GENERATION_STATUS_PENDING: "queued",
@@ -23,14 +25,22 @@ _STATUSES = {
     gateway_pb2.GENERATION_STATUS_CANCELLED: "failed",
 }
 _ENDED = {"completed", "failed"}
+_VARIANT = "variant"
 
 
 class Videos:
-    """The routes."""
+    """The routes.
 
-    def __init__(self, calls: Calls, bodies: Bodies) -> None:
+    Args:
+        calls: the caller's generations.
+        bodies: reads what comes in.
+        downloads: sends what goes out.
+    """
+
+    def __init__(self, calls: Calls, bodies: Bodies, downloads: Downloads) -> None:
         self._calls = calls
         self._bodies = bodies
+        self._downloads = downloads
 
     async def create(self, request: web.Request) -> web.Response:
         """POST /v1/videos, as a form or as JSON."""
@@ -43,6 +53,11 @@ class Videos:
         urls = [data_url(content, "input_reference") for content in pictures]
         message = message_of(read(AskedVideo, form.values), self._calls.catalog.current, urls)
         generation_id = await self._calls.create(asking, message)
+        request[MADE] = generation_id
+        made = self._made(asking, generation_id)
+        return await self._calls.answered(asking, message, generation_id, made)
+
+    async def _made(self, asking: Asking, generation_id: str) -> web.Response:
         return _answer(await self._calls.get(asking, generation_id))
 
     async def retrieve(self, request: web.Request) -> web.Response:
@@ -52,23 +67,20 @@ class Videos:
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/videos/{id}/content: the file itself, through the gateway."""
-        asking = await self._calls.asking(request)
+        asking = await self._calls.asking(request, query={_VARIANT})
+        if request.query.get(_VARIANT, "video") != "video":
+            fault = "must be video: no thumbnails and spritesheets of videos are kept"
+            raise InvalidRequest([FieldViolation(_VARIANT, "one_of", fault)])
         generation = await self._calls.get(asking, request.match_info["id"])
         if generation.status != gateway_pb2.GENERATION_STATUS_SUCCESS:
             status = _STATUSES.get(generation.status, "queued")
             raise NotFound("id", f"Video {generation.id} has no content: it is {status}.")
-        keys = await self._calls.object_keys(asking, generation.id)
-        if not keys:
+        files = await self._calls.files(asking, generation.id)
+        if not files:
             # Kept where the provider keeps it.
             raise web.HTTPFound(generation.results[0].url)
-        output = generation.results[0]
-        headers = {"content-type": output.content_type, "content-length": str(output.size_bytes)}
-        response = web.StreamResponse(headers={**headers, GENERATION_ID_HEADER: generation.id})
-        await response.prepare(request)
-        async for chunk in self._calls.stream(keys[0]):
-            await response.write(chunk)
-        await response.write_eof()
-        return response
+        end_with_key(request, asking.caller)
+        return await self._downloads.stored(request, files[0], {GENERATION_ID_HEADER: generation.id})
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /v1/videos/{id}: cancels what runs; what has ended is shown no more, and its files are removed."""

@@ -6,11 +6,11 @@ import grpc
 from aiohttp import web
 
 from libs.common.errors import FieldViolation, InvalidRequest
-from libs.common.rpc.context import REQUEST_ID_KEY, current_request_id
+from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, REQUEST_ID_KEY, current_request_id
 from libs.common.rpc.credentials import ACTOR_KEY, AUTHORIZATION
 from services.gateway.access import Caller
-from services.gateway.authentication import key_in
-from services.gateway.sameness import IDEMPOTENCY_KEY_HEADER
+from services.gateway.authentication import Authentication, key_in
+from services.gateway.holding import hold
 
 _KEY_LIMIT = 200
 
@@ -18,6 +18,16 @@ _KEY_LIMIT = 200
 def key_of(request: web.Request) -> str:
     """The API key that came with a request; empty where none did."""
     return key_in({name.lower(): value for name, value in request.headers.items()})
+
+
+async def caller_of(request: web.Request, authentication: Authentication) -> Caller:
+    """Who sends a request, which counts as theirs from now on.
+
+    Raises GenerationError as `Authentication.caller`, and RATE_LIMITED where they have too many in progress.
+    """
+    caller = await authentication.caller(key_of(request), request.remote or "")
+    hold(request, caller)
+    return caller
 
 
 def metadata_for_peer(caller: Caller) -> grpc.aio.Metadata:

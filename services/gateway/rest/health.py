@@ -18,7 +18,7 @@ from libs.common.rpc.errors import answer_of
 from libs.common.rpc.service import Frame
 from services.gateway.access import permission_denied
 from services.gateway.authentication import Authentication
-from services.gateway.rest.callers import key_of
+from services.gateway.rest.callers import caller_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ANSWER_SECONDS = 1.7
@@ -55,7 +55,7 @@ class Health:
             return _answer({name: found[name] for name in ("status", "timestamp", "uptime", "version")})
 
         async def detailed(request: web.Request) -> web.StreamResponse:
-            caller = await authentication.caller(key_of(request), request.remote or "")
+            caller = await caller_of(request, authentication)
             if not caller.is_admin:
                 raise permission_denied()
             return _answer(await self._found())

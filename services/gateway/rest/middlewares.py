@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from libs.common import metrics
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, current_request_id
-from services.gateway.rest.problems import http_problem, plain_problem, problem_response
+from libs.common.rpc.credentials import AUTHORIZATION
+from services.gateway.authentication import API_KEY_HEADER
+from services.gateway.failures import BROKEN_BODY, PACKINGS, broken_body
+from services.gateway.openai.errors import refused, refused_by_http
+from services.gateway.rest.problems import http_detail, http_headers, http_problem, plain_problem, problem_response
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Any
 _PACK_ABOVE_BYTES = 1_024
+_OPENAI_PATHS = "/v1/"
+_KEY_HEADERS = frozenset({AUTHORIZATION, API_KEY_HEADER})
 _CORS_METHODS = "GET, POST, PATCH, DELETE"
 _CORS_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-api-key, x-request-id"
 _CORS_EXPOSED = "retry-after, x-request-id, x-darkroom-generation-id"
@@ -61,21 +68,65 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever is raised into a problem document."""
+    """Turns whatever is raised into a problem document; into OpenAI's error below /v1."""
     try:
         return await handler(request)
-    except GenerationError as error:
-        return problem_response(error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        kept = {name: value for name, value in error.headers.items() if name in {hdrs.ALLOW, hdrs.RETRY_AFTER}}
-        return plain_problem(http_problem(error.status, error.reason, _detail(error)), kept)
+        return refusal_of(request, error)
     except ConnectionResetError:
         raise
+    except GenerationError as error:
+        failure = error
+    except BROKEN_BODY:
+        failure = broken_body()
     except Exception:
         log.exception("http handler failed")
-        return problem_response(GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why."))
+        failure = GenerationError(ErrorCode.INTERNAL_ERROR, "Darkroom failed; the log says why.")
+    return refused(failure) if _is_openai(request) else problem_response(failure)
+
+
+def refusal_of(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
+    """The answer to what HTTP itself refuses, in the shape of the path that was asked for."""
+    if _is_openai(request):
+        return refused_by_http(error)
+    return plain_problem(http_problem(error.status, error.reason, http_detail(error)), http_headers(error))
+
+
+def _is_openai(request: web.BaseRequest) -> bool:
+    return request.path.startswith(_OPENAI_PATHS)
+
+
+@web.middleware
+async def readable(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses what no handler can read: other HTTP than 1.0 and 1.1, headers that are not UTF-8, unknown packings."""
+    if request.version not in {HttpVersion10, HttpVersion11}:
+        raise web.HTTPVersionNotSupported(text="HTTP/1.0 or HTTP/1.1 is needed.")
+    for name, value in request.headers.items():
+        # Keys that cannot be read are wrong keys, and are answered with a delay.
+        if name.lower() not in _KEY_HEADERS and not _is_utf8(value):
+            raise web.HTTPBadRequest(text=f"The header {name[:100]} must be ASCII, or UTF-8.")
+    if not _is_utf8(request.raw_path) or not _is_utf8_escaped(request.raw_path):
+        raise web.HTTPBadRequest(text="The path and the query must be ASCII, or percent-encoded UTF-8.")
+    packing = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if packing not in PACKINGS:
+        raise web.HTTPUnsupportedMediaType(text="The content-encoding must be gzip, deflate or identity.")
+    return await handler(request)
+
+
+def _is_utf8(text: str) -> bool:
+    # aiohttp keeps what is not UTF-8 as lone surrogates.
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _is_utf8_escaped(text: str) -> bool:
+    # What is not would be read as U+FFFD, which is another filter or id than was sent.
+    try:
+        unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @web.middleware
@@ -126,11 +177,3 @@ def cors_headers(request: web.Request, origins: Sequence[str]) -> dict[str, str]
 def _is_allowed(request: web.Request, origins: Sequence[str]) -> bool:
     origin = request.headers.get(hdrs.ORIGIN, "")
     return bool(origin) and ("*" in origins or origin in origins)
-
-
-def _detail(error: web.HTTPException) -> str:
-    if error.status == 404:
-        return "There is no such route; GET /api/openapi.json lists them."
-    if error.status == 413:
-        return "The body is too large."
-    return (error.text or error.reason or "").strip()[:500]

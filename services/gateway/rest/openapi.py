@@ -20,7 +20,7 @@ from services.gateway.rest.openapi_batches import EXPORT, UPLOAD, export, upload
 from services.gateway.rest.problems import CONTENT_TYPE
 from services.gateway.rest.schemas import Schema, Schemas, is_required
 
-_ALWAYS = (400, 401, 429, 500, 503)
+_ALWAYS = (400, 401, 429, 500, 503, 504)
 _WITH_BODY = (408, 413, 415)
 _PROBLEM: Schema = {
     "type": "object",
@@ -32,7 +32,10 @@ _PROBLEM: Schema = {
         "status": {"type": "integer", "description": "The HTTP status."},
         "detail": {"type": "string", "description": "For people: what happened and what to do next."},
         "code": {"type": "string", "description": "The cause, one of the words of ErrorCode."},
-        "isRetryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
+        "isRetryable": {
+            "type": "boolean",
+            "description": "Whether the same request may be sent again, and may succeed then.",
+        },
         "requestId": {"type": "string", "description": "The id that all log lines about the request carry."},
         "details": {"type": "object", "additionalProperties": True, "description": "Facts: a quota's numbers."},
         "violations": {

@@ -38,7 +38,8 @@ def export() -> dict[str, Any]:
     return {
         "operationId": "ExportBatch",
         "summary": "Gives the results of a batch as lines of JSON, or as an archive of the files",
-        "description": "Both are made while they are sent. The archive's last file is a manifest, a line a generation.",
+        "description": "Both are made while they are sent: no length, no ranges. The archive's last file is a "
+        "manifest, a line a generation.",
         "tags": ["client"],
         "parameters": [
             {"name": "batch_id", "in": "path", "required": True, "description": "The batch's id.",

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from libs.common.errors import MAPPINGS, ErrorCode, GenerationError
 from libs.common.rpc.context import current_request_id
 
 CONTENT_TYPE = "application/problem+json"
+_TOLD_HEADERS = {hdrs.ALLOW, hdrs.RETRY_AFTER, hdrs.CONTENT_RANGE}
 
 
 def problem(error: GenerationError, names: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -77,6 +78,22 @@ def http_problem(status: int, title: str, detail: str) -> dict[str, Any]:
         "details": {},
         "violations": [],
     }
+
+
+def http_detail(error: web.HTTPException) -> str:
+    """What HTTP itself refuses, in words for people."""
+    if error.status == 404:
+        return "There is no such route; GET /api/openapi.json lists them."
+    if error.status == 413:
+        return "The body is too large."
+    if error.status == 417:
+        return "The header Expect may only be 100-continue."
+    return (error.text or error.reason or "").strip()[:500]
+
+
+def http_headers(error: web.HTTPException) -> dict[str, str]:
+    """What goes with what HTTP itself refuses: which methods there are, when to come again, how long a file is."""
+    return {name: value for name, value in error.headers.items() if name in _TOLD_HEADERS}
 
 
 def _as_written(path: str, names: Mapping[str, str]) -> str:

@@ -7,41 +7,52 @@ rest: the protobuf JSON mapping, https://protobuf.dev/programming-guides/json/.
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import re
-from base64 import b64decode
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.errors import FieldViolation, InvalidRequest
-from libs.common.rpc.words import descriptor_of, number_of, short
+from libs.common import bounded_json
+from libs.common.errors import VIOLATIONS_LIMIT, FieldViolation, InvalidRequest
+from libs.common.rpc.words import descriptor_of
 from services.gateway.rest.bindings import Binding
+from services.gateway.rest.scalars import Unreadable, finite, from_query, scalar_of, text_of
 
-_DEPTH_LIMIT = 32
+_DEPTH_LIMIT = bounded_json.DEPTH_LIMIT
+# A suggestion compares a name with all that are known: the first few unknown ones get one.
+_SUGGESTIONS, _SUGGESTED_CHARACTERS = 5, 64
 # Beyond it a double, which a Struct's numbers are, no longer tells integers apart.
 _EXACT_INTEGER = 2**53
 _INDEXED = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
-_RANGES = {
-    FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
-    FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
-}
-_FLOATS = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT}
+_CAPITAL = re.compile(r"[A-Z]")
+UPDATE_MASK = "update_mask"
+_NO_VALUE = object()
 
 
 class Reader:
-    """Reads one request. `names`: how the caller wrote each field of the request, by its name in the proto."""
+    """Reads one request.
+
+    `found`: the first 100 broken rules. `omitted`: how many more there are. `names`: how the caller wrote each field of
+    the request, by its name in the proto.
+    """
 
     def __init__(self) -> None:
         self.found: list[FieldViolation] = []
+        self.omitted = 0
         self.names: dict[str, str] = {}
+        self._suggestions = _SUGGESTIONS
+
+    def raise_for_found(self) -> None:
+        """InvalidRequest where rules were broken."""
+        if self.found:
+            raise InvalidRequest(self.found, omitted=self.omitted)
 
     def read(
         self, binding: Binding, *, body: bytes, path: Mapping[str, str], query: Iterable[tuple[str, str]]
@@ -58,54 +69,89 @@ class Reader:
             self.read_query(message, query)
         for name, value in path.items():
             if self._is_text(value, name):
-                setattr(message, name, value)
-        if self.found:
-            raise InvalidRequest(self.found)
+                self._set_of_path(message, name, value)
+        self.raise_for_found()
         return message
+
+    def _set_of_path(self, message: Message, name: str, value: str) -> None:
+        """Set a field that the path holds. The query or the body may say the same, and nothing else."""
+        given = getattr(message, name)
+        if given and given != value:
+            self._fault(self.names.get(name, name), "twice", "given twice: the path says otherwise")
+        setattr(message, name, value)
 
     def read_json(self, message: Message, text: bytes, path: str) -> None:
         """Fill a message with a JSON text, or note every fault below `path`."""
-        try:
-            value = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            self._fault(path or "body", "json", f"must be JSON: {str(error)[:200]}")
-            return
-        self._read_message(message, value, path, 0)
+        value = self._parsed(text, path)
+        if value is not _NO_VALUE:
+            self._read_message(message, value, path, 0)
 
     def read_query(self, message: Message, query: Iterable[tuple[str, str]]) -> None:
         """Fill a message with the fields of a query, or note every fault."""
+        seen: set[tuple[str, str]] = set()
         for name, text in query:
             indexed = _INDEXED.fullmatch(name)
             field = self._field(descriptor_of(message), indexed[1] if indexed else name, name)
             if field is None or not self._is_text(text, name):
                 continue
+            place = (field.name, indexed[2] if indexed else "")
+            if place in seen and (_is_map(field) or not field.is_repeated):
+                self._fault(name, "twice", "given twice")
+                continue
+            seen.add(place)
             if _is_map(field):
                 if indexed is None:
                     self._fault(name, "map", f"write it as {name}[key]=value")
                 else:
-                    self._put(message, field, indexed[2], _from_text(_value_of(field), text), name)
+                    self._put(message, field, indexed[2], from_query(_value_of(field), text), name)
             elif indexed:
                 self._fault(name, "unknown", "unknown")
             elif field.is_repeated:
-                self._append(message, field, [_from_text(field, text)], name, 0)
+                self._append(message, field, [from_query(field, text)], name, 0)
             else:
-                self._set(message, field, _from_text(field, text), name, 0)
+                self._set(message, field, from_query(field, text), name, 0)
 
     def _fault(self, path: str, rule: str, description: str) -> None:
-        self.found.append(FieldViolation(path[:200], rule, description))
+        if len(self.found) < VIOLATIONS_LIMIT:
+            self.found.append(FieldViolation(path[:200], rule, description))
+        else:
+            self.omitted += 1
+
+    def _parsed(self, text: bytes, path: str) -> Any:
+        try:
+            return bounded_json.loads(text)
+        except ValueError as error:
+            self._fault(path or "body", "json", f"must be JSON: {str(error)[:200]}")
+            return _NO_VALUE
 
     def _read_body(self, message: Message, body: bytes) -> None:
-        if body.strip():
-            self.read_json(message, body, "")
+        value = self._parsed(body, "") if body.strip() else _NO_VALUE
+        if value is not _NO_VALUE:
+            self._read_message(message, value, "", 0)
+            self._name_changes(message, value)
+
+    def _name_changes(self, message: Message, value: Any) -> None:
+        """Fill the `update_mask` of a request that has one with what its body names, `null` included."""
+        field = descriptor_of(message).fields_by_name.get(UPDATE_MASK)
+        if field is None or self.found or message.HasField(UPDATE_MASK):
+            return
+        paths = [path for path in _paths_of(descriptor_of(message), value) if path != UPDATE_MASK]
+        getattr(message, UPDATE_MASK).paths.extend(paths)
 
     def _field(self, descriptor: Descriptor, name: str, path: str) -> FieldDescriptor | None:
-        field = descriptor.fields_by_name.get(name) or _by_json_name(descriptor).get(name)
+        field = _field_named(descriptor, name)
         if field is None:
-            near = difflib.get_close_matches(name, [known.json_name for known in descriptor.fields], n=1)
-            self._fault(path, "unknown", "unknown" + (f"; did you mean {near[0]}?" if near else ""))
+            self._fault(path, "unknown", "unknown" + self._suggestion(name, descriptor))
         elif "." not in path and "[" not in path:
             self.names[field.name] = name
         return field
+
+    def _suggestion(self, name: str, descriptor: Descriptor) -> str:
+        if not self._suggestions or len(name) > _SUGGESTED_CHARACTERS:
+            return ""
+        self._suggestions -= 1
+        near = difflib.get_close_matches(name, [known.json_name for known in descriptor.fields], n=1)
+        return f"; did you mean {near[0]}?" if near else ""
 
     def _read_message(self, message: Message, value: Any, path: str, depth: int) -> None:
         if not isinstance(value, dict):
@@ -177,6 +223,8 @@ class Reader:
             self.read_struct(message, value, path)
         elif isinstance(message, Timestamp):
             self._read_time(message, value, path)
+        elif isinstance(message, FieldMask):
+            self._read_mask(message, value, path)
         elif isinstance(message, Value):
             if self._is_plain(value, path, 0):
                 ParseDict(value, message)
@@ -189,6 +237,13 @@ class Reader:
             time.FromJsonString(value)
         except (ValueError, TypeError, AttributeError):
             self._fault(path, "time", "must be a time such as 2026-11-25T08:30:00Z (RFC 3339)")
+
+    def _read_mask(self, mask: FieldMask, value: Any, path: str) -> None:
+        """Read paths with commas between them, in camelCase or as the protos have them."""
+        if not self._is_text(value, path):
+            return
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        mask.paths.extend(_CAPITAL.sub(lambda found: f"_{found[0].lower()}", name) for name in names)
 
     def read_struct(self, struct: Struct, value: Any, path: str) -> None:
         """Fill a Struct with a JSON object, as far as a Struct can hold it; else note why not."""
@@ -221,87 +276,47 @@ class Reader:
         return not isinstance(value, float) or self._is_finite(value, path)
 
     def _scalar(self, field: FieldDescriptor, value: Any, path: str) -> Any:
-        plain = {
-            FieldDescriptor.TYPE_STRING: self._text,
-            FieldDescriptor.TYPE_BYTES: self._bytes,
-            FieldDescriptor.TYPE_BOOL: self._truth,
-        }
-        if field.type in plain:
-            return plain[field.type](value, path)
-        if field.type == FieldDescriptor.TYPE_ENUM:
-            return self._word(field, value, path)
-        if field.type in _FLOATS:
-            return self._number(value, path)
-        return self._integer(field, value, path)
+        return self._or_fault(partial(scalar_of, field), value, path)
 
-    def _text(self, value: Any, path: str) -> str | None:
-        return value if self._is_text(value, path) else None
-
-    def _truth(self, value: Any, path: str) -> bool | None:
-        if not isinstance(value, bool):
-            self._fault(path, "type", "must be true or false")
-            return None
-        return value
-
-    def _bytes(self, value: Any, path: str) -> bytes | None:
-        if not self._is_text(value, path):
-            return None
+    def _or_fault(self, read: Callable[[Any], Any], value: Any, path: str) -> Any:
+        """What `read` makes of a value; None where it refuses it, which is noted."""
         try:
-            return b64decode(value, validate=True)
-        except ValueError:
-            self._fault(path, "base64", "must be base64")
+            return read(value)
+        except Unreadable as error:
+            # A path may be what is no Unicode.
+            self._fault(path.encode(errors="replace").decode(), error.rule, error.description)
             return None
-
-    def _word(self, field: FieldDescriptor, value: Any, path: str) -> int | None:
-        number = number_of(_enum(field), value)
-        if number is None:
-            words = ", ".join(sorted(_short_words(field)))
-            self._fault(path, "one_of", f"must be one of {words}")
-        return number
-
-    def _number(self, value: Any, path: str) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._fault(path, "type", "must be a number")
-            return None
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        return number if self._is_finite(number, path) else None
-
-    def _integer(self, field: FieldDescriptor, value: Any, path: str) -> int | None:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._fault(path, "type", "must be a whole number")
-            return None
-        low, high = _RANGES[field.type]
-        if not low <= value <= high:
-            self._fault(path, "range", f"must be from {low} to {high}")
-            return None
-        return value
 
     def _is_finite(self, value: float, path: str) -> bool:
-        if not math.isfinite(value):
-            self._fault(path, "range", "must be a finite number")
-            return False
-        return True
+        return self._or_fault(finite, value, path) is not None
 
     def _is_text(self, value: Any, path: str) -> bool:
-        if not isinstance(value, str):
-            self._fault(path, "type", "must be a text")
-            return False
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            self._fault(path.encode(errors="replace").decode(), "unicode", "must be valid Unicode")
-            return False
-        return True
+        return self._or_fault(text_of, value, path) is not None
+
+
+def _field_named(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
+    # protobuf fails at names that are not UTF-8, such as half a surrogate pair; those of fields are ASCII.
+    if not name.isascii():
+        return None
+    return descriptor.fields_by_name.get(name) or _by_json_name(descriptor).get(name)
 
 
 @cache
 def _by_json_name(descriptor: Descriptor) -> Mapping[str, FieldDescriptor]:
     return {field.json_name: field for field in descriptor.fields}
+
+
+def _paths_of(descriptor: Descriptor, value: Mapping[str, Any]) -> Iterator[str]:
+    """The paths of the fields that a JSON object names, with those of messages within it in place of the message."""
+    for name, inner in value.items():
+        field = _field_named(descriptor, name)
+        if field is None:
+            continue
+        nested = field.message_type if isinstance(inner, dict) and not field.is_repeated else None
+        if nested is not None and not nested.full_name.startswith("google.protobuf."):
+            yield from (f"{field.name}.{path}" for path in _paths_of(nested, inner))
+        else:
+            yield field.name
 
 
 def _chosen(message: Message, field: FieldDescriptor) -> str | None:
@@ -319,28 +334,3 @@ def _value_of(field: FieldDescriptor) -> FieldDescriptor:
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def _enum(field: FieldDescriptor) -> EnumDescriptor:
-    assert field.enum_type is not None
-    return field.enum_type
-
-
-def _short_words(field: FieldDescriptor) -> list[str]:
-    return [short(value) for value in _enum(field).values if value.number]
-
-
-def _from_text(field: FieldDescriptor, text: str) -> Any:
-    """A query's text as the JSON value it stands for; what stands for none stays text, for its type to be refused."""
-    if field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM} or field.message_type is not None:
-        return text
-    if field.type == FieldDescriptor.TYPE_BOOL:
-        return {"true": True, "false": False}.get(text, text)
-    try:
-        return float(text) if field.type in _FLOATS else int(text)
-    except ValueError:
-        return text
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

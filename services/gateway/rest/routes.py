@@ -14,13 +14,14 @@ from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from libs.common.rpc.deadlines import GRACE_SECONDS
 from libs.common.rpc.service import Frame
 from services.gateway.access import permission_denied
 from services.gateway.authentication import Authentication
 from services.gateway.own_server import OwnServer
 from services.gateway.rest.bindings import Binding, bindings_of
 from services.gateway.rest.bodies import Bodies
-from services.gateway.rest.callers import key_of
+from services.gateway.rest.callers import caller_of
 from services.gateway.rest.health import Health
 from services.gateway.rest.openapi import document
 from services.gateway.rest.transcoder import Transcoder
@@ -65,7 +66,7 @@ def rest_routes(own: OwnServer, peers: Peers, authentication: Authentication, fr
         },
         authentication,
         bodies,
-        timeout_seconds=settings.rpc_timeout_seconds,
+        timeout_seconds=settings.rpc_timeout_seconds + GRACE_SECONDS,
         send_timeout_seconds=settings.watch_write_timeout_seconds,
     )
     return [
@@ -88,7 +89,7 @@ def _document_of(bindings: list[Binding]) -> Handler:
 
 def _metrics_for(authentication: Authentication) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
-        caller = await authentication.caller(key_of(request), request.remote or "")
+        caller = await caller_of(request, authentication)
         if not caller.is_admin:
             raise permission_denied()
         return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

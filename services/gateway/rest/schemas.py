@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from libs.common.rpc.words import short
 from services.gateway.rest.comments import comments
+from services.gateway.rest.reading import UPDATE_MASK
 
 Schema = dict[str, Any]
 _SCALARS: dict[int, Schema] = {
@@ -22,6 +23,7 @@ _SCALARS: dict[int, Schema] = {
 _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Struct": {"type": "object", "additionalProperties": True},
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.FieldMask": {"type": "string"},
     # Any JSON value.
     "google.protobuf.Value": {},
 }
@@ -36,6 +38,8 @@ class Schemas:
 
     def message(self, descriptor: Descriptor, *, without: tuple[str, ...] = ()) -> Schema:
         """A reference to a message's schema; with fields that come another way, and so are left out, the schema."""
+        if UPDATE_MASK in descriptor.fields_by_name:
+            return self._clearable(descriptor, without)
         if without:
             return self._object(descriptor, without)
         known = self._full_names.setdefault(descriptor.name, descriptor.full_name)
@@ -67,6 +71,20 @@ class Schemas:
             schema["required"] = required
         comment = comments().get(descriptor.full_name)
         return {**schema, "description": comment} if comment else schema
+
+    def _clearable(self, descriptor: Descriptor, without: tuple[str, ...]) -> Schema:
+        """The schema of a partial update, in which `null` clears a field."""
+        schema = self._object(descriptor, without)
+        for field in descriptor.fields:
+            if field.name in without or field.name == UPDATE_MASK:
+                continue
+            inner = dict(schema["properties"][field.json_name])
+            about = {"description": inner.pop("description")} if "description" in inner else {}
+            nested = field.message_type
+            if nested is not None and nested.full_name not in _WELL_KNOWN:
+                inner = self._clearable(nested, ())
+            schema["properties"][field.json_name] = {"anyOf": [inner, {"type": "null"}], **about}
+        return schema
 
     def _of_type(self, field: FieldDescriptor) -> Schema:
         if field.enum_type is not None:

@@ -13,13 +13,14 @@ from aiohttp_sse import sse_response
 from google.protobuf.message import Message
 
 from libs.common.errors import GenerationError
+from libs.common.rpc.deadlines import is_repeatable
 from libs.common.rpc.errors import answer_of, from_rpc_error
 from libs.common.rpc.json import to_json
 from services.gateway.access import check_role
 from services.gateway.authentication import Authentication
 from services.gateway.rest.bindings import Binding
 from services.gateway.rest.bodies import Bodies
-from services.gateway.rest.callers import key_of, metadata_for_peer, metadata_of_request
+from services.gateway.rest.callers import caller_of, key_of, metadata_for_peer, metadata_of_request
 from services.gateway.rest.problems import problem, problem_response
 from services.gateway.rest.reading import Reader
 
@@ -76,12 +77,11 @@ class Transcoder:
         async def handle(request: web.Request) -> web.StreamResponse:
             reader = Reader()
             try:
-                key = key_of(request)
-                caller = await self._authentication.caller(key, request.remote or "")
+                caller = await caller_of(request, self._authentication)
                 # Before the body is read: what is wrong with it is no business of whoever may not send it.
                 check_role(caller, binding.rpc)
                 message = await self._read(binding, request, reader)
-                metadata = metadata_for_peer(caller) if to_peer else metadata_of_request(request, key)
+                metadata = metadata_for_peer(caller) if to_peer else metadata_of_request(request, key_of(request))
                 return await serve(binding, call, request, message, metadata)
             except GenerationError as error:
                 return problem_response(error, reader.names)
@@ -96,7 +96,11 @@ class Transcoder:
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
     ) -> web.StreamResponse:
         del request
-        return _answer(binding, await answer_of(call(message, metadata=metadata, timeout=self._timeout_seconds)))
+        answer = await answer_of(
+            call(message, metadata=metadata, timeout=self._timeout_seconds),
+            changes_nothing=is_repeatable(binding.rpc),
+        )
+        return _answer(binding, answer)
 
     async def _stream(
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata

@@ -35,6 +35,58 @@ def index_concurrently(name: str, definition: str, *, unique: bool = False) -> N
     execute(f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}")
 
 
+def declare_partitioned_index(name: str, table: str, definition: str) -> None:
+    """Create the index of a partitioned table without the indexes of its partitions. No row is read.
+
+    The index is invalid until `attach_partition_indexes` has attached an index of each partition. Partitions created
+    from now on get theirs attached by Postgres. Call it within `locked`: the statement takes a SHARE lock.
+
+    Args:
+        name: of the index. Nothing is done if it exists.
+        table: the partitioned table.
+        definition: what follows the table in CREATE INDEX: columns and predicate.
+    """
+    execute(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {table} {definition}")
+
+
+def index_partitions_concurrently(name: str, table: str, definition: str) -> None:
+    """Build the index of each partition that has none attached, outside of a transaction.
+
+    Arguments as of `declare_partitioned_index`, which comes first. A partition's index is named as the table's, with
+    the partition in the table's place. An index that an earlier run left invalid is rebuilt.
+
+    Raises sqlalchemy.exc.ProgrammingError if a partition is dropped during the build: run the migration again.
+    """
+    for partition_name in _partitions_without_index(name, table):
+        index_concurrently(_partition_index(name, table, partition_name), f"{partition_name} {definition}")
+
+
+def attach_partition_indexes(name: str, table: str) -> None:
+    """Attach the index of each partition to the table's index, which thereby becomes valid. No row is read.
+
+    Call it within `locked`: the statement locks each partition's index against all queries.
+
+    Raises sqlalchemy.exc.ProgrammingError if a partition has no index: `index_partitions_concurrently` builds it.
+    """
+    for partition_name in _partitions_without_index(name, table):
+        execute(f"ALTER INDEX {name} ATTACH PARTITION {_partition_index(name, table, partition_name)}")
+
+
+def _partition_index(name: str, table: str, partition_name: str) -> str:
+    return name.replace(table, partition_name, 1)
+
+
+def _partitions_without_index(name: str, table: str) -> list[str]:
+    """The names of the partitions of `table` of which no index is attached to the index `name`."""
+    sql = """
+        SELECT p.inhrelid::regclass::text FROM pg_inherits p
+        WHERE p.inhparent = CAST(:table AS regclass) AND NOT EXISTS (
+            SELECT FROM pg_inherits a JOIN pg_index i ON i.indexrelid = a.inhrelid
+            WHERE a.inhparent = CAST(:name AS regclass) AND i.indrelid = p.inhrelid)
+        ORDER BY 1"""
+    return list(op.get_bind().execute(sa.text(sql), {"name": name, "table": table}).scalars())
+
+
 @contextmanager
 def locked(tables: Sequence[str]) -> Iterator[None]:
     """Within it nobody else reads or writes the tables, until the transaction ends.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
-from libs.common.database.records import AccountRecord
+from libs.common.database.records_dispatch import AccountRecord
 from libs.common.database.states import BreakerState
 from libs.common.database.stores.sets import records, rows_as_json, statement
 
@@ -70,8 +70,8 @@ def write_accounts(connection: Connection, accounts: Sequence[AccountRecord]) ->
 
 
 def refund(connection: Connection, costs_usd: Mapping[str, float]) -> None:
-    """Take what the providers did not take off the day's spend, by provider."""
-    due = {provider_id: cost for provider_id, cost in costs_usd.items() if cost > 0}
+    """Take what the providers did not take off today's spend (UTC), in US dollars by provider. Negative: charge it."""
+    due = {provider_id: cost for provider_id, cost in costs_usd.items() if cost}
     if due:
         lock_accounts(connection, due)
         rows = ({"provider_id": provider_id, "cost_usd": cost} for provider_id, cost in due.items())

@@ -15,6 +15,7 @@ from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.records_batches import BatchTurn, EndedInBatch
 from libs.common.database.states import BatchStatus, State
+from libs.common.database.stores.batch_ledger import fold
 from libs.common.database.stores.batch_steps import RELEASED_STATES, fill, release, settle
 from libs.common.database.stores.cancelling import cancel_all
 from libs.common.database.stores.inserting import IDEMPOTENCY_HOURS
@@ -23,30 +24,14 @@ from libs.common.errors import ErrorCode, GenerationError
 
 _FOLD_LIMIT = 2_000
 _CANCEL_LIMIT = 1_000
-_UPLOAD_HOURS = 2
+# Longer than an upload can be without a new part, and than opening it takes.
+_UPLOAD_MINUTES = 5
 
 # One at a time, whichever dispatcher: others would count the same places. Where there is nothing to look after, this is
 # all that is asked.
 _LOCK = statement("""
 SELECT CASE WHEN EXISTS (SELECT FROM generation_batches WHERE ended_at IS NULL) OR EXISTS (SELECT FROM batch_ledger)
     THEN pg_try_advisory_xact_lock(hashtext('darkroom.batches')) ELSE false END""")
-
-_FOLD = statement("""
-WITH taken AS (
-    DELETE FROM batch_ledger WHERE id = ANY(ARRAY(SELECT id FROM batch_ledger ORDER BY id LIMIT :limit)) RETURNING *
-), folded AS (
-    UPDATE generation_batches b
-    SET completed_tasks = b.completed_tasks + sums.completed_tasks,
-        failed_tasks = b.failed_tasks + sums.failed_tasks,
-        cancelled_tasks = b.cancelled_tasks + sums.cancelled_tasks,
-        skipped_tasks = b.skipped_tasks + sums.skipped_tasks, cost_usd = b.cost_usd + sums.cost_usd
-    FROM (
-        SELECT batch_id, sum(completed_tasks) AS completed_tasks, sum(failed_tasks) AS failed_tasks,
-            sum(cancelled_tasks) AS cancelled_tasks, sum(skipped_tasks) AS skipped_tasks, sum(cost_usd) AS cost_usd
-        FROM taken GROUP BY batch_id) sums
-    WHERE b.id = sums.batch_id
-)
-SELECT batch_id, batch_index FROM taken""")
 
 # What was sent is let to its end; what holds a claim may be on its way.
 _NOT_BEGUN = statement(f"""
@@ -158,7 +143,9 @@ FROM told""")
 
 _FORGET = statement(f"""
 WITH left_behind AS (
-    DELETE FROM batch_uploads WHERE created_at < now() - interval '{_UPLOAD_HOURS} hours'
+    DELETE FROM batch_uploads WHERE batch_id IN (
+        SELECT batch_id FROM batch_uploads GROUP BY batch_id
+        HAVING max(created_at) < now() - interval '{_UPLOAD_MINUTES} minutes')
 )
 UPDATE generation_batches SET idempotency_key = NULL, request_digest = NULL
 WHERE idempotency_key IS NOT NULL AND created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'""")
@@ -194,7 +181,7 @@ class BatchProgressStore:
             if not connection.execute(_LOCK).scalar_one():
                 return BatchTurn()
             live = self._database.live_ids.range
-            touched = [(row.batch_id, row.batch_index) for row in connection.execute(_FOLD, {"limit": _FOLD_LIMIT})]
+            touched = fold(connection, _FOLD_LIMIT)
             ended = [EndedInBatch(*row[:6]) for row in settle(connection, touched)]
             stopped = _stop(connection, live)
             cancelling = _cancel(connection, live)
@@ -213,7 +200,7 @@ class BatchProgressStore:
         return await self._database.transaction("look_after_batches", work)
 
     async def forget(self) -> None:
-        """Remove uploads that nobody finishes, and idempotency keys whose day is over."""
+        """Remove uploads without a new part for 5 minutes, whose gateway has died, and expired idempotency keys."""
         await self._database.transaction("forget_batch_uploads", lambda c: c.execute(_FORGET))
 
     async def open_batches(self) -> int:

@@ -40,7 +40,7 @@ WITH touched AS (
             FILTER (WHERE d.is_required AND maker.state IN ('FAILED', 'CANCELLED')))[1] AS cause
     FROM waiting JOIN batch_dependencies d USING (batch_id, batch_index)
     JOIN generation_requests maker ON maker.batch_id = d.batch_id AND maker.batch_index = d.needs_index
-        AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = maker.id)
+        AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = maker.id AND NOT later.is_late)
     GROUP BY waiting.id
 ), settled AS (
     UPDATE generation_requests g

@@ -14,9 +14,17 @@ from libs.common.database.records_batches import BatchRecord, BatchRequest, Depe
 from libs.common.database.records_edge import Admission, KeyUsage
 from libs.common.database.states import BatchStatus
 from libs.common.database.stores.batch_steps import fill
-from libs.common.database.stores.inserting import COLUMNS, IDEMPOTENCY_HOURS, RECORD, REUSABLE, TURN_AT, row_of
+from libs.common.database.stores.inserting import (
+    COLUMNS,
+    IDEMPOTENCY_HOURS,
+    RECORD,
+    REUSABLE,
+    TURN_AT,
+    inserted,
+    row_of,
+)
 from libs.common.database.stores.sets import records, rows_as_json, statement
-from libs.common.database.stores.usage import count_tokens, hold_usage, unknown_usage
+from libs.common.database.stores.usage import count_tokens, hold_usage, read_usage, unknown_usage
 from libs.common.errors import ErrorCode, FieldViolation, GenerationError
 
 AdmitBatch = Callable[[KeyUsage, int, float], Admission]
@@ -30,6 +38,9 @@ _FREE_NAME = statement(f"""
 UPDATE generation_batches SET idempotency_key = NULL, request_digest = NULL
 WHERE owner = :owner AND idempotency_key = :idempotency_key
     AND created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'""")
+_IS_NAMED = statement(f"""
+SELECT EXISTS (SELECT FROM generation_batches WHERE owner = :owner AND idempotency_key = :idempotency_key
+    AND created_at >= now() - interval '{IDEMPOTENCY_HOURS} hours')""")
 _NAMED = statement("""
 SELECT id, request_digest FROM generation_batches WHERE owner = :owner AND idempotency_key = :idempotency_key""")
 
@@ -49,11 +60,9 @@ SELECT :batch_id, batch_index, needs_index, is_required FROM jsonb_to_recordset(
     AS row(batch_index int, needs_index int, is_required bool)""")
 
 _INSERT_PART = statement(f"""
-INSERT INTO generation_requests ({COLUMNS}, state, reserved_usd, request_hash, turn_at, reused_from_id, outputs,
-    cost_usd, ended_at, waits_for)
-SELECT {", ".join(f"row.{name.strip()}" for name in COLUMNS.split(","))},
-    CASE WHEN found.id IS NULL THEN 'HELD' ELSE 'SUCCESS' END,
-    CASE WHEN found.id IS NULL THEN row.reserved_usd ELSE 0 END, decode(row.request_hash, 'hex'), {TURN_AT},
+INSERT INTO generation_requests ({COLUMNS}, state, turn_at, reused_from_id, outputs, cost_usd, ended_at, waits_for)
+SELECT {inserted("row", reserved_usd="CASE WHEN found.id IS NULL THEN row.reserved_usd ELSE 0 END")},
+    CASE WHEN found.id IS NULL THEN 'HELD' ELSE 'SUCCESS' END, {TURN_AT},
     found.id, found.outputs, CASE WHEN found.id IS NOT NULL THEN 0 END, CASE WHEN found.id IS NOT NULL THEN now() END,
     CASE WHEN found.id IS NULL THEN (
         SELECT count(*) FROM batch_dependencies d WHERE d.batch_id = row.batch_id AND d.batch_index = row.batch_index)
@@ -131,12 +140,26 @@ class BatchStore:
         self._database = database
         self._admit = admit
 
-    async def put(self, batch_id: str, part: int, requests: Sequence[BatchRequest]) -> None:
-        """Keep a part of a batch until it is opened or dropped."""
-        rows = rows_as_json(
-            {**row_of(request.generation), "within_seconds": request.reuse_within_seconds} for request in requests
+    async def is_named(self, owner: str, idempotency_key: str) -> bool:
+        """Whether the owner has used that name for a batch, and still may not for another."""
+        if not idempotency_key:
+            return False
+        name = {"owner": owner, "idempotency_key": idempotency_key}
+        return await self._database.transaction(
+            "find_batch_name", lambda c: bool(c.execute(_IS_NAMED, name).scalar_one())
         )
-        parameters = {"batch_id": batch_id, "part": part, "requests": rows}
+
+    async def check_room(self, api_key_id: str, places: int, reserved_usd: float) -> None:
+        """Raise what the key's quota has against a batch, as things stand now; nothing is held or counted."""
+
+        def work(connection: Connection) -> None:
+            _admission(self._admit, read_usage(connection, [api_key_id]), places, reserved_usd)
+
+        await self._database.transaction("check_batch_room", work)
+
+    async def put(self, batch_id: str, part: int, rows: bytes) -> None:
+        """Keep a part of a batch, made by `part_rows`, until it is opened or dropped."""
+        parameters = {"batch_id": batch_id, "part": part, "requests": rows.decode()}
         await self._database.transaction("put_batch_part", lambda c: c.execute(_PUT, parameters))
 
     async def drop(self, batch_id: str) -> None:
@@ -147,7 +170,8 @@ class BatchStore:
         """Make a batch of the parts that were put, all of it or nothing, and release as many as may be under way.
 
         Raises GenerationError ALREADY_EXISTS for an idempotency key that stands for another batch, and QUOTA_EXCEEDED
-        and RATE_LIMITED where the key's quota does not let it in.
+        and RATE_LIMITED where the key's quota does not let it in. SERVICE_UNAVAILABLE where parts are missing: they
+        were removed as those of an upload that broke off, or Postgres has crashed.
         """
 
         def work(connection: Connection) -> Opened:
@@ -164,8 +188,14 @@ class BatchStore:
             if dependencies:
                 rows = rows_as_json(asdict(dependency) for dependency in dependencies)
                 connection.execute(_INSERT_DEPENDENCIES, {"batch_id": batch.id, "rows": rows})
-            for part in range(parts):
-                connection.execute(_INSERT_PART, {"batch_id": batch.id, "part": part})
+            inserted = sum(
+                connection.execute(_INSERT_PART, {"batch_id": batch.id, "part": part}).rowcount for part in range(parts)
+            )
+            if inserted != batch.total_tasks:
+                raise GenerationError(
+                    ErrorCode.SERVICE_UNAVAILABLE,
+                    "Parts of the batch were lost before it was committed, and nothing of it was kept; send it again.",
+                )
             connection.execute(_DROP, {"batch_id": batch.id})
             fill(connection, ANY, batch.id)
             return Opened(_record(connection, batch.id))
@@ -202,17 +232,28 @@ class BatchStore:
         await self._database.transaction("request_batch_cancel", lambda c: c.execute(_CANCEL, parameters))
 
 
+def part_rows(requests: Sequence[BatchRequest]) -> bytes:
+    """A part of a batch as it is stored."""
+    return rows_as_json(
+        {**row_of(request.generation), "within_seconds": request.reuse_within_seconds} for request in requests
+    ).encode()
+
+
 def check_quota(connection: Connection, admit: AdmitBatch, api_key_id: str, places: int, reserved_usd: float) -> None:
     """Raise what the key's quota has against so many more under way at once, and so much more reserved."""
-    held = hold_usage(connection, [api_key_id])
-    if not held:
+    admission = _admission(admit, hold_usage(connection, [api_key_id]), places, reserved_usd)
+    if admission.tokens is not None:
+        count_tokens(connection, {api_key_id: admission.tokens})
+
+
+def _admission(admit: AdmitBatch, usage: Sequence[KeyUsage], places: int, reserved_usd: float) -> Admission:
+    if not usage:
         raise unknown_usage()
-    admission = admit(held[0], places, reserved_usd)
+    admission = admit(usage[0], places, reserved_usd)
     (refusal,) = admission.refusals
     if refusal is not None:
         raise refusal
-    if admission.tokens is not None:
-        count_tokens(connection, {api_key_id: admission.tokens})
+    return admission
 
 
 def _inserted(connection: Connection, batch: NewBatch) -> bool:

@@ -30,7 +30,7 @@ WHERE c.id = ANY(ARRAY(SELECT id FROM due)) AND told.id = c.id
 RETURNING c.id, c.generation_id, c.batch_id, c.content, c.api_key_id, c.event, c.url, c.attempts, c.lease_token,
     c.created_at, COALESCE(g.request_id, b.request_id) AS request_id, g.trace_parent,
     COALESCE(g.model_identifier, '') AS model_identifier, COALESCE(g.labels, '{}') AS labels, g.user_id, g.outputs,
-    g.error, g.cost_usd""")
+    g.error, g.cost_usd, g.continues_id""")
 
 _END = statement("""
 WITH item AS (

@@ -22,6 +22,7 @@ CANCELLED_BY_CALLER = json.dumps(
 # Nobody is at work on these outside, except on storing: its late write meets a newer token.
 _AT_ONCE = [State.HELD, State.PENDING, State.STORING]
 
+# Outputs that are stored already are removed from object storage with the prepared images that have expired.
 # The task is locked first, as the end of a poll does, so that the two do not wait for each other in a circle.
 _CANCEL = statement("""
 WITH task AS (
@@ -31,7 +32,8 @@ WITH task AS (
     SET cancel_requested_at = COALESCE(g.cancel_requested_at, now()),
         state = CASE WHEN g.state = ANY(:at_once) THEN 'CANCELLED' ELSE g.state END,
         error = CASE WHEN g.state = ANY(:at_once) THEN CAST(:error AS jsonb) ELSE g.error END,
-        sources = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.sources END,
+        sources = CASE WHEN g.state = ANY(:at_once)
+            THEN NULLIF(jsonb_path_query_array(g.sources, '$[*] ? (exists(@.stored))'), '[]') ELSE g.sources END,
         lease_token = CASE WHEN g.state = ANY(:at_once) THEN g.lease_token + 1 ELSE g.lease_token END,
         lease_owner = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_owner END,
         lease_until = CASE WHEN g.state = ANY(:at_once) THEN NULL ELSE g.lease_until END,
@@ -39,12 +41,17 @@ WITH task AS (
         updated_at = CASE WHEN g.state = ANY(:at_once) THEN now() ELSE g.updated_at END
     WHERE g.id = ANY(:ids) AND g.state <> ALL(:terminal) AND (CAST(:owner AS text) IS NULL OR g.owner = :owner)
         AND (SELECT count(*) FROM task) >= 0
-    RETURNING g.id, g.state
+    RETURNING g.id, g.state, g.sources
 ), due AS (
     UPDATE poll_tasks t SET is_wanted = true, next_poll_at = LEAST(t.next_poll_at, now())
     FROM asked WHERE t.generation_id = asked.id AND t.ended_at IS NULL
 ), emptied AS (
     DELETE FROM output_spool s USING asked WHERE s.generation_id = asked.id AND asked.state = 'CANCELLED'
+), unwanted AS (
+    INSERT INTO prepared_images (object_key, content_key, content_type, size_bytes, expires_at)
+    SELECT stored ->> 'object_key', '', stored ->> 'content_type', 0, now()
+    FROM asked CROSS JOIN LATERAL jsonb_path_query(asked.sources, '$[*].stored') AS stored
+    WHERE asked.state = 'CANCELLED' ON CONFLICT DO NOTHING
 )
 SELECT id, state FROM asked""")
 

@@ -11,10 +11,12 @@ from sqlalchemy.engine import Connection, CursorResult
 
 from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
-from libs.common.database.records import AccountRecord, ClaimedGeneration, Fallback, Grant, Unavailable
+from libs.common.database.records import Fallback, ImageFrom, Lease
+from libs.common.database.records_dispatch import AccountRecord, ClaimedGeneration, Grant, Unavailable
 from libs.common.database.stores.accounts import lock_accounts, refund, write_accounts
 from libs.common.database.stores.fallbacks import going_on
-from libs.common.database.stores.sets import rows_as_json, statement
+from libs.common.database.stores.made_images import made_images
+from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, rows_as_json, statement
 
 # Claims of all dispatchers queue here, so that no two count the same free place at a provider.
 _CLAIM_LOCK = statement("SELECT pg_advisory_xact_lock(7032001)")
@@ -26,27 +28,25 @@ state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval
 _CLAIMED_COLUMNS = f"""
     g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
     g.parameters, g.when_uncertain, g.user_id, g.labels, g.request_id, g.trace_parent, g.attempts, g.lease_token,
-    g.created_at, g.released_at, g.batch_id, g.preprocess,
+    g.created_at, g.released_at, g.batch_id, g.preprocess, g.owner,
     g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
     EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
         AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
-    CASE WHEN g.images_from <> '[]' THEN (
-        SELECT jsonb_agg(maker.outputs -> wanted.output ORDER BY wanted.number)
-        FROM ROWS FROM (jsonb_to_recordset(g.images_from) AS (batch_ref text, output int)) WITH ORDINALITY
-            AS wanted (batch_ref, output, number)
-        JOIN generation_requests maker ON maker.batch_id = g.batch_id AND maker.batch_ref = wanted.batch_ref
-            AND maker.state = 'SUCCESS' AND maker.id {IN_RANGE}) END AS made_images"""
+    g.batch_index, g.images_from"""
 
-# The keys that wait are found by hops along the index, so that a key with thousands of rows costs no more than one.
-# Each deals as many as there are places; places go round the keys, the one served longest ago first. A billionth of a
-# dollar makes up for the sums of floats.
+# A task that its provider does not know any more holds no concurrency slot. The keys that wait are found by hops along
+# the index, so that a key with thousands of rows costs no more than one. Each deals as many as there are places; places
+# go round the keys, the one served longest ago first. A billionth of a dollar makes up for the sums of floats.
 _PICK = statement(f"""
 WITH RECURSIVE granted AS (
     SELECT provider_id, budget_usd, CASE WHEN concurrent_tasks IS NULL THEN places
         ELSE GREATEST(0, LEAST(places, concurrent_tasks - (
             SELECT count(*) FROM generation_requests g
             WHERE g.provider_id = row.provider_id AND g.state IN ('DISPATCHING', 'PROCESSING')
-                AND g.id {IN_RANGE}))) END AS places
+                AND g.id {IN_RANGE}) + (
+            SELECT count(*) FROM poll_tasks t
+            WHERE t.provider_id = row.provider_id AND t.ended_at IS NULL AND t.missing_since IS NOT NULL))) END
+            AS places
     FROM jsonb_to_recordset(CAST(:grants AS jsonb)) AS row(
         provider_id text, places int, concurrent_tasks int, budget_usd float)
 ), keys AS (
@@ -93,14 +93,18 @@ SELECT * FROM claimed""")
 _RESCUE = statement(f"""
 WITH left_behind AS (
     SELECT id FROM generation_requests
-    WHERE state = 'DISPATCHING' AND lease_until < now() AND id <> ALL(:held) AND id {IN_RANGE}
+    WHERE state = 'DISPATCHING' AND lease_until < now() AND id <> ALL(:held) AND provider_id <> ALL(:full)
+        AND id {IN_RANGE}
     ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 UPDATE generation_requests g SET {_LEASED}
 WHERE g.id = ANY(ARRAY(SELECT id FROM left_behind)) AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS},
     (SELECT s.id FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE} AND s.state = 'STARTED')
-        AS open_submission_id""")
+        AS open_submission_id,
+    (SELECT CAST(EXTRACT(EPOCH FROM now() - s.started_at) AS float) FROM submissions s
+        WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE} AND s.state = 'STARTED')
+        AS open_submission_age_seconds""")
 
 _CLAIM_FORGOTTEN = statement(f"""
 WITH forgotten AS (
@@ -113,15 +117,20 @@ UPDATE generation_requests g SET {_LEASED}, updated_at = now()
 WHERE g.id = ANY(ARRAY(SELECT id FROM forgotten)) AND g.id {IN_RANGE}
 RETURNING {_CLAIMED_COLUMNS}""")
 
-_RENEW = statement("""
-UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
-WHERE id = ANY(:ids) AND lease_owner = :owner AND state = 'DISPATCHING'""")
+_RENEW = statement(f"""
+UPDATE generation_requests g SET lease_until = now() + make_interval(secs => :lease_seconds)
+FROM {CLAIMS}
+WHERE g.id = ANY(:ids) AND g.id = claim.generation_id AND g.lease_token = claim.lease_token
+    AND g.lease_owner = :owner AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
+RETURNING g.id, g.lease_token""")
 
 # What was claimed and never sent is free at once; what was sent waits for its lease to end and is then resolved.
 _GIVE_BACK = statement(f"""
 UPDATE generation_requests g
-SET state = 'PENDING', lease_owner = NULL, lease_until = NULL, updated_at = now()
-WHERE g.id = ANY(:ids) AND g.lease_owner = :owner AND g.state = 'DISPATCHING'
+SET state = 'PENDING', lease_owner = NULL, lease_until = NULL, lease_token = g.lease_token + 1, updated_at = now()
+FROM {CLAIMS}
+WHERE g.id = ANY(:ids) AND g.id = claim.generation_id AND g.lease_token = claim.lease_token
+    AND g.lease_owner = :owner AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
     AND NOT EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
         AND s.state = 'STARTED')
 RETURNING g.provider_id, g.expected_cost_usd""")
@@ -151,15 +160,23 @@ FROM stuck WHERE g.id = stuck.id AND g.id = ANY(ARRAY(SELECT id FROM stuck)) AND
 RETURNING g.id, g.provider_id""")
 
 Decide = Callable[[AccountRecord], Grant]
+_UNCLAIMED = {"api_key_id", "batch_index"}
 
 
-def _claimed(result: CursorResult[*tuple[Any, ...]]) -> list[ClaimedGeneration]:
+def _claimed(connection: Connection, result: CursorResult[*tuple[Any, ...]]) -> list[ClaimedGeneration]:
+    """Read claimed rows, each with the images that others of its batch made for it."""
+    rows = result.mappings().all()
+    made = made_images(connection, rows)
     found = []
-    for row in result.mappings():
-        fields = {name: value for name, value in row.items() if name != "api_key_id"}
-        fallbacks = tuple(Fallback(**entry) for entry in fields.pop("fallbacks"))
-        found.append(ClaimedGeneration(**fields, fallbacks=fallbacks))
+    for row in rows:
+        fields = {name: value for name, value in row.items() if name not in _UNCLAIMED}
+        fields["fallbacks"] = tuple(Fallback(**entry) for entry in row["fallbacks"])
+        fields["images_from"] = tuple(ImageFrom(**entry) for entry in row["images_from"])
+        found.append(ClaimedGeneration(**fields, made_images=made.get(row["id"], ())))
     return found
+
+
+_LOOK = statement("SELECT 1")
 
 
 class ClaimStore:
@@ -205,18 +222,35 @@ class ClaimStore:
             if not ids:
                 return []
             claimed = _claimed(
-                connection.execute(_CLAIM, {**self._lease, **self._database.live_ids.parameters, "ids": ids})
+                connection,
+                connection.execute(_CLAIM, {**self._lease, **self._database.live_ids.parameters, "ids": ids}),
             )
             write_accounts(connection, _charged(grants, claimed))
             return claimed
 
         return await self._database.transaction("claim_generations", work)
 
-    async def rescue(self, limit: int, *, held: Sequence[str]) -> list[ClaimedGeneration]:
-        """Lease what a dispatcher left behind that died or lost its lease. `held` is under way here and left alone."""
-        parameters = {**self._lease, **self._database.live_ids.parameters, "limit": limit, "held": list(held)}
+    async def look(self) -> None:
+        """Return once the database has answered a statement."""
+        await self._database.transaction("look", lambda c: c.execute(_LOOK).close())
+
+    async def rescue(self, limit: int, *, held: Sequence[str], full: Sequence[str] = ()) -> list[ClaimedGeneration]:
+        """Lease generations whose dispatcher died or lost its lease, the longest without a lease first.
+
+        Args:
+            limit: how many at most.
+            held: the ids of generations that this process has in hand; they are left out.
+            full: provider accounts whose generations are left out.
+        """
+        parameters = {
+            **self._lease,
+            **self._database.live_ids.parameters,
+            "limit": limit,
+            "held": list(held),
+            "full": list(full),
+        }
         return await self._database.transaction(
-            "rescue_generations", lambda c: _claimed(c.execute(_RESCUE, parameters))
+            "rescue_generations", lambda c: _claimed(c, c.execute(_RESCUE, parameters))
         )
 
     async def claim_forgotten(
@@ -231,21 +265,23 @@ class ClaimStore:
             "patience_seconds": patience_seconds,
         }
         return await self._database.transaction(
-            "claim_forgotten_generations", lambda c: _claimed(c.execute(_CLAIM_FORGOTTEN, parameters))
+            "claim_forgotten_generations", lambda c: _claimed(c, c.execute(_CLAIM_FORGOTTEN, parameters))
         )
 
-    async def renew(self, generation_ids: Sequence[str]) -> None:
-        """Prolong the leases of those of `generation_ids` that are still held."""
-        parameters = {**self._lease, "ids": list(generation_ids)}
-        await self._database.transaction("renew_generations", lambda c: c.execute(_RENEW, parameters))
+    async def renew(self, claims: Sequence[Lease]) -> list[Lease]:
+        """Renew the leases of these claims, as far as they still hold, and return those that were renewed."""
+        parameters = {**self._lease, **claims_as_arrays(claims)}
+        return await self._database.transaction(
+            "renew_generations", lambda c: [Lease(row.id, row.lease_token) for row in c.execute(_RENEW, parameters)]
+        )
 
-    async def give_back(self, generation_ids: Sequence[str]) -> None:
-        """End the leases of what was claimed and never sent; what it was to cost is free again."""
+    async def give_back(self, claims: Sequence[Lease]) -> None:
+        """End the leases of those of these claims that were never sent; their cost leaves the account's spend."""
 
         def work(connection: Connection) -> None:
             parameters = {
                 "owner": self._lease["owner"],
-                "ids": list(generation_ids),
+                **claims_as_arrays(claims),
                 **self._database.live_ids.parameters,
             }
             costs: defaultdict[str, float] = defaultdict(float)

@@ -14,6 +14,7 @@ from libs.common.database.engine import Database
 from libs.common.database.records import GenerationRecord, Json
 from libs.common.database.states import State
 from libs.common.database.stores.generations import READ, GenerationFilter, conditions
+from libs.common.database.stores.second_payment import PRICE_USD
 from libs.common.database.stores.sets import records, statement
 from libs.common.database.tables import generation_requests
 
@@ -29,9 +30,11 @@ WHERE period = 'minute' AND at >= date_trunc('minute', now()) - make_interval(mi
 GROUP BY at ORDER BY at""")
 
 _TODAY = statement("""
-SELECT provider_id, sum(cost_usd)::float AS cost_usd FROM statistics
+SELECT provider_id, COALESCE(sum(cost_usd) FILTER (WHERE kind IN ('generation_ended', 'money_spent')), 0) AS spent_usd,
+    COALESCE(sum(cost_usd) FILTER (WHERE kind = 'money_at_risk'), 0) AS at_risk_usd
+FROM statistics
 WHERE period = 'hour' AND at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
-    AND kind = 'generation_ended'
+    AND kind IN ('generation_ended', 'money_spent', 'money_at_risk')
 GROUP BY provider_id""")
 
 _TASK = statement("""
@@ -39,20 +42,19 @@ SELECT state, strategy, poll_interval_ms, attempts, retry_count, progress, last_
     created_at, ended_at
 FROM poll_tasks WHERE generation_id = :generation_id""")
 
-_INPUTS = statement("""
-SELECT input_images, preprocess, store_attempts, next_attempt_at, released_at, expected_cost_usd, when_uncertain,
-    fallbacks, images_from, experiment_version
-FROM generation_requests WHERE id = :id""")
+_INPUTS = statement(f"""
+SELECT g.input_images, g.store_attempts, g.released_at, g.when_uncertain, {PRICE_USD} AS price_usd
+FROM generation_requests g WHERE g.id = :id""")
 
 _RATING = statement("SELECT rating, feedback, created_at FROM generation_ratings WHERE generation_id = :id")
 
 _FAILURES = statement("""
-SELECT error ->> 'code' AS code, min(error ->> 'message') AS message, count(*) AS number
-FROM (SELECT error FROM generation_requests g
+SELECT error ->> 'code' AS code, was_submitted, min(error ->> 'message') AS message, count(*) AS number
+FROM (SELECT error, attempts > 0 AS was_submitted FROM generation_requests g
     WHERE batch_id = :batch_id AND state IN ('FAILED', 'CANCELLED') AND error IS NOT NULL
-        AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id)
+        AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id AND NOT later.is_late)
     LIMIT :limit) found
-GROUP BY 1 ORDER BY 3 DESC, 1""")
+GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,14 @@ class Minute:
     created: float
     succeeded: float
     failed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What is spent, and what is at risk, in US dollars."""
+
+    spent_usd: float = 0.0
+    at_risk_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +94,16 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """What of a generation's request its owner is not shown."""
+    """The part of a generation's request that only operators are shown.
+
+    `price_usd`: the most that submitting it again costs by the catalog, in US dollars.
+    """
 
     input_images: list[str]
-    preprocess: Json | None
     store_attempts: int
-    next_attempt_at: datetime
     released_at: datetime
-    expected_cost_usd: float
     when_uncertain: str
-    fallbacks: list[Json]
-    images_from: list[Json]
-    experiment_version: int | None
+    price_usd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +126,13 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Generations that failed for the same reason, with one of their messages."""
+    """Generations that failed for the same reason, with one of their messages.
+
+    `was_submitted`: whether they were sent to a provider; only those may be billed.
+    """
 
     code: str
+    was_submitted: bool
     message: str
     number: int
 
@@ -143,15 +155,20 @@ class ConsoleReads:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def minutes(self, minutes: int) -> tuple[list[Minute], dict[str, float]]:
-        """What happened in the last minutes, and what each provider cost today (UTC), in US dollars."""
+    async def minutes(self, minutes: int) -> tuple[list[Minute], dict[str, Money]]:
+        """What happened in the last minutes, and today's (UTC) money by provider."""
 
-        def work(connection: Connection) -> tuple[list[Minute], dict[str, float]]:
+        def work(connection: Connection) -> tuple[list[Minute], dict[str, Money]]:
             found = [
                 Minute(row.at, row.created or 0.0, row.succeeded or 0.0, row.failed or 0.0)
                 for row in connection.execute(_MINUTES, {"minutes": minutes})
             ]
-            return found, {row.provider_id: row.cost_usd for row in connection.execute(_TODAY)}
+            # Sums of floats: to the micro-dollar, which is as exact as money is.
+            money = {
+                row.provider_id: Money(round(row.spent_usd, 6), round(row.at_risk_usd, 6))
+                for row in connection.execute(_TODAY)
+            }
+            return found, money
 
         return await self._database.transaction("console_minutes", work)
 

@@ -12,8 +12,9 @@ from sqlalchemy.engine import Connection
 from libs.common.database import states
 from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
-from libs.common.database.records import Attempt, DispatchOutcome, QueueRecord
+from libs.common.database.records_dispatch import Attempt, DispatchOutcome, QueueRecord
 from libs.common.database.states import State
+from libs.common.database.stores import repeats
 from libs.common.database.stores.accounts import refund
 from libs.common.database.stores.cancelling import CANCELLED_BY_CALLER
 from libs.common.database.stores.fallbacks import going_on
@@ -29,10 +30,13 @@ WITH item AS (
     FROM item
     WHERE g.id = item.generation_id AND g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
         AND g.lease_owner = :owner AND g.lease_token = item.lease_token AND g.cancel_requested_at IS NULL
-    RETURNING item.submission_id, g.id AS generation_id, g.attempts, g.provider_id, g.model_identifier
+    RETURNING item.submission_id, g.id AS generation_id, g.attempts, g.provider_id, g.model_identifier,
+        g.expected_cost_usd
 )
-INSERT INTO submissions (id, generation_id, attempt, provider_id, model_identifier, state)
-SELECT submission_id, generation_id, attempts, provider_id, model_identifier, 'STARTED' FROM held
+INSERT INTO submissions (id, generation_id, attempt, provider_id, model_identifier, state, expected_cost_usd)
+SELECT submission_id, generation_id, attempts, provider_id, model_identifier, 'STARTED',
+    CAST(expected_cost_usd AS numeric)
+FROM held
 RETURNING id""")
 
 # A cancel that was asked for meanwhile wins over whatever has not reached the provider, and over results that it has
@@ -42,13 +46,13 @@ WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
         generation_id text, lease_token bigint, state text, submission_id text, submission_state text,
         task jsonb, sources jsonb, outputs jsonb, error jsonb, cost_usd float, delay_seconds float,
-        http_status smallint, provider_request_id text, latency_ms int, fallback int)
+        http_status smallint, provider_request_id text, latency_ms int, fallback int, is_same_id bool, reply jsonb)
 ), held AS (
     SELECT item.*, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
         CASE WHEN g.cancel_requested_at IS NULL OR item.state IN ('PROCESSING', 'FAILED') THEN item.state
             ELSE 'CANCELLED' END AS next_state,
         CASE WHEN g.cancel_requested_at IS NULL THEN g.fallbacks->item.fallback END AS moved,
-        item.error->>'code' AS code,
+        item.error->>'code' AS code, g.expected_cost_usd,
         g.cancel_requested_at IS NULL AND item.state = 'PENDING' AND item.submission_state = 'UNCERTAIN' AS resubmits
     FROM item JOIN generation_requests g ON g.id = item.generation_id
     WHERE g.id = ANY(:ids) AND g.state IS NOT DISTINCT FROM 'DISPATCHING'
@@ -70,7 +74,9 @@ WITH item AS (
     UPDATE submissions s
     SET state = held.submission_state, provider_task_id = held.task->>'task_id', error = held.error,
         http_status = held.http_status, provider_request_id = held.provider_request_id,
-        latency_ms = held.latency_ms, ended_at = now(),
+        latency_ms = held.latency_ms, reply = held.reply, ended_at = now(),
+        at_risk_usd = CASE WHEN held.submission_state = 'UNCERTAIN' AND NOT held.is_same_id
+            THEN CAST(held.expected_cost_usd AS numeric) ELSE 0 END,
         resolution = CASE WHEN held.resubmits THEN 'RESUBMITTED' END,
         resolution_note = CASE WHEN held.resubmits THEN 'by policy' END,
         resolved_at = CASE WHEN held.resubmits THEN now() END
@@ -133,6 +139,8 @@ class DispatchStore:
     async def end(self, outcomes: Sequence[DispatchOutcome]) -> list[State | None]:
         """Write outcomes; in the order given, the state that was written, or None where the lease was lost.
 
+        An outcome that an earlier call has committed, whose reply was lost, is answered as that call would have been.
+
         With one statement: the generations' next states, the ends of their attempts, and the tasks handed over. The
         state is CANCELLED instead of the outcome's where a cancel was asked for meanwhile and can still be had.
         """
@@ -140,24 +148,10 @@ class DispatchStore:
             states.check(State.DISPATCHING, outcome.state)
 
         def work(connection: Connection) -> dict[str, State]:
-            parameters = {
-                "ids": [outcome.generation_id for outcome in outcomes],
-                "owner": self._owner,
-                "terminal": sorted(states.TERMINAL),
-                "cancelled": CANCELLED_BY_CALLER,
-                "rows": rows_as_json(_outcome_row(outcome) for outcome in outcomes),
-            }
-            ended = {row.id: State(row.state) for row in connection.execute(_END, parameters)}
-            spooled = [
-                {"generation_id": outcome.generation_id, "output_index": index, "content": content}
-                for outcome in outcomes
-                if ended.get(outcome.generation_id) is State.STORING
-                for index, content in enumerate(outcome.spool)
-            ]
-            if spooled:
-                connection.execute(_SPOOL, spooled)
-            refund(connection, _not_taken(outcomes, ended))
-            return ended
+            ended = end_dispatches(connection, outcomes, owner=self._owner)
+            if len(ended) == len(outcomes):
+                return ended
+            return repeats.dispatched(connection, _parameters(outcomes, self._owner)) | ended
 
         ended = await self._database.transaction("end_dispatches", work)
         return [ended.get(outcome.generation_id) for outcome in outcomes]
@@ -168,6 +162,51 @@ class DispatchStore:
         return await self._database.transaction(
             "read_queue", lambda c: records(QueueRecord, c.execute(_QUEUE, parameters))
         )
+
+
+def end_dispatches(connection: Connection, outcomes: Sequence[DispatchOutcome], *, owner: str) -> dict[str, State]:
+    """Write outcomes in this transaction.
+
+    Args:
+        connection: of the transaction.
+        outcomes: each with the token of the claim that it ends.
+        owner: whose claims they are.
+
+    Returns the state that was written, by generation; none for an outcome whose claim has ended.
+    """
+    parameters = _parameters(outcomes, owner)
+    ended = {row.id: State(row.state) for row in connection.execute(_END, parameters)}
+    spool(
+        connection,
+        {
+            outcome.generation_id: outcome.spool
+            for outcome in outcomes
+            if ended.get(outcome.generation_id) is State.STORING
+        },
+    )
+    refund(connection, _not_taken(outcomes, ended))
+    return ended
+
+
+def spool(connection: Connection, contents: Mapping[str, Sequence[bytes]]) -> None:
+    """Keep outputs that came as bytes until they are stored, by the generation that holds them."""
+    rows = [
+        {"generation_id": generation_id, "output_index": index, "content": content}
+        for generation_id, outputs in contents.items()
+        for index, content in enumerate(outputs)
+    ]
+    if rows:
+        connection.execute(_SPOOL, rows)
+
+
+def _parameters(outcomes: Sequence[DispatchOutcome], owner: str) -> dict[str, Any]:
+    return {
+        "ids": [outcome.generation_id for outcome in outcomes],
+        "owner": owner,
+        "terminal": sorted(states.TERMINAL),
+        "cancelled": CANCELLED_BY_CALLER,
+        "rows": rows_as_json(_outcome_row(outcome) for outcome in outcomes),
+    }
 
 
 def _outcome_row(outcome: DispatchOutcome) -> dict[str, Any]:
@@ -187,6 +226,8 @@ def _outcome_row(outcome: DispatchOutcome) -> dict[str, Any]:
         "provider_request_id": outcome.provider_request_id,
         "latency_ms": outcome.latency_ms,
         "fallback": outcome.fallback,
+        "is_same_id": outcome.is_same_id,
+        "reply": outcome.reply,
     }
 
 

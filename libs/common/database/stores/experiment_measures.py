@@ -32,6 +32,8 @@ _FIRST_SNAPSHOT, _NEXT_SNAPSHOT = 20, 1.05
 _NOTHING = 1e-9
 WEIGHT = "10000::float / GREATEST(1, (a.weights ->> v.position)::int)"
 """One over the probability that the shares `a` gave to the variant `v`."""
+# What a continuation goes on with is taken back, as it was counted.
+_SIGN = "CASE kind WHEN 'ended' THEN 1 WHEN 'reopened' THEN -1 ELSE 0 END"
 _SUMS = "units, m, d, mm, dd, md, a, b, aa, bb, ab, ma, mb, da, db"
 _LINES = """
 line AS (
@@ -84,8 +86,8 @@ WITH {_LINES}, met AS (
     SELECT experiment_id, version, variant_id, 1 AS units, 0 AS generations, 0 AS ended, 0 AS cancelled FROM arrived
     UNION ALL
     SELECT experiment_id, version, variant_id, (unit IS NULL AND kind = 'assigned')::int, (kind = 'assigned')::int,
-        (kind = 'ended')::int, (kind = 'ended' AND outcome = 'CANCELLED')::int
-    FROM line WHERE kind IN ('assigned', 'ended')
+        {_SIGN}, CASE WHEN outcome = 'CANCELLED' THEN {_SIGN} ELSE 0 END
+    FROM line WHERE kind IN ('assigned', 'ended', 'reopened')
 )
 INSERT INTO experiment_arrivals AS s (experiment_id, version, variant_id, units, generations, ended, cancelled)
 SELECT part.experiment_id, part.version, part.variant_id, sum(units), sum(generations), sum(ended), sum(cancelled)
@@ -97,13 +99,15 @@ ON CONFLICT (experiment_id, version, variant_id) DO UPDATE SET units = s.units +
 # A generation without a user is a unit that nothing is added to, so its line says by itself what changed.
 _ADD = statement(f"""
 WITH {_LINES}, {_WEIGHTED}, part AS (
-    SELECT w.experiment_id, w.variant_id, w.unit, p.metric, w.weight, p.value, p.number, p.old_value, p.old_number
+    SELECT w.experiment_id, w.variant_id, w.unit, p.metric, w.weight,
+        CASE WHEN w.kind = 'ended' THEN p.value ELSE 0 END AS value, (w.kind = 'ended')::int AS number,
+        CASE WHEN w.kind = 'reopened' THEN p.value ELSE 0 END AS old_value, (w.kind = 'reopened')::int AS old_number
     FROM weighted w CROSS JOIN LATERAL (VALUES
-        ('success_rate', CASE WHEN w.outcome = 'SUCCESS' THEN 1::float ELSE 0::float END, 1, 0::float, 0),
-        ('avg_duration', w.seconds, CASE WHEN w.outcome = 'SUCCESS' THEN 1 ELSE 0 END, 0::float, 0),
-        ('avg_cost', w.cost_usd, 1, 0::float, 0)
-    ) AS p (metric, value, number, old_value, old_number)
-    WHERE w.kind = 'ended' AND w.outcome IN ('SUCCESS', 'FAILED') AND p.number > 0
+        ('success_rate', CASE WHEN w.outcome = 'SUCCESS' THEN 1::float ELSE 0::float END, true),
+        ('avg_duration', w.seconds, w.outcome = 'SUCCESS' AND w.seconds IS NOT NULL),
+        ('avg_cost', w.cost_usd, true)
+    ) AS p (metric, value, is_measured)
+    WHERE w.kind IN ('ended', 'reopened') AND w.outcome IN ('SUCCESS', 'FAILED') AND p.is_measured
     UNION ALL
     SELECT experiment_id, variant_id, unit, metric, weight, COALESCE(value, 0), (value IS NOT NULL)::int,
         COALESCE(old_value, 0), (old_value IS NOT NULL)::int
@@ -150,8 +154,8 @@ WITH {_LINES}, {_WEIGHTED}
 INSERT INTO experiment_durations AS s (experiment_id, variant_id, bucket, samples, weight, weight_squared)
 SELECT experiment_id, variant_id,
     LEAST(32000, GREATEST(0, ceil(ln(GREATEST(seconds, 0.001) * 1000) / ln({DURATION_GROWTH})))),
-    count(*), sum(weight), sum(weight * weight)
-FROM weighted WHERE kind = 'ended' AND outcome = 'SUCCESS' GROUP BY 1, 2, 3
+    sum({_SIGN}), sum({_SIGN} * weight), sum({_SIGN} * weight * weight)
+FROM weighted WHERE kind IN ('ended', 'reopened') AND outcome = 'SUCCESS' AND seconds IS NOT NULL GROUP BY 1, 2, 3
 ON CONFLICT (experiment_id, variant_id, bucket) DO UPDATE SET samples = s.samples + EXCLUDED.samples,
     weight = s.weight + EXCLUDED.weight, weight_squared = s.weight_squared + EXCLUDED.weight_squared""")
 

@@ -26,11 +26,16 @@ METRIC_NUMBER = "CASE WHEN jsonb_typeof(r.context -> :metric) = 'number' THEN (r
 # Value, and whether there is one.
 METRIC_VALUES = {
     "success_rate": "CASE WHEN g.state = 'SUCCESS' THEN 1::float ELSE 0::float END",
-    "avg_duration": "CASE WHEN g.state = 'SUCCESS' THEN extract(epoch FROM g.ended_at - g.created_at)::float END",
+    "avg_duration": """CASE WHEN g.state = 'SUCCESS' THEN
+        experiment_seconds(g.continues_id, g.is_late, g.submitted_at, g.created_at, g.ended_at) END""",
     "avg_cost": "COALESCE(g.cost_usd, 0::float)",
     "user_rating": "r.rating::float",
 }
 
+
+# As the ledger's triggers: the first continuation takes the place of what it continues, from its beginning.
+_COUNTS = """NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id)
+        AND (g.continues_id IS NULL OR is_first_continuation(g.id, g.continues_id, g.created_at))"""
 
 # Each is read for each generation, so only for what needs it.
 _JOIN_USERS = """
@@ -48,7 +53,7 @@ WITH measured AS (
         {UNIT} AS unit, {WEIGHT} AS weight
     FROM generation_requests g JOIN experiment_variants v ON v.id = g.variant_id
     JOIN experiment_allocations a ON a.experiment_id = g.experiment_id AND a.version = g.experiment_version{joins}
-    WHERE g.experiment_id = :id AND g.state IN ('SUCCESS', 'FAILED')
+    WHERE g.experiment_id = :id AND g.state IN ('SUCCESS', 'FAILED') AND {_COUNTS}
 ), by_unit AS (
     SELECT segment, variant_id, count(*) AS samples, sum(value) AS total, sum(weight * value) AS m, sum(weight) AS d
     FROM measured WHERE value IS NOT NULL GROUP BY segment, variant_id, unit

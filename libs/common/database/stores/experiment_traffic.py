@@ -24,7 +24,7 @@ SELECT count(DISTINCT {UNIT}) AS units,
     extract(epoch FROM now() - min(created_at)) / 86400.0 AS days
 FROM (
     SELECT id, owner, user_id, model_identifier, requested_model_identifier, api_key_id, labels, created_at
-    FROM generation_requests WHERE id >= :since ORDER BY id DESC LIMIT {_ROWS}
+    FROM generation_requests WHERE id >= :since AND continues_id IS NULL ORDER BY id DESC LIMIT {_ROWS}
 ) g
 WHERE COALESCE(requested_model_identifier, model_identifier) = ANY(:models)
     AND (:api_keys = '{{}}' OR api_key_id = ANY(CAST(:api_keys AS text[]))) AND labels @> CAST(:labels AS jsonb)""")

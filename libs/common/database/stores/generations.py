@@ -13,11 +13,13 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.ranges import ANY, IdRange
-from libs.common.database.records import GenerationRecord
+from libs.common.database.records import GenerationRecord, StoredRequest
 from libs.common.database.states import TERMINAL, State
+from libs.common.database.stores.client_calls import CallEnd, Mark, note_end
+from libs.common.database.stores.second_payment import OpenPayment, open_payments
 from libs.common.database.stores.sets import records, statement
 from libs.common.database.tables import generation_requests
-from libs.common.database.tables_tasks import poll_tasks
+from libs.common.database.tables_tasks import poll_tasks, submissions
 
 _OWN_COLUMNS = (
     "id",
@@ -54,31 +56,68 @@ _OWN_COLUMNS = (
     "variant_id",
     "requested_model_identifier",
     "reused_from_id",
+    "rerun_of_id",
     "callback_url",
 )
+_RERUNS_SHOWN = 20
 _first_id: sa.BindParameter[str] = sa.bindparam("first_id", ANY.first)
 _last_id: sa.BindParameter[str] = sa.bindparam("last_id", ANY.last)
-_continuation = generation_requests.alias()
-_IS_CONTINUED = sa.exists().where(_continuation.c.continues_id == generation_requests.c.id)
+_continuation, _rerun = generation_requests.alias(), generation_requests.alias()
+# A late result stands outside of its batch.
+_IS_CONTINUED = sa.exists().where(
+    _continuation.c.continues_id == generation_requests.c.id, sa.not_(_continuation.c.is_late)
+)
 _PROGRESS = sa.case(
     (generation_requests.c.state == State.SUCCESS, 100), else_=sa.func.coalesce(poll_tasks.c.progress, 0)
 ).label("progress")
+# Asked only of those that may have any: most have one attempt, which ended well.
+_AT_RISK = sa.case(
+    (
+        sa.or_(
+            generation_requests.c.attempts > 1,
+            sa.and_(
+                generation_requests.c.attempts > 0, generation_requests.c.state.in_((State.FAILED, State.CANCELLED))
+            ),
+        ),
+        sa.select(sa.cast(sa.func.coalesce(sa.func.sum(submissions.c.at_risk_usd), 0), sa.Float))
+        .where(
+            submissions.c.generation_id == generation_requests.c.id,
+            submissions.c.generation_id.between(_first_id, _last_id),
+        )
+        .scalar_subquery(),
+    ),
+    else_=0.0,
+).label("at_risk_usd")
 READ = (
     sa.select(
         *(generation_requests.c[name] for name in _OWN_COLUMNS),
         _PROGRESS,
         sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
-        sa.select(_continuation.c.id)
+        sa.select(sa.func.max(_continuation.c.id))
         .where(
             _continuation.c.continues_id == generation_requests.c.id,
             _continuation.c.id.between(_first_id, _last_id),
         )
         .scalar_subquery()
         .label("continued_by_id"),
+        _AT_RISK,
     )
     .select_from(generation_requests.outerjoin(poll_tasks, poll_tasks.c.generation_id == generation_requests.c.id))
     .where(generation_requests.c.deleted_at.is_(None))
 )
+
+_RERUN_IDS = sa.func.array(
+    sa.select(_rerun.c.id)
+    .where(
+        _rerun.c.rerun_of_id == generation_requests.c.id,
+        _rerun.c.deleted_at.is_(None),
+        _rerun.c.id.between(_first_id, _last_id),
+    )
+    .order_by(_rerun.c.id.desc())
+    .limit(_RERUNS_SHOWN)
+    .scalar_subquery(),
+    type_=ARRAY(sa.Text),
+).label("rerun_ids")
 
 # What a watcher is told of: a state, a step of progress, an attempt, a wish to cancel. Equal stamps: nothing changed.
 STAMP = sa.func.concat_ws(
@@ -97,23 +136,32 @@ _CHANGED = (
     .where(_known.c.stamp.is_distinct_from(STAMP), generation_requests.c.id == sa.any_(_ids))
 )
 
+# The generation that made the files which this one shows: itself, or the one whose result it took. Reuse locks the same
+# row, so that a delete waits for a reuse and, in its next statement, sees it.
+_LOCK_MAKER = statement("""
+SELECT id FROM generation_requests
+WHERE id = (SELECT COALESCE(reused_from_id, id) FROM generation_requests WHERE id = :id AND owner = :owner)
+FOR UPDATE""")
 _DELETE = statement("""
-UPDATE generation_requests SET deleted_at = now()
-WHERE id = :id AND owner = :owner AND deleted_at IS NULL AND ended_at IS NOT NULL
-RETURNING outputs, reused_from_id IS NOT NULL OR EXISTS (
+UPDATE generation_requests g SET deleted_at = now()
+WHERE g.id = :id AND g.owner = :owner AND g.deleted_at IS NULL AND g.ended_at IS NOT NULL
+RETURNING g.outputs, EXISTS (
+    SELECT FROM generation_requests maker
+    WHERE maker.id = g.reused_from_id AND maker.deleted_at IS NULL
+) OR EXISTS (
     SELECT FROM generation_requests other
-    WHERE other.reused_from_id = generation_requests.id AND other.deleted_at IS NULL) AS is_shared""")
+    WHERE other.reused_from_id = COALESCE(g.reused_from_id, g.id) AND other.id <> g.id AND other.deleted_at IS NULL
+) AS is_shared""")
+
+_REQUEST = statement("""
+SELECT input_images, preprocess, when_uncertain, fallbacks, images_from
+FROM generation_requests WHERE id = :id AND deleted_at IS NULL""")
 
 _STATES_OF_BATCH = statement("""
 SELECT id, state FROM generation_requests g
-WHERE batch_id = :batch_id AND NOT EXISTS (SELECT FROM generation_requests later WHERE later.continues_id = g.id)
+WHERE batch_id = :batch_id AND NOT EXISTS (
+    SELECT FROM generation_requests later WHERE later.continues_id = g.id AND NOT later.is_late)
 ORDER BY batch_index LIMIT :limit""")
-
-_SAME = statement("""
-SELECT id FROM generation_requests
-WHERE owner = :owner AND request_hash = decode(:request_hash, 'hex') AND deleted_at IS NULL
-    AND created_at > now() - make_interval(secs => :within_seconds)
-ORDER BY created_at DESC LIMIT 1""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +205,23 @@ class GenerationStore:
         self._database = database
 
     async def get(self, generation_id: str, *, owner: str | None = None) -> GenerationRecord | None:
-        """The generation of that id, or None."""
-        query = READ.where(generation_requests.c.id == generation_id)
+        """Return the generation of that id with its reruns, or None."""
+        query = READ.add_columns(_RERUN_IDS).where(generation_requests.c.id == generation_id)
         if owner is not None:
             query = query.where(generation_requests.c.owner == owner)
         found = await self._read("get_generation", query, self._database.live_ids.reaching([generation_id]))
         return found[0] if found else None
+
+    async def request_of(self, generation_id: str) -> StoredRequest | None:
+        """Return the part of a generation's request that its record does not have, or None."""
+        found = await self._database.transaction(
+            "get_generation_request", lambda c: records(StoredRequest, c.execute(_REQUEST, {"id": generation_id}))
+        )
+        return found[0] if found else None
+
+    async def open_payments(self, generation_id: str) -> list[OpenPayment]:
+        """Return the submissions of a generation that may be billed, at most a few."""
+        return await self._database.transaction("read_open_payments", lambda c: open_payments(c, [generation_id]))
 
     async def list_page(self, limit: int, wanted: GenerationFilter, *, before: str | None) -> list[GenerationRecord]:
         """At most `limit` generations, newest first, older than `before`: what comes in meanwhile moves nothing."""
@@ -199,22 +258,26 @@ class GenerationStore:
 
         return await self._database.transaction("read_changes", work)
 
-    async def same(self, owner: str, request_hash: str, *, within_seconds: int) -> str | None:
-        """The newest generation of an identical request, or None."""
-        parameters = {"owner": owner, "request_hash": request_hash, "within_seconds": within_seconds}
-        return await self._database.transaction(
-            "find_same_request", lambda c: c.execute(_SAME, parameters).scalar_one_or_none()
-        )
+    async def note_end_of_call(
+        self, owner: str, digest: str, generation_id: str, mark: Mark, *, after_seconds: float = 0.0
+    ) -> None:
+        """Record that the client call with this digest was sent an answer that names the generation, or was left.
+
+        An answer that is still on its way counts as sent in `after_seconds`.
+        """
+        end = CallEnd(owner, digest, generation_id, mark, after_seconds)
+        await self._database.transaction("note_end_of_call", lambda c: note_end(c, end))
 
     async def delete(self, generation_id: str, *, owner: str) -> list[str] | None:
-        """Show an ended generation to nobody any more.
+        """Delete an ended generation: nobody is shown it any more.
 
-        Answers the keys of its objects, which are the caller's to remove unless another generation shows the same;
-        None where there is nothing to delete.
+        Returns the keys of its objects, which the caller must remove: none while another generation shows the same
+        objects. None where there is nothing to delete.
         """
         parameters = {"id": generation_id, "owner": owner}
 
         def work(connection: Connection) -> list[str] | None:
+            connection.execute(_LOCK_MAKER, parameters)
             found = connection.execute(_DELETE, parameters).one_or_none()
             if found is None:
                 return None

@@ -1,6 +1,8 @@
-"""Taking generations in: names that count once, results that may be reused, quotas, and one INSERT for all.
+"""Admits generations: idempotency keys, reuse of results, quotas, and one INSERT for a group.
 
-The order of locks is the same for everybody: idempotency keys by owner and key, then keys' usage by id.
+Locks are taken in one order: client calls by owner and digest, idempotency keys by owner and key, generations whose
+results are reused (shared), usage of API keys by id. A rerun locks its original (shared) before all of them. A
+transaction that locks a generation exclusively, to delete or to continue it, takes none of the others.
 """
 
 from __future__ import annotations
@@ -16,22 +18,31 @@ from libs.common.database.engine import Database
 from libs.common.database.records import Json, NewGeneration
 from libs.common.database.records_edge import Accepted, Admission, KeyUsage, NewRequest
 from libs.common.database.states import State
-from libs.common.database.stores.inserting import COLUMNS, IDEMPOTENCY_HOURS, RECORD, REUSABLE, TURN_AT, row_of
+from libs.common.database.stores.client_calls import CallEnd, ClientCalls, note_end
+from libs.common.database.stores.inserting import (
+    COLUMNS,
+    IDEMPOTENCY_HOURS,
+    RECORD,
+    REUSABLE,
+    TURN_AT,
+    inserted,
+    row_of,
+)
+from libs.common.database.stores.second_payment import check_consent, open_payments
 from libs.common.database.stores.sets import rows_as_json, statement
 from libs.common.database.stores.usage import count_tokens, hold_usage, unknown_usage
-from libs.common.errors import ErrorCode, FieldViolation, GenerationError
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest, NotFound
 
 Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
 Answer = Accepted | GenerationError
 _INSERT = statement(f"""
-INSERT INTO generation_requests ({COLUMNS}, state, reserved_usd, request_hash, turn_at, reused_from_id, outputs,
-    cost_usd, ended_at)
-SELECT {COLUMNS}, state, reserved_usd, decode(request_hash, 'hex'), {TURN_AT}, reused_from_id, outputs,
+INSERT INTO generation_requests ({COLUMNS}, state, turn_at, reused_from_id, outputs, cost_usd, ended_at)
+SELECT {inserted("row")}, state, {TURN_AT}, reused_from_id, outputs,
     CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
     CASE WHEN reused_from_id IS NOT NULL THEN now() END
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row({RECORD}, state text, reused_from_id text, outputs jsonb)""")
 
-# Waits for whoever uses the same name at this moment; takes over a name whose day is over.
+# Waits for a transaction that uses the same key; replaces a key that has expired.
 _CLAIM_NAMES = statement(f"""
 INSERT INTO idempotency_keys (owner, key, generation_id, fields)
 SELECT owner, key, generation_id, fields FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
@@ -54,6 +65,10 @@ SELECT row.id, found.id AS source_id, found.outputs
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(id text, owner text, request_hash text, within_seconds int)
 CROSS JOIN LATERAL ({REUSABLE}) found""")
 
+# Blocks resolutions of its submissions until the transaction ends.
+_LOCK_ORIGINAL = statement("""
+SELECT state, ended_at FROM generation_requests WHERE id = :id AND deleted_at IS NULL FOR SHARE""")
+
 _FORGET_NAMES = statement(f"""
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
     SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '{IDEMPOTENCY_HOURS} hours'
@@ -61,7 +76,7 @@ DELETE FROM idempotency_keys WHERE (owner, key) IN (
 
 
 class IntakeStore:
-    """What the gateway writes of new generations.
+    """Writes new generations.
 
     Args:
         database: where the rows are.
@@ -73,9 +88,9 @@ class IntakeStore:
         self._admit = admit
 
     async def accept(self, requests: Sequence[NewRequest]) -> list[Answer]:
-        """Commit what is let in, in one transaction; in the order given, the ticket or why there is none.
+        """Commit the admitted requests in one transaction; return a ticket or an error for each, in the order given.
 
-        One statement where no name, no reuse and no quota is in play.
+        One statement if no idempotency key, client call, reuse or quota applies.
         """
 
         def work(connection: Connection) -> list[Answer]:
@@ -83,11 +98,51 @@ class IntakeStore:
 
         return await self._database.transaction("accept_generations", work)
 
+    async def rerun(self, request: NewRequest, *, accepted_usd: float | None) -> Answer:
+        """Commit a rerun of `request.generation.rerun_of_id`, which must have ended; return its ticket or an error.
+
+        Args:
+            request: the new generation; the price of a second payment is the sum that it reserves.
+            accepted_usd: the second payment to which the caller consents, in US dollars. None: no consent.
+
+        Raises NotFound if there is no original, and InvalidRequest if it has not ended, or if one of its submissions
+        may be billed and the caller accepts less than the price.
+        """
+        generation = request.generation
+        original_id = generation.rerun_of_id or ""
+
+        def work(connection: Connection) -> Answer:
+            original = connection.execute(_LOCK_ORIGINAL, {"id": original_id}).one_or_none()
+            if original is None:
+                raise NotFound("id", f"There is no generation {original_id[:100]!r}.")
+            if original.ended_at is None:
+                raise InvalidRequest([FieldViolation("id", "ended", f"must have ended: its state is {original.state}")])
+            check_consent(open_payments(connection, [original_id]), generation.reserved_usd, accepted_usd)
+            return _Intake(connection, self._admit, [request]).run()[0]
+
+        return await self._database.transaction("rerun_generation", work)
+
+    async def note_ends(self, ends: Sequence[CallEnd]) -> None:
+        """Record what became of client calls."""
+
+        def work(connection: Connection) -> None:
+            for end in ends:
+                note_end(connection, end)
+
+        await self._database.transaction("note_ends_of_calls", work)
+
     async def forget_names(self, limit: int) -> bool:
-        """Remove idempotency keys whose day is over; whether there may be more of them."""
+        """Delete at most `limit` expired idempotency keys; return whether there may be more."""
         return await self._database.transaction(
             "forget_idempotency_keys", lambda c: c.execute(_FORGET_NAMES, {"limit": limit}).rowcount == limit
         )
+
+
+class Undecided(GenerationError):
+    """A client call whose client may have left an identical one a moment ago. Ask again with `has_waited`."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.SERVICE_UNAVAILABLE, "An identical call is being answered.", is_retryable=False)
 
 
 class _Source(NamedTuple):
@@ -98,7 +153,7 @@ class _Source(NamedTuple):
 
 
 class _Intake:
-    """One transaction. `answers` fills up by the place of a request; what has none yet goes on."""
+    """One transaction. `_answers` has the answers so far, by the index of the request."""
 
     def __init__(self, connection: Connection, admit: Admit, requests: Sequence[NewRequest]) -> None:
         self._connection = connection
@@ -108,17 +163,50 @@ class _Intake:
         self._followers: dict[int, list[int]] = {}
         self._earlier: dict[int, tuple[Accepted, dict[str, str]]] = {}
         self._sources: dict[str, _Source] = {}
+        self._calls = ClientCalls(connection)
 
     def run(self) -> list[Answer]:
+        has_calls = self._join_calls()
         leaders = self._leaders()
         self._settle_names(leaders)
         self._find_sources()
         self._apply_quotas()
         self._insert()
+        if has_calls:
+            self._calls.keep(self._refused())
         for leader, followers in self._followers.items():
             for follower in followers:
                 self._answers[follower] = self._follow(leader, self._requests[follower])
         return [self._answers[place] for place in range(len(self._requests))]
+
+    def _join_calls(self) -> bool:
+        """Answer client calls with the generations of earlier ones. Return whether there are client calls."""
+        found = [
+            (place, request.generation, request.client_call)
+            for place, request in enumerate(self._requests)
+            if request.client_call is not None
+        ]
+        if not found:
+            return False
+        self._calls.hold((generation.owner, call, generation.id) for _, generation, call in found)
+        tickets, places = self._calls.tickets(), {generation.id: place for place, generation, _ in found}
+        for place, generation, call in found:
+            joined = self._calls.joined(generation.owner, call, generation.id)
+            if joined is None:
+                self._answers[place] = Undecided()
+            elif joined in tickets:
+                self._answers[place] = tickets[joined]
+            elif joined != generation.id:
+                self._followers.setdefault(places[joined], []).append(place)
+        return True
+
+    def _refused(self) -> dict[str, GenerationError]:
+        """Return the ids of generations that were not let in, and why."""
+        return {
+            self._requests[place].generation.id: answer
+            for place, answer in self._answers.items()
+            if isinstance(answer, GenerationError)
+        }
 
     def _follow(self, leader: int, request: NewRequest) -> Answer:
         """The answer to a request of the same name as one before it, which may itself have come too late."""

@@ -29,7 +29,7 @@ LOOK_SECONDS = 60.0
 
 
 async def follow(database: Database) -> bool:
-    """Look, and have all statements on this database look there. A turn of a loop."""
+    """Look, and have all statements on this database look there. One iteration of a loop."""
     database.live_ids.hear(await look(database))
     return False
 

@@ -21,6 +21,7 @@ from libs.common.database.partitioning import (
     month_of,
 )
 from libs.common.database.states import TERMINAL
+from libs.common.database.stores.billing import count_forgotten
 from libs.common.database.stores.sets import statement
 from libs.common.ids import first_id, made_at
 
@@ -81,9 +82,11 @@ class Forgotten:
         rows: deleted one by one.
         partitions: dropped, by name.
         live_id: a generation so old that is under way still: its month stays until it has ended.
+        counted: submissions whose money at risk was counted as spent; they are forgotten in later turns.
     """
 
     rows: int = 0
+    counted: int = 0
     partitions: tuple[str, ...] = ()
     live_id: str | None = None
 
@@ -118,7 +121,8 @@ class PartitionStore:
     async def forget_generations(self, *, days: int, limit: int) -> Forgotten:
         """Forget generations of months that ended so many days ago, with all that refers to them.
 
-        At most `limit` rows of each table; when there are none left, the oldest month is dropped.
+        Their money at risk is counted as spent first, so that no sum loses it. At most `limit` rows of each table; when
+        there are none left, the oldest month is dropped.
         Raises GenerationError SERVICE_UNAVAILABLE where a table is not free for a moment.
         """
 
@@ -130,6 +134,9 @@ class PartitionStore:
             live = c.execute(_LIVE, {"before": before, "terminal": sorted(TERMINAL)}).scalar_one_or_none()
             if live is not None:
                 return Forgotten(live_id=live)
+            counted = count_forgotten(c, before=before, limit=limit)
+            if counted:
+                return Forgotten(counted=counted)
             parameters = {"before": before, "limit": limit}
             old_rows = (*_REFERRING, _OLD_REST[SUBMISSIONS], _OLD_REST[GENERATIONS])
             rows = sum(c.execute(old_row, parameters).rowcount for old_row in old_rows)

@@ -20,9 +20,11 @@ _COUNT = statement(f"SELECT count(*) FROM generation_requests WHERE {_IS_DOUBTFU
 # One that was recorded before may have been repeated since: its provider knowing nothing of it proves nothing.
 _DOUBT = statement(f"""
 WITH doubtful AS (
-    SELECT id FROM generation_requests WHERE {_IS_DOUBTFUL} ORDER BY id LIMIT :limit FOR UPDATE
+    SELECT id, CAST(expected_cost_usd AS numeric) AS expected_cost_usd
+    FROM generation_requests WHERE {_IS_DOUBTFUL} ORDER BY id LIMIT :limit FOR UPDATE
 ), started AS (
-    UPDATE submissions s SET state = 'UNCERTAIN', ended_at = now(), error = CAST(:cause AS jsonb)
+    UPDATE submissions s
+    SET state = 'UNCERTAIN', ended_at = now(), error = CAST(:cause AS jsonb), at_risk_usd = doubtful.expected_cost_usd
     FROM doubtful WHERE s.generation_id = doubtful.id AND s.state = 'STARTED'
     RETURNING s.generation_id, s.id
 ), failed AS (
@@ -33,11 +35,13 @@ WITH doubtful AS (
         lease_owner = NULL, lease_until = NULL, updated_at = now(), ended_at = now()
     FROM doubtful LEFT JOIN started ON started.generation_id = doubtful.id
     WHERE g.id = doubtful.id
-    RETURNING g.id, g.attempts, g.provider_id, g.model_identifier, started.generation_id IS NOT NULL AS is_recorded
+    RETURNING g.id, g.attempts, g.provider_id, g.model_identifier, doubtful.expected_cost_usd,
+        started.generation_id IS NOT NULL AS is_recorded
 ), recorded AS (
-    INSERT INTO submissions (id, generation_id, attempt, provider_id, model_identifier, state, error, ended_at)
+    INSERT INTO submissions (id, generation_id, attempt, provider_id, model_identifier, state, error, ended_at,
+        expected_cost_usd, at_risk_usd)
     SELECT replace(id, 'gen_', 'sub_'), id, attempts, provider_id, model_identifier, 'UNCERTAIN',
-        CAST(:cause AS jsonb), now()
+        CAST(:cause AS jsonb), now(), expected_cost_usd, expected_cost_usd
     FROM failed WHERE NOT is_recorded
 )
 SELECT count(*) FROM failed""")

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 
+from libs.common.database.records import Lease
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,16 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
 def records(record: type[T], result: CursorResult[*tuple[Any, ...]]) -> list[T]:
     """Each row as a `record`, column by name."""
     return [record(**row) for row in result.mappings()]
+
+
+# The claims of `claims_as_arrays` as rows, to be joined by generation and token.
+CLAIMS = """unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS claim(generation_id, lease_token)"""
+
+
+def claims_as_arrays(claims: Iterable[Lease]) -> dict[str, list[Any]]:
+    """The parameters that `CLAIMS` reads: the generations' ids, and the tokens of the claims in the same order."""
+    found = list(claims)
+    return {"ids": [claim.generation_id for claim in found], "tokens": [claim.token for claim in found]}
 
 
 def statement(sql: str) -> sa.TextClause:

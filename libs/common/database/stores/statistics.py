@@ -17,6 +17,8 @@ from libs.common.database.stores.sets import records, rows_as_json, statement
 GROWTH = 1.1
 NO_BUCKET = -1
 MINUTES_DAYS, HOURS_DAYS = 3, 400
+# What is known to have been billed: the cost of generations that ended, and what was billed without a result.
+_SPENT = {"generation_ended", "money_spent"}
 _KEY = "kind, model_identifier, provider_id, outcome, code, bucket"
 
 # One at a time: whoever else would wait for the same rows, which are few and hot.
@@ -86,7 +88,11 @@ DELETE FROM statistics WHERE period = 'hour' AND at < now() - make_interval(days
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What was counted of one kind, model, provider, outcome, code and duration."""
+    """What was counted of one kind, model, provider, outcome, code and duration.
+
+    Kinds of money, in `cost_usd`, beside what generations cost that ended: `money_at_risk`, and `money_spent` for
+    submissions that were billed without a result. Both are counted at the time of the submission, whenever they change.
+    """
 
     kind: str
     model_identifier: str
@@ -125,6 +131,16 @@ class LiveTasks:
     provider_id: str
     live: int
     overdue_seconds: float
+
+
+def spent_usd(counts: Iterable[Count]) -> float:
+    """What of these counts is known to have been billed, in US dollars."""
+    return sum(count.cost_usd for count in counts if count.kind in _SPENT)
+
+
+def at_risk_usd(counts: Iterable[Count]) -> float:
+    """What of these counts may have been billed, while that is not known, in US dollars."""
+    return sum(count.cost_usd for count in counts if count.kind == "money_at_risk")
 
 
 class StatisticsStore:

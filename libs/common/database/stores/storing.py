@@ -11,43 +11,74 @@ from sqlalchemy.engine import Connection
 from libs.common.database import states
 from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
-from libs.common.database.records import ClaimedResult, StoreOutcome
+from libs.common.database.records import Lease
+from libs.common.database.records_tasks import ClaimedResult, StoreOutcome
 from libs.common.database.states import State
-from libs.common.database.stores.sets import records, rows_as_json, statement
+from libs.common.database.stores import repeats
+from libs.common.database.stores.pauses import DEFAULT_PAUSES, TAKE_PROBE, PausePolicy, PauseStore
+from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, records, rows_as_json, statement
 
+_IS_DUE = f"""
+    state = 'STORING' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now()) AND id {IN_RANGE}"""
+_NEEDS_CREDENTIALS = """sources @> '[{"needs_credentials": true}]'"""
+
+# Of a paused account no result is claimed that is read with its credentials, but for one as the probe. The task is
+# looked up row by row, for an estimate of how many are due would have the planner read all tasks.
 _CLAIM = statement(f"""
-WITH due AS (
+WITH free AS (
+    SELECT provider_id FROM provider_accounts WHERE polls_paused_at IS NOT NULL
+), ready AS (
     SELECT id FROM generation_requests
-    WHERE state = 'STORING' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now())
-        AND id {IN_RANGE}
+    WHERE {_IS_DUE} AND NOT (provider_id = ANY(ARRAY(SELECT provider_id FROM free)) AND {_NEEDS_CREDENTIALS})
     ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
+), probe AS ({TAKE_PROBE}
+        AND EXISTS (SELECT FROM generation_requests g
+            WHERE g.provider_id = a.provider_id AND {_IS_DUE} AND {_NEEDS_CREDENTIALS})
+    RETURNING a.provider_id
+), probing AS (
+    SELECT found.id FROM probe CROSS JOIN LATERAL (
+        SELECT id FROM generation_requests g
+        WHERE g.provider_id = probe.provider_id AND {_IS_DUE} AND {_NEEDS_CREDENTIALS}
+        ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED) found
+), claimed AS (
+    UPDATE generation_requests g
+    SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
+        lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
+    WHERE g.id = ANY(ARRAY(SELECT id FROM ready UNION SELECT id FROM probing)) AND g.id {IN_RANGE}
+    RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
+        g.store_attempts,
+        g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
+        COALESCE(g.error -> 'details' ->> 'http_status' IN ('401', '403'), false) AS was_refused,
+        g.id = ANY(ARRAY(SELECT id FROM probing)) AS is_paused,
+        CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds
 )
-UPDATE generation_requests g
-SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
-    lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
-WHERE g.id = ANY(ARRAY(SELECT id FROM due)) AND g.id {IN_RANGE}
-RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
-    g.store_attempts,
-    g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
-    CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds""")
+SELECT claimed.*, task.* FROM claimed LEFT JOIN LATERAL (
+    SELECT t.task_id, t.check_url, CAST(EXTRACT(EPOCH FROM now() - t.created_at) AS float) AS task_age_seconds,
+        CAST(EXTRACT(EPOCH FROM t.deadline_at - now()) AS float) AS task_seconds_left
+    FROM poll_tasks t WHERE t.generation_id = claimed.id LIMIT 1) task ON true""")
+
+# By claim: the lease of a claim that this process does not hold expires, and an older claim never renews a newer one.
+_HELD = f"""
+FROM {CLAIMS}
+WHERE g.id = ANY(:ids) AND g.id = claim.generation_id AND g.state IS NOT DISTINCT FROM 'STORING'
+    AND g.lease_owner = :owner AND g.lease_token = claim.lease_token"""
 
 _RENEW = statement(f"""
-UPDATE generation_requests SET lease_until = now() + make_interval(secs => :lease_seconds)
-WHERE lease_owner = :owner AND state = 'STORING' AND id {IN_RANGE}""")
+UPDATE generation_requests g SET lease_until = now() + make_interval(secs => :lease_seconds){_HELD}""")
 
 _GIVE_BACK = statement(f"""
-UPDATE generation_requests SET lease_owner = NULL, lease_until = NULL
-WHERE lease_owner = :owner AND state = 'STORING' AND id <> ALL(:busy) AND id {IN_RANGE}""")
+UPDATE generation_requests g SET lease_owner = NULL, lease_until = NULL, lease_token = g.lease_token + 1{_HELD}""")
 
 _END = statement("""
 WITH item AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
-        generation_id text, lease_token bigint, state text, outputs jsonb, error jsonb, delay_seconds float)
+        generation_id text, lease_token bigint, state text, outputs jsonb, error jsonb, delay_seconds float,
+        sources jsonb)
 ), ended AS (
     UPDATE generation_requests g
     SET state = item.state, outputs = item.outputs, error = item.error,
         next_attempt_at = now() + make_interval(secs => item.delay_seconds), lease_owner = NULL, lease_until = NULL,
-        sources = CASE WHEN item.state = 'STORING' THEN g.sources END,
+        sources = CASE WHEN item.state = 'STORING' THEN COALESCE(item.sources, g.sources) END,
         updated_at = CASE WHEN item.state = 'STORING' THEN g.updated_at ELSE now() END,
         ended_at = CASE WHEN item.state = ANY(:terminal) THEN now() END
     FROM item
@@ -66,11 +97,14 @@ SELECT content FROM output_spool WHERE generation_id = :generation_id AND output
 
 
 class ResultStore:
-    """Reads and writes of one process that stores results. Arguments as for `DispatchStore`."""
+    """Reads and writes of one process that stores results. Arguments as for `PollStore`."""
 
-    def __init__(self, database: Database, *, owner: str, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, *, owner: str, lease_seconds: float, pauses: PausePolicy = DEFAULT_PAUSES
+    ) -> None:
         self._database = database
-        self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds}
+        self._pauses = PauseStore(database, pauses)
+        self._lease: Mapping[str, Any] = {"owner": owner, "lease_seconds": lease_seconds, **pauses.parameters}
 
     async def claim(self, limit: int) -> list[ClaimedResult]:
         """Lease generations whose results wait to be stored, the longest due first."""
@@ -79,14 +113,14 @@ class ResultStore:
             "claim_results", lambda c: records(ClaimedResult, c.execute(_CLAIM, parameters))
         )
 
-    async def renew(self) -> None:
-        """Prolong all leases of this process."""
-        parameters = {**self._lease, **self._database.live_ids.parameters}
+    async def renew(self, claims: Sequence[Lease]) -> None:
+        """Renew the leases of these claims, as far as they still hold."""
+        parameters = {**self._lease, **claims_as_arrays(claims)}
         await self._database.transaction("renew_results", lambda c: c.execute(_RENEW, parameters))
 
-    async def give_back(self, *, busy: Sequence[str] = ()) -> None:
-        """End the leases of this process but for those of the generations `busy`: others may store them at once."""
-        parameters = {"owner": self._lease["owner"], "busy": list(busy), **self._database.live_ids.parameters}
+    async def give_back(self, claims: Sequence[Lease]) -> None:
+        """End the leases of these claims, as far as they still hold; other pollers may then store the results."""
+        parameters = {"owner": self._lease["owner"], **claims_as_arrays(claims)}
         await self._database.transaction("give_back_results", lambda c: c.execute(_GIVE_BACK, parameters))
 
     async def is_cancelled(self, generation_id: str) -> bool:
@@ -105,7 +139,10 @@ class ResultStore:
         return None if content is None else bytes(content)
 
     async def end(self, outcomes: Sequence[StoreOutcome]) -> list[bool]:
-        """Write outcomes; in the order given, whether each still held its lease. One statement for all."""
+        """Write outcomes; in the order given, whether each still held its lease. One statement for all.
+
+        An outcome that an earlier call has committed, whose reply was lost, is answered as that call would have been.
+        """
         for outcome in outcomes:
             if outcome.state is not State.STORING:
                 states.check(State.STORING, outcome.state)
@@ -117,7 +154,10 @@ class ResultStore:
                 "terminal": sorted(states.TERMINAL),
                 "rows": rows_as_json(asdict(outcome) for outcome in outcomes),
             }
-            return set(connection.execute(_END, parameters).scalars())
+            ended = set(connection.execute(_END, parameters).scalars())
+            return ended if len(ended) == len(outcomes) else repeats.stored(connection, parameters) | ended
 
+        await self._pauses.pause([outcome.refused_by for outcome in outcomes if outcome.refused_by])
+        await self._pauses.resume([outcome.taken_by for outcome in outcomes if outcome.taken_by])
         written = await self._database.transaction("end_results", work)
         return [outcome.generation_id in written for outcome in outcomes]

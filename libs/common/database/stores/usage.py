@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -20,14 +20,18 @@ SELECT k.id AS api_key_id, k.requests_per_minute, k.live_generations AS live_lim
     CASE WHEN u.tokens_at IS NOT NULL THEN u.tokens END AS tokens,
     COALESCE(CAST(EXTRACT(EPOCH FROM clock_timestamp() - u.tokens_at) AS float), 0) AS tokens_age_seconds,
     u.live_generations + COALESCE(ledger.live, 0) AS live_generations,
-    CAST(COALESCE(s.reserved_usd + s.spent_usd, 0) + COALESCE(ledger.used_usd, 0) AS float) AS used_usd,
+    CAST(COALESCE(s.reserved_usd, 0) + COALESCE(ledger.reserved_usd, 0) AS float) AS reserved_usd,
+    CAST(COALESCE(s.spent_usd, 0) + COALESCE(ledger.spent_usd, 0) AS float) AS spent_usd,
+    CAST(COALESCE(s.at_risk_usd, 0) + COALESCE(ledger.at_risk_usd, 0) AS float) AS at_risk_usd,
     CAST(EXTRACT(EPOCH FROM (this.month + interval '1 month') AT TIME ZONE 'UTC' - now()) AS float)
         AS month_seconds_left
 FROM api_keys k JOIN api_key_usage u ON u.api_key_id = k.id
 CROSS JOIN (SELECT CAST(date_trunc('month', now() AT TIME ZONE 'UTC') AS date) AS month) this
 LEFT JOIN api_key_spend s ON s.api_key_id = k.id AND s.month = this.month
 LEFT JOIN LATERAL (
-    SELECT sum(l.live) AS live, sum(l.reserved_usd + l.spent_usd) FILTER (WHERE l.month = this.month) AS used_usd
+    SELECT sum(l.live) AS live, sum(l.reserved_usd) FILTER (WHERE l.month = this.month) AS reserved_usd,
+        sum(l.spent_usd) FILTER (WHERE l.month = this.month) AS spent_usd,
+        sum(l.at_risk_usd) FILTER (WHERE l.month = this.month) AS at_risk_usd
     FROM api_key_ledger l WHERE l.api_key_id = k.id) ledger ON true
 WHERE k.id = ANY(:ids)""")
 
@@ -39,8 +43,14 @@ WHERE u.api_key_id = row.api_key_id""")
 
 def hold_usage(connection: Connection, api_key_ids: Iterable[str]) -> list[KeyUsage]:
     """What these keys may use and have used, which nobody else admits anything for until the transaction ends."""
-    ids = {"ids": sorted(api_key_ids)}
-    connection.execute(_HOLD_USAGE, ids)
+    ids = sorted(api_key_ids)
+    connection.execute(_HOLD_USAGE, {"ids": ids})
+    return read_usage(connection, ids)
+
+
+def read_usage(connection: Connection, api_key_ids: Sequence[str]) -> list[KeyUsage]:
+    """What these keys may use and have used at this moment."""
+    ids = {"ids": list(api_key_ids)}
     return [_usage(row) for row in connection.execute(_USAGE, ids).mappings()]
 
 
@@ -65,6 +75,8 @@ def _usage(row: Any) -> KeyUsage:
         tokens=row["tokens"],
         tokens_age_seconds=max(0.0, row["tokens_age_seconds"]),
         live_generations=int(row["live_generations"]),
-        used_usd=row["used_usd"],
+        reserved_usd=row["reserved_usd"],
+        spent_usd=row["spent_usd"],
+        at_risk_usd=row["at_risk_usd"],
         month_seconds_left=row["month_seconds_left"],
     )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.monitor.v1 import monitor_pb2
-from google.protobuf.json_format import ParseDict
 
-from libs.common.database.records import GenerationRecord, Json
+from libs.common.database.records import GenerationRecord
+from libs.common.database.records_dispatch import SubmissionRecord
 from libs.common.database.states import TERMINAL
+from libs.common.database.stores.billing import SubmissionFilter
+from libs.common.database.stores.second_payment import CONSENT_FIELD, OpenPayment
 from libs.common.errors import GenerationError, NotFound
-from libs.common.rpc.structs import to_struct
+from services.gateway.access import Caller
+from services.gateway.console.pages.submissions import BILLINGS
 from services.gateway.console.timeline import Known, timeline
-from services.gateway.console.translations import gettext as _
 from services.gateway.console.visit import Gone, Page, Visit, unless_away
+from services.gateway.reruns import request_of
 
 _SHOWN = 200
 _RESOLUTIONS = {
@@ -22,6 +27,19 @@ _RESOLUTIONS = {
     "RESUBMITTED": gateway_pb2.SUBMISSION_RESOLUTION_RESUBMITTED,
     "DISMISSED": gateway_pb2.SUBMISSION_RESOLUTION_DISMISSED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """What a rerun costs at most, in US dollars, the open payments of the original, and other models.
+
+    `fault`: why the original's own model does not take the request any more; empty where it does.
+    """
+
+    price_usd: float
+    payments: Sequence[OpenPayment]
+    models: Sequence[tuple[str, str]]
+    fault: str
 
 
 async def show(visit: Visit) -> Page:
@@ -33,7 +51,7 @@ async def _page(visit: Visit, generation_id: str, error: GenerationError | None 
     parts, record = visit.parts, await _found(visit, generation_id)
     behind, submissions, callbacks, logs = await asyncio.gather(
         parts.reads.behind(record.id),
-        parts.submissions.list_page(_SHOWN, generation_id=record.id, after=""),
+        parts.submissions.list_page(_SHOWN, SubmissionFilter(generation_id=record.id)),
         parts.callbacks.list_page(_SHOWN, owner=None, generation_id=record.id, batch_id=None, state=None, before=None),
         unless_away(
             visit.peer(
@@ -46,11 +64,12 @@ async def _page(visit: Visit, generation_id: str, error: GenerationError | None 
     values = {
         "generation": record,
         "behind": behind,
-        "submissions": submissions,
+        "open_submissions": [one for one in submissions if _is_open(one)],
+        "resolved_money": [one for one in submissions if one.billing],
         "events": timeline(known),
         "logs_are_away": logs is None,
         "has_ended": record.state in TERMINAL,
-        "can_run_again": record.state in TERMINAL and not _needs_others(record, behind.request.images_from),
+        "rerun": await _rerun(visit, record, error),
         "once": visit.once,
         "error": error,
         "of_submission": submission,
@@ -66,31 +85,28 @@ async def cancel(visit: Visit) -> Gone:
     return Gone(f"/admin/generations/{generation_id}", "cancelled")
 
 
-async def run_again(visit: Visit) -> Gone:
-    """Hand in the same again, as whoever is signed in. Pressed twice on one page, it is one request."""
-    record = await _found(visit, visit.named("id"))
-    behind = await visit.parts.reads.behind(record.id)
-    if _needs_others(record, behind.request.images_from):
-        raise NotFound("id", _("It starts from pictures that others of its batch made: resume the batch instead."))
-    request = gateway_pb2.CreateGenerationRequest(
-        model_identifier=record.model_identifier,
-        prompt=record.prompt,
-        input_images=behind.request.input_images,
-        number_of_outputs=record.number_of_outputs,
-        parameters=to_struct(record.parameters),
-        idempotency_key=visit.idempotency_key(record.id),
-        user_id=record.user_id or "",
-        priority=record.priority,
-        labels=record.labels,
-    )
-    if behind.request.preprocess:
-        ParseDict(behind.request.preprocess, request.preprocess, ignore_unknown_fields=True)
-    answer = await visit.own(visit.parts.generation.CreateGeneration, request)
+async def run_again(visit: Visit) -> Page | Gone:
+    """Rerun it for its owner. Pressed twice on one page, it is one request."""
+    fields, generation_id = visit.fields, visit.named("id")
+    try:
+        accepted_usd = fields.number(CONSENT_FIELD)
+        fields.check()
+        request = gateway_pb2.RerunGenerationRequest(
+            id=generation_id,
+            model_identifier=fields.text("model_identifier"),
+            idempotency_key=visit.idempotency_key(f"{generation_id} {fields.text('model_identifier')}"),
+            accepted_second_payment_usd=accepted_usd,
+        )
+        answer = await visit.own(visit.parts.generation.RerunGeneration, request)
+    except GenerationError as error:
+        if not error.violations:
+            raise
+        return await _page(visit, generation_id, error)
     return Gone(f"/admin/generations/{answer.id}", "run_again")
 
 
 async def resolve(visit: Visit) -> Page | Gone:
-    """Say what was found out about an uncertain submit."""
+    """Record what was found out about a submission: what becomes of it, whether it was billed, or both."""
     fields, submission_id = visit.fields, visit.named("submission_id")
     submission = await visit.parts.submissions.get(submission_id)
     if submission is None:
@@ -101,8 +117,12 @@ async def resolve(visit: Visit) -> Page | Gone:
         task_id=fields.text("task_id"),
         check_url=fields.text("check_url"),
         note=fields.text("note"),
+        billing=BILLINGS.get(fields.text("billing"), gateway_pb2.SUBMISSION_BILLING_UNSPECIFIED),
+        cost_usd=fields.number("cost_usd"),
+        accepted_second_payment_usd=fields.number("accepted_second_payment_usd"),
     )
     try:
+        fields.check()
         answer = await visit.own(visit.parts.generation.ResolveSubmission, request)
     except GenerationError as error:
         if not error.violations:
@@ -113,6 +133,12 @@ async def resolve(visit: Visit) -> Page | Gone:
     return Gone(f"/admin/generations/{submission.generation_id}", "resolved_submission")
 
 
+def _is_open(submission: SubmissionRecord) -> bool:
+    """Whether an operator may still resolve it, or correct what was counted as spent."""
+    is_unresolved = submission.state == "UNCERTAIN" and submission.resolution is None
+    return is_unresolved or submission.at_risk_usd > 0 or submission.billing == "COUNTED"
+
+
 async def _found(visit: Visit, generation_id: str) -> GenerationRecord:
     record = await visit.parts.generations.get(generation_id)
     if record is None:
@@ -120,5 +146,30 @@ async def _found(visit: Visit, generation_id: str) -> GenerationRecord:
     return record
 
 
-def _needs_others(record: GenerationRecord, images_from: list[Json]) -> bool:
-    return record.batch_id is not None and bool(images_from)
+async def _rerun(visit: Visit, record: GenerationRecord, error: GenerationError | None) -> Rerun | None:
+    """What a rerun costs and risks; None while there is nothing to rerun."""
+    stored = await visit.parts.generations.request_of(record.id)
+    if stored is None or record.state not in TERMINAL or (record.batch_id is not None and stored.images_from):
+        return None
+    catalog = visit.parts.catalog.current
+    models = [
+        (name, name)
+        for name, model in sorted(catalog.models.items())
+        if model.media_type == record.media_type and name != record.model_identifier
+    ]
+    asked = gateway_pb2.RerunGenerationRequest(id=record.id)
+    payer = Caller(record.api_key_id, "client", record.owner)
+    price_usd, fault = 0.0, ""
+    try:
+        # Where callbacks go is checked when it is rerun.
+        new = request_of(asked, replace(record, callback_url=None), stored, catalog, caller=payer)
+        price_usd = new.generation.reserved_usd
+    except GenerationError as found:
+        fault = found.message
+    asked_usd = error.details.get("price_usd") if error is not None else None
+    return Rerun(
+        price_usd=float(asked_usd) if isinstance(asked_usd, int | float) else price_usd,
+        payments=await visit.parts.generations.open_payments(record.id),
+        models=models,
+        fault=fault,
+    )

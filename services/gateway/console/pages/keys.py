@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from darkroom.gateway.v1 import admin_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.errors import GenerationError
 from services.gateway.console.fields import Fields
@@ -43,7 +44,10 @@ async def change(visit: Visit) -> Page | Gone:
     """Change what a key may use."""
     fields = visit.fields
     try:
-        request = admin_pb2.UpdateApiKeyRequest(id=visit.named("id"), quota=_quota(fields))
+        # The form has all of them: what is left empty is cleared.
+        request = admin_pb2.UpdateApiKeyRequest(
+            id=visit.named("id"), quota=_quota(fields), update_mask=FieldMask(paths=["quota"])
+        )
         fields.check()
         await visit.own(visit.parts.admin.UpdateApiKey, request)
     except GenerationError as error:

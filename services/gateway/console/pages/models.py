@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from libs.common.catalog import Catalog, Model, Provider
-from libs.common.database.records import AccountRecord
+from libs.common.database.records_dispatch import AccountRecord
 from libs.common.database.states import BreakerState
 from services.gateway.console.visit import Page, Visit
 

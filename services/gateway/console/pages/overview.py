@@ -9,9 +9,10 @@ from typing import Any
 
 from darkroom.monitor.v1 import monitor_pb2
 
-from libs.common.database.records import AccountRecord, SubmissionRecord
+from libs.common.database.records_dispatch import AccountRecord, SubmissionRecord
 from libs.common.database.states import BreakerState
-from libs.common.database.stores.console_reads import Minute
+from libs.common.database.stores.billing import SubmissionFilter
+from libs.common.database.stores.console_reads import Minute, Money
 from libs.common.database.stores.statistics import Queue
 from services.gateway.console import charts
 from services.gateway.console.translations import gettext as _
@@ -21,26 +22,42 @@ _MINUTES = 60
 _STATS_MINUTES = timedelta(hours=1)
 _ALERTS_SHOWN = 20
 _UNCERTAIN_SHOWN = 20
+_OPEN = SubmissionFilter(concern="ANY")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the overview tells. None: whoever knows it is away."""
+    """All that the overview shows. None: the service that knows it is unavailable.
+
+    Attributes:
+        money: today's (UTC), by provider.
+        uncertain: the oldest submissions that are uncertain or have money at risk.
+        open_submissions: how many such there are.
+        open_usd: their money at risk, in US dollars.
+    """
 
     health: monitor_pb2.GetHealthResponse | None
     stats: monitor_pb2.GetStatsResponse | None
     alerts: list[monitor_pb2.Alert] | None
     minutes: list[Minute]
-    spend_usd: dict[str, float]
+    money: dict[str, Money]
     accounts: dict[str, AccountRecord]
     queues: dict[str, Queue]
     states: dict[str, int]
     uncertain: list[SubmissionRecord]
+    open_submissions: int
+    open_usd: float
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderRow:
-    """A provider account as the overview shows it. Shares are 0 to 1; None: nothing was sent in the last hour."""
+    """A provider account as the overview shows it. Shares are 0 to 1; None: nothing was sent in the last hour.
+
+    Attributes:
+        money: today's (UTC).
+        limit_used_usd: what counts against the account's daily limit today, in US dollars.
+        limit_usd: that limit; None: it has none.
+    """
 
     id: str
     adapter: str
@@ -51,8 +68,9 @@ class ProviderRow:
     calls: int
     failure_share: float | None
     response_seconds: float
-    spend_usd: float
-    spend_limit_usd: float | None
+    money: Money
+    limit_used_usd: float
+    limit_usd: float | None
     last_error: str
 
 
@@ -78,11 +96,11 @@ async def _facts(visit: Visit) -> Facts:
         parts.accounts.read(),
         parts.statistics.queues(),
         parts.statistics.states(),
-        parts.submissions.list_page(_UNCERTAIN_SHOWN, generation_id=None, after=""),
+        parts.submissions.list_page(_UNCERTAIN_SHOWN, _OPEN),
+        parts.submissions.totals(_OPEN),
     )
-    (health, stats, firing, acknowledged), (lately, accounts, queues, states, uncertain) = await asyncio.gather(
-        told, read
-    )
+    (health, stats, firing, acknowledged), known = await asyncio.gather(told, read)
+    lately, accounts, queues, states, uncertain, (open_submissions, open_usd) = known
     alerts = None if firing is None or acknowledged is None else [*firing.alerts, *acknowledged.alerts]
     return Facts(
         health,
@@ -94,6 +112,8 @@ async def _facts(visit: Visit) -> Facts:
         {queue.provider_id: queue for queue in queues},
         states,
         uncertain,
+        open_submissions,
+        open_usd,
     )
 
 
@@ -119,6 +139,7 @@ def _row(visit: Visit, facts: Facts, provider_id: str) -> ProviderRow:
         calls,
         stats.failure_count / calls if stats and calls else None,
         stats.avg_response_time_ms / 1_000 if stats else 0.0,
+        facts.money.get(provider_id, Money()),
         account.spend_today_usd if account else 0.0,
         provider.limits.daily_spend_usd,
         stats.last_error.message if stats and stats.HasField("last_error") else "",
@@ -146,7 +167,8 @@ def _lately(facts: Facts) -> dict[str, Any]:
         "chart": chart,
         "created_hour": sum(minute.created for minute in found),
         "success_share": sum(minute.succeeded for minute in found) / ended if ended else None,
-        "spend_usd": sum(facts.spend_usd.values()),
+        "spent_usd": sum(money.spent_usd for money in facts.money.values()),
+        "at_risk_usd": sum(money.at_risk_usd for money in facts.money.values()),
         "live": sum(facts.states.values()),
     }
 

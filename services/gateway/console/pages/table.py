@@ -20,6 +20,7 @@ from services.gateway.console.pages import (
     models,
     overview,
     playground,
+    submissions,
 )
 from services.gateway.console.visit import Gone, Page, Visit
 
@@ -39,6 +40,7 @@ PAGES: Mapping[str, Show] = {
     "": overview.show,
     "/generations": generations.show,
     "/generations/{id}": generation.show,
+    "/submissions": submissions.show,
     "/batches": batches.show,
     "/batches/{batch_id}": batches.show_one,
     "/monitoring/errors": errors.show,
@@ -57,6 +59,8 @@ BUTTONS: Mapping[str, Button] = {
     "/generations/{id}/cancel": Button("generation.cancel", generation.cancel),
     "/generations/{id}/run-again": Button("generation.run_again", generation.run_again),
     "/submissions/{submission_id}/resolve": Button("submission.resolve", generation.resolve),
+    "/submissions/preview": Button("", submissions.preview),
+    "/submissions/resolve": Button("submission.resolve_many", submissions.resolve),
     "/batches/{batch_id}/cancel": Button("batch.cancel", batches.cancel),
     "/batches/{batch_id}/resume": Button("batch.resume", batches.resume),
     "/monitoring/errors/{id}/resolve": Button("error.resolve", errors.resolve),

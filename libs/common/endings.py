@@ -1,0 +1,110 @@
+"""Whether a file is whole, by what its own format says of its end.
+
+A host may close the connection without the last chunk of a body (RFC 9112, 7.1), although all of the file was sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import IO
+
+_HEAD_BYTES = 16
+_BOXES_LIMIT = _SEGMENTS_LIMIT = 1_000
+_START_OF_SCAN = 0xDA
+_RIFF_HEAD_BYTES = 12
+_PNG_HEAD, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_HEAD, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+
+
+def has_its_end(file: IO[bytes], size_bytes: int) -> bool:
+    """Return whether a file is whole by its format's own account: a mark at its end, or the sizes that it states.
+
+    Sources: PNG, 5.6 (W3C); JPEG, B.1.1.3 (ITU-T T.81); the RIFF container of WebP (RFC 9649, 2.3); boxes of ISO base
+    media files, 4.2 (ISO/IEC 14496-12), which MP4, QuickTime, AVIF and HEIC are. False for any other format.
+
+    Args:
+        file: open at any place, where it is left.
+        size_bytes: how long it is.
+    """
+    place = file.tell()
+    try:
+        file.seek(0)
+        head = file.read(_HEAD_BYTES)
+        if head.startswith(_PNG_HEAD):
+            return _ends_with(file, _PNG_END)
+        if head.startswith(_JPEG_HEAD):
+            # A thumbnail in a segment before the scan ends in the same way.
+            return _ends_with(file, _JPEG_END) and _has_scan(file, size_bytes)
+        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            return int.from_bytes(head[4:8], "little") + 8 == size_bytes and _has_all_chunks(file, size_bytes)
+        return head[4:8] == b"ftyp" and _has_all_boxes(file, size_bytes)
+    finally:
+        file.seek(place)
+
+
+def _ends_with(file: IO[bytes], end: bytes) -> bool:
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size_bytes - len(end)))
+    return file.read() == end
+
+
+def _has_scan(file: IO[bytes], size_bytes: int) -> bool:
+    """Whether the segments of a JPEG lead to its scan, within the file."""
+    place = 2
+    for _ in range(_SEGMENTS_LIMIT):
+        file.seek(place)
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return False
+        if head[1] == _START_OF_SCAN:
+            return True
+        place += 2 + int.from_bytes(head[2:], "big")
+        if place >= size_bytes:
+            return False
+    return False
+
+
+def _has_all_boxes(file: IO[bytes], size_bytes: int) -> bool:
+    """Whether the boxes fill the file and hold its index and its content.
+
+    A file of fragments may have any number of them, so it does not tell its end.
+    """
+    sizes: dict[bytes, int] = {}
+    place = 0
+    for kind, box_bytes in _boxes(file, size_bytes):
+        sizes[kind] = max(box_bytes, sizes.get(kind, 0))
+        place += box_bytes
+    index_bytes = max(sizes.get(b"moov", 0), sizes.get(b"meta", 0))
+    is_filled = min(index_bytes, sizes.get(b"mdat", 0)) > _HEAD_BYTES
+    return place == size_bytes and is_filled and b"moof" not in sizes
+
+
+def _has_all_chunks(file: IO[bytes], size_bytes: int) -> bool:
+    """Whether the chunks of a RIFF file fill it, and none is empty (RFC 9649, 2.3: an odd size is padded)."""
+    place = _RIFF_HEAD_BYTES
+    for _ in range(_BOXES_LIMIT):
+        file.seek(place)
+        head = file.read(8)
+        chunk_bytes = int.from_bytes(head[4:8], "little")
+        if len(head) < 8 or chunk_bytes == 0:
+            return False
+        place += 8 + chunk_bytes + chunk_bytes % 2
+        if place >= size_bytes:
+            return place == size_bytes
+    return False
+
+
+def _boxes(file: IO[bytes], size_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """The kind and the size in bytes of each box at the top; ends at one that does not fit, or states no size."""
+    place = 0
+    for _ in range(_BOXES_LIMIT):
+        file.seek(place)
+        head = file.read(_HEAD_BYTES)
+        box_bytes = int.from_bytes(head[:4], "big")
+        if box_bytes == 1:
+            box_bytes = int.from_bytes(head[8:16], "big")
+        if box_bytes < 8 or place + box_bytes > size_bytes:
+            return
+        yield head[4:8], box_bytes
+        place += box_bytes

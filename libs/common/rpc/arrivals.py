@@ -1,0 +1,98 @@
+"""Calls whose one message has not arrived: gRPC begins a call with its headers, and waits for the message for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import grpc
+
+from libs.common.errors import ErrorCode, GenerationError
+
+_SWEEP_SECONDS = 1.0
+
+
+class Arrivals:
+    """Waits for messages.
+
+    Args:
+        seconds: how long one may take.
+        keyless: how many calls without a key may wait at once. Beyond that the oldest is ended: the message of a probe
+            follows its headers immediately, so a probe is not the oldest.
+    """
+
+    def __init__(self, *, seconds: float, keyless: int) -> None:
+        self._seconds = seconds
+        self._keyless_limit = keyless
+        self._since: dict[asyncio.Task[Any], float] = {}
+        self._keyless: dict[asyncio.Task[Any], None] = {}
+        self._ended: dict[asyncio.Task[Any], GenerationError] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def message(self, context: grpc.aio.ServicerContext[Any, Any], *, is_keyless: bool) -> bytes:
+        """The message of a call.
+
+        Raises GenerationError INVALID_REQUEST for a call without one, DEADLINE_EXCEEDED where it does not come in time,
+        RATE_LIMITED where too many wait.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._since[task] = monotonic()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+        if is_keyless:
+            self._make_room(task)
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise self._ended[task] from None
+        finally:
+            del self._since[task]
+            self._keyless.pop(task, None)
+            self._ended.pop(task, None)
+        if message is grpc.aio.EOF:
+            raise GenerationError(ErrorCode.INVALID_REQUEST, "The call has no message.")
+        return bytes(message)
+
+    def _make_room(self, task: asyncio.Task[Any]) -> None:
+        self._keyless[task] = None
+        if len(self._keyless) > self._keyless_limit:
+            oldest = next(iter(self._keyless))
+            del self._keyless[oldest]
+            self._end(oldest, GenerationError(ErrorCode.RATE_LIMITED, "Too many calls wait for their message."))
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = monotonic()
+        for task, since in list(self._since.items()):
+            if now - since < self._seconds:
+                # The oldest come first.
+                break
+            late = f"The message did not come within {self._seconds:g} s."
+            self._end(task, GenerationError(ErrorCode.DEADLINE_EXCEEDED, late))
+        if self._since:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _end(self, task: asyncio.Task[Any], error: GenerationError) -> None:
+        if task not in self._ended:
+            self._ended[task] = error
+            task.cancel()
+
+
+class Unread:
+    """The message of a call that is not received before the caller is authenticated."""
+
+    __slots__ = ("_arrivals", "_context", "_is_keyless")
+
+    def __init__(self, arrivals: Arrivals, context: grpc.aio.ServicerContext[Any, Any], *, is_keyless: bool) -> None:
+        self._arrivals = arrivals
+        self._context = context
+        self._is_keyless = is_keyless
+
+    async def message(self) -> bytes:
+        """Receive it. Raises as `Arrivals.message`."""
+        return await self._arrivals.message(self._context, is_keyless=self._is_keyless)

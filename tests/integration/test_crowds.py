@@ -1,0 +1,259 @@
+"""Crowds of one address and one key, held open: what they cost everybody else. Figures are printed (`-s`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from statistics import quantiles
+from time import perf_counter
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from darkroom.gateway.v1 import admin_pb2, gateway_pb2
+from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sandbox.processes import free_port
+from tests.conftest import StartStack
+from tests.support.console import SESSION, visitor
+from tests.support.relays import relay
+from tests.support.running import Running
+
+HealthStub: Any = health_pb2_grpc.HealthStub
+CHECK = health_pb2.HealthCheckRequest()
+CHANNELS, PER_CHANNEL = 6, 900
+CONNECTIONS = 2_000
+TRIES = 100
+_QUIET_SECONDS = 3.0
+Active = Callable[[], Awaitable[float]]
+"""How many RPCs the gateway is answering."""
+# Separate connections: channels of one process to one address share theirs.
+ALONE = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@dataclass
+class Others:
+    """Callers at another address, with another key: how long each call took, and what failed."""
+
+    key: str
+    grpc_port: int
+    health_port: int
+    http_url: str
+    connector: Callable[[], aiohttp.TCPConnector]
+    failures: dict[str, str] = field(default_factory=dict)
+
+    async def figures(self) -> dict[str, float]:
+        """The 99th percentile of each kind of call in milliseconds; infinite where one failed."""
+        self.failures.clear()
+        address = f"127.0.0.1:{self.grpc_port}"
+        async with (
+            grpc.aio.insecure_channel(address, options=ALONE) as gateway,
+            grpc.aio.insecure_channel(f"127.0.0.1:{self.health_port}", options=ALONE) as probed,
+            aiohttp.ClientSession(connector=self.connector(), headers={"x-api-key": self.key}) as http,
+        ):
+            stub = GenerationServiceStub(gateway)
+            asked = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
+            metadata = (("x-api-key", self.key),)
+            body = {"modelIdentifier": "flux-pro", "prompt": "x"}
+
+            async def rest(method: str, path: str, **options: Any) -> None:
+                async with http.request(method, self.http_url + path, **options) as reply:
+                    reply.raise_for_status()
+                    await reply.read()
+
+            kinds: dict[str, Callable[[], Awaitable[Any]]] = {
+                "create": lambda: stub.CreateGeneration(asked, metadata=metadata, timeout=10),
+                "probe": lambda: HealthStub(gateway).Check(CHECK, timeout=5),
+                "health port": lambda: HealthStub(probed).Check(CHECK, timeout=5),
+                "REST create": lambda: rest("POST", "/api/external/generation", json=body),
+                "REST health": lambda: rest("GET", "/api/health"),
+            }
+            return {name: await self._p99(name, make) for name, make in kinds.items()}
+
+    async def _p99(self, name: str, make: Callable[[], Awaitable[Any]]) -> float:
+        seconds = []
+        for _ in range(TRIES):
+            began = perf_counter()
+            try:
+                async with asyncio.timeout(15):
+                    await make()
+            except (grpc.aio.AioRpcError, aiohttp.ClientError, OSError, TimeoutError) as error:
+                text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                self.failures[name] = f"{type(error).__name__}: {text}"[:100]
+                return float("inf")
+            seconds.append(perf_counter() - began)
+        return quantiles(seconds, n=100)[98] * 1_000
+
+
+async def _settled(opening: list[asyncio.Task[Any]], active: Active) -> None:
+    """Wait until no more of them are begun or refused."""
+    before: tuple[int, float] | None = None
+    while before != (before := (sum(task.done() for task in opening), await active())):
+        await asyncio.wait(opening, timeout=_QUIET_SECONDS, return_when=asyncio.ALL_COMPLETED)
+
+
+@asynccontextmanager
+async def _streams(
+    address: str, active: Active, open_one: Callable[[grpc.aio.Channel], Any], *, each: int = PER_CHANNEL
+) -> AsyncIterator[int]:
+    """Streams of one address over several connections, each read once: how many were let in."""
+    async with AsyncExitStack() as held:
+        channels = [
+            await held.enter_async_context(grpc.aio.insecure_channel(address, options=ALONE)) for _ in range(CHANNELS)
+        ]
+        calls = [open_one(channel) for channel in channels for _ in range(each)]
+        opening = [asyncio.ensure_future(call.read()) for call in calls]
+        try:
+            await _settled(opening, active)
+            yield sum(not task.done() or not task.exception() for task in opening)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+
+
+async def _no_questions() -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield
+
+
+@asynccontextmanager
+async def _idle_connections(port: int) -> AsyncIterator[int]:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def connect() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        writer.write(b"GET /nope HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+
+    opened = 0
+    for _ in range(0, CONNECTIONS, 100):
+        found = await asyncio.gather(*(connect() for _ in range(100)), return_exceptions=True)
+        opened += sum(not isinstance(error, BaseException) for error in found)
+    try:
+        yield opened
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+@asynccontextmanager
+async def _requests(url: str, active: Active, count: int, method: str, path: str, **options: Any) -> AsyncIterator[int]:
+    """HTTP requests of one address that go on: how many were not refused within a few seconds."""
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        async with session.request(method, url + path, **options) as reply:
+            reply.raise_for_status()
+            await asyncio.Event().wait()
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(None)) as session:
+        tasks = [asyncio.create_task(one(session)) for _ in range(count)]
+        await _settled(tasks, active)
+        try:
+            yield sum(not task.done() for task in tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Crowd = Callable[[], Any]
+
+
+async def _crowds(running: Running, health_port: int, held: AsyncExitStack) -> dict[str, Crowd]:
+    address, url = f"127.0.0.1:{running.gateway_port()}", running.gateway_url()
+    key = (await running.new_key("crowd")).key
+    admin = (await running.new_key("ops", role=admin_pb2.API_KEY_ROLE_ADMIN)).key
+    stub, metadata = GenerationServiceStub(running.channel_of(key)), (("x-api-key", key),)
+    request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
+    generation_id = (await stub.CreateGeneration(request, timeout=10)).id
+    batch_id = (await stub.CreateBatch(gateway_pb2.CreateBatchRequest(requests=[request]), timeout=10)).batch_id
+    ops = await held.enter_async_context(visitor(url))
+    await ops.sign_in(admin)
+    page = {"cookie": f"{SESSION}={ops.cookies[SESSION]}", "accept": "text/event-stream"}
+    of_key = {"x-api-key": key}
+    image = {"model": "flux-pro", "prompt": "x"}
+    to_watch = gateway_pb2.WatchGenerationRequest(id=generation_id)
+    to_watch_batch = gateway_pb2.WatchBatchRequest(batch_id=batch_id)
+
+    def service(channel: grpc.aio.Channel) -> GenerationServiceStub:
+        return GenerationServiceStub(channel)
+
+    def half_open(method: str, metadata: Any = ()) -> Callable[[grpc.aio.Channel], Any]:
+        def open_one(channel: grpc.aio.Channel) -> Any:
+            make: Any = channel.stream_stream(method)
+            return make(_no_questions(), metadata=metadata)
+
+        return open_one
+
+    create = "/darkroom.gateway.v1.GenerationService/CreateGeneration"
+    upload = "/darkroom.gateway.v1.GenerationService/UploadBatch"
+    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+    async def active() -> float:
+        return await running.metric("gateway", "darkroom_rpc_active")
+
+    return {
+        "health Watch": lambda: _streams(address, active, lambda channel: HealthStub(channel).Watch(CHECK)),
+        "health Watch at the health port": lambda: _streams(
+            f"127.0.0.1:{health_port}", active, lambda channel: HealthStub(channel).Watch(CHECK), each=50
+        ),
+        "reflection": lambda: _streams(address, active, half_open(reflection)),
+        "health Check without a message": lambda: _streams(address, active, half_open("/grpc.health.v1.Health/Check")),
+        "WatchGeneration": lambda: _streams(
+            address, active, lambda channel: service(channel).WatchGeneration(to_watch, metadata=metadata)
+        ),
+        "WatchBatch": lambda: _streams(
+            address, active, lambda channel: service(channel).WatchBatch(to_watch_batch, metadata=metadata)
+        ),
+        "UploadBatch without an end": lambda: _streams(address, active, half_open(upload, metadata)),
+        "CreateGeneration without a message": lambda: _streams(address, active, half_open(create, metadata)),
+        "idle connections": lambda: _idle_connections(running.stack.plan.ports.gateway_http),
+        "events over HTTP": lambda: _requests(
+            url, active, CONNECTIONS, "GET", f"/api/external/generation/{generation_id}/events", headers=of_key
+        ),
+        "live pages": lambda: _requests(url, active, 300, "GET", "/admin", headers=page),
+        "waiting OpenAI calls": lambda: _requests(
+            url, active, 1_000, "POST", "/v1/images/generations", headers=of_key, json=image
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: StartStack) -> None:
+    health_port = free_port()
+    settings = {"DARKROOM_HEALTH_PORT": str(health_port), "DARKROOM_CONSOLE_LIVE_SECONDS": "30"}
+    running = await start_stack(services=("gateway",), settings=settings)
+    locked_out: dict[str, Any] = {}
+    async with (
+        AsyncExitStack() as held,
+        relay(running.gateway_port(), "127.0.0.2") as grpc_port,
+        relay(health_port, "127.0.0.2") as probed,
+    ):
+        others = Others(
+            (await running.new_key("others")).key,
+            grpc_port,
+            probed,
+            running.gateway_url(),
+            lambda: aiohttp.TCPConnector(local_addr=("127.0.0.2", 0)),
+        )
+        _show("nobody", 0, await others.figures())
+        for name, crowd in (await _crowds(running, health_port, held)).items():
+            async with crowd() as let_in:
+                figures = await others.figures()
+            _show(name, let_in, figures)
+            if others.failures:
+                locked_out[name] = dict(others.failures)
+    assert not locked_out, locked_out
+
+
+def _show(name: str, let_in: int, figures: dict[str, float]) -> None:
+    shown = ", ".join(f"{kind} {p99:.1f}" for kind, p99 in figures.items())
+    print(f"{name}: {let_in} let in; p99 of others in ms: {shown}")
