@@ -15,8 +15,11 @@ from chaos.load import TIMEOUT_SECONDS, Load, until_answered
 from chaos.money import Bill
 
 _PAGE = 1_000
+# A message of gRPC has 4 MiB, and a generation some KiB.
+_GENERATIONS_PAGE = 200
 _AT_ONCE = 16
-_CLOCKS_SECONDS = 2.0
+# All clocks are one machine's. More would give the bill of a deleted result, which no list has, to one that reuses it.
+_CLOCKS_SECONDS = 0.05
 # An overloaded vendor takes, and bills, a request long after its client has given up.
 _SLOW_VENDOR_SECONDS = 120.0
 _NOTE = "chaos: looked up in the vendor's ledger"
@@ -37,6 +40,7 @@ class Operator:
         self._base_urls = base_urls
         self._load = Load()
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._given: set[str] = set()
         self.resolved: Counter[str] = Counter()
         """How many submissions were resolved, by what was found."""
 
@@ -46,10 +50,10 @@ class Operator:
         `bills`: the vendors' ledger.
         """
         found = await self._submissions(concern=gateway_pb2.SUBMISSION_CONCERN_ANY)
-        ids = sorted({submission.generation_id for submission in found})
-        generations = dict(zip(ids, await asyncio.gather(*map(self._generation, ids)), strict=True))
-        siblings = await asyncio.gather(*(self._submissions(generation_id=generation_id) for generation_id in ids))
-        lookup = _Lookup(bills, [one for group in siblings for one in group], generations, self._base_urls)
+        generations = await self._generations_like(found)
+        known = await asyncio.gather(*(self._submissions(generation_id=generation_id) for generation_id in generations))
+        submissions = [one for group in known for one in group]
+        lookup = _Lookup(bills, submissions, generations, self._base_urls, given=self._given)
         await asyncio.gather(
             *(
                 self._resolve(submission, generations[submission.generation_id], lookup.bill_of(submission))
@@ -71,13 +75,25 @@ class Operator:
             if not page.next_page_token:
                 return found
 
-    async def _generation(self, generation_id: str) -> gateway_pb2.Generation:
-        request = gateway_pb2.GetGenerationRequest(id=generation_id)
-        async with self._places:
-            answer = await until_answered(
-                self._load, lambda: self._gateway.GetGeneration(request, timeout=TIMEOUT_SECONDS)
+    async def _generations_like(
+        self, submissions: Sequence[gateway_pb2.Submission]
+    ) -> dict[str, gateway_pb2.Generation]:
+        """Those that were submitted, and all others with the same prompts, whose bills are not theirs."""
+        generations = {generation.id: generation for generation in await self._generations()}
+        prompts = {generations[submission.generation_id].prompt for submission in submissions}
+        return {key: generation for key, generation in generations.items() if generation.prompt in prompts}
+
+    async def _generations(self) -> list[gateway_pb2.Generation]:
+        found: list[gateway_pb2.Generation] = []
+        request = gateway_pb2.ListGenerationsRequest(page_size=_GENERATIONS_PAGE)
+        while True:
+            page = await until_answered(
+                self._load, lambda: self._gateway.ListGenerations(request, timeout=TIMEOUT_SECONDS)
             )
-        return answer.generation
+            found += page.generations
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
 
     async def _resolve(
         self, submission: gateway_pb2.Submission, generation: gateway_pb2.Generation, bill: Bill | None
@@ -130,9 +146,10 @@ class _Lookup:
 
     Args:
         bills: the ledger.
-        submissions: all of the generations in question, those included whose outcome is known.
-        generations: those generations by id.
+        submissions: all with the prompts in question, those included whose outcome is known.
+        generations: their generations by id.
         base_urls: by provider account, where its simulated vendor is.
+        given: the tasks whose bills submissions got before; those that get one now are added.
     """
 
     def __init__(
@@ -141,11 +158,14 @@ class _Lookup:
         submissions: Sequence[gateway_pb2.Submission],
         generations: Mapping[str, gateway_pb2.Generation],
         base_urls: Mapping[str, str],
+        *,
+        given: set[str],
     ) -> None:
         self._bills = bills
         self._generations = generations
         self._base_urls = base_urls
-        self._taken = {submission.provider_task_id for submission in submissions}
+        self._given = given
+        self._taken = given | {submission.provider_task_id for submission in submissions}
         for submission in submissions:
             if submission.state == gateway_pb2.SUBMISSION_STATE_COMPLETED:
                 # It was billed before its reply came.
@@ -155,7 +175,10 @@ class _Lookup:
         """The bill, which no other submission gets."""
         if submission.provider_task_id:
             return next((bill for bill in self._bills if bill["task_id"] == submission.provider_task_id), None)
-        return self._take(submission, within_seconds=_SLOW_VENDOR_SECONDS)
+        bill = self._take(submission, within_seconds=_SLOW_VENDOR_SECONDS)
+        if bill is not None:
+            self._given.add(bill["task_id"])
+        return bill
 
     def _take(self, submission: gateway_pb2.Submission, *, within_seconds: float) -> Bill | None:
         prompt = self._generations[submission.generation_id].prompt

@@ -14,8 +14,9 @@ from typing import IO, Protocol
 
 import psutil
 
-_BLOCK = 120
-_FIRST = 20_000 + os.getpid() % 100 * _BLOCK
+# Large, so that the port of a service that does not run is not given away again while its stack does.
+_BLOCK = 400
+_FIRST = 20_000 + os.getpid() % 30 * _BLOCK
 _candidates = itertools.cycle(range(_FIRST, _FIRST + _BLOCK))
 
 

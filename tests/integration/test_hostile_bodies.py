@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from darkroom.gateway.v1 import gateway_pb2
 
 from tests.conftest import StartStack
 from tests.support.http import call
@@ -115,15 +114,35 @@ async def test_bodies_over_http(gateway: Running) -> None:
         await _twice(gateway, name, send)
 
 
-async def test_input_images_over_grpc(gateway: Running) -> None:
-    stub: Any = await gateway.client("acme")
-    images = ["a"] * 300_000
-    request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x", input_images=images)
+_SERVICE = "/darkroom.gateway.v1.GenerationService"
+_REQUEST = b"\x0a\x00"
+"""The first field of a batch's request, and of a map: a message that is empty."""
+MESSAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "input_images of 300,000": ("CreateGeneration", lambda: b"\x1a\x01a" * 300_000),
+    "a batch of 8,000,000 empty requests": ("CreateBatch", lambda: _REQUEST * 8_000_000),
+    "a batch of 400 requests with 20,000 values": ("CreateBatch", lambda: _message(_REQUEST * 20_000) * 400),
+    "a batch of 1,000 requests with 800 values": ("CreateBatch", lambda: _message(_REQUEST * 800) * 1_000),
+    "fields that nobody knows": ("CreateGeneration", lambda: b"\x98\x06\x01" * 5_000_000),
+}
 
-    async def send() -> int:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.CreateGeneration(request, timeout=60)
-        assert caught.value.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        return sum(len(key) + len(value) for key, value in caught.value.trailing_metadata() or ())
 
-    await _twice(gateway, "input_images of 300,000 over gRPC", send)
+def _message(content: bytes) -> bytes:
+    """The first field of a message, with that content."""
+    size = len(content)
+    return bytes([0x0A, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14]) + content
+
+
+async def test_messages_over_grpc(gateway: Running) -> None:
+    made = await gateway.new_key("acme")
+    channel = gateway.channel_of(made.key)
+    for name, (method, message) in MESSAGES.items():
+        made_call: Any = channel.unary_unary(f"{_SERVICE}/{method}")
+        content = message()
+
+        async def send(made_call: Any = made_call, content: bytes = content) -> int:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await made_call(content, timeout=60)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            return sum(len(key) + len(value) for key, value in caught.value.trailing_metadata() or ())
+
+        await _twice(gateway, name, send)

@@ -162,7 +162,7 @@ class Running:
 
     def health(self, service: ServiceName, name: str = "") -> str:
         """What a service's health check answers."""
-        return health(self.stack.plan.ports.grpc[service], name)
+        return health(self.stack.plan.ports.grpc[service], name, timeout_seconds=10)
 
     def log(self, service: str) -> str:
         """All that a service has logged."""

@@ -237,10 +237,10 @@ class Parse(grpc.aio.ServerInterceptor):
             return behaviour(_each(requests, read), context)
 
         async def parsed(request: Unread, context: Context) -> Any:
-            return await behaviour(_read(await request.message(), read), context)
+            return await behaviour(await _read(await request.message(), read), context)
 
         async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
-            message = _read(await request.message(), read)
+            message = await _read(await request.message(), read)
             async for answer in answers_of_stream(behaviour(message, context)):
                 yield answer
 
@@ -328,19 +328,19 @@ def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
     return continuation
 
 
-def _read(given: bytes, read: Callable[[bytes], Any]) -> Any:
+async def _read(given: bytes, read: Any) -> Any:
+    """The message that `read`, the `FromString` of its class, makes of the bytes."""
+    if len(given) > message_bounds.COUNTED_ABOVE_BYTES:
+        await message_bounds.check(given, read.__self__.DESCRIPTOR)
     try:
-        message = read(given)
+        return read(given)
     except DecodeError as error:
         raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
-    if len(given) > message_bounds.COUNTED_ABOVE_BYTES:
-        message_bounds.check(message)
-    return message
 
 
-async def _each(given: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+async def _each(given: AsyncIterator[bytes], read: Any) -> AsyncIterator[Any]:
     async for request in given:
-        yield _read(request, read)
+        yield await _read(request, read)
 
 
 def _status(context: Context) -> grpc.StatusCode:

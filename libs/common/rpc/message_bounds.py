@@ -1,33 +1,71 @@
-"""How many values a request may hold: counted before any handler looks at them."""
+"""How many values a request may hold: counted in its bytes, before the parser makes an object of each.
+
+The encoding: https://protobuf.dev/programming-guides/encoding/.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from libs.common.errors import FieldViolation, InvalidRequest
 
 VALUES_LIMIT = 20_000
 # For each message of a list in the request itself, for instance for each request of a batch.
 ITEM_VALUES_LIMIT = 2_000
+# For all messages of such lists together: 1,000 requests of 400 values.
+ITEMS_VALUES_LIMIT = 400_000
 # Smaller messages cannot hold more values than a handler reads within milliseconds.
 COUNTED_ABOVE_BYTES = 16 * 1024
+# How many are counted before other calls have their turn: a few milliseconds.
+_TURN = 10_000
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_FIXED = {_FIXED64: 8, _FIXED32: 4}
+# Ten bytes, of which a parser reads no more either.
+_VARINT_BITS = 70
+_TEXT = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 
 
-def check(message: Message) -> None:
-    """InvalidRequest for a request of more than 20,000 values, or of 2,000 in one message of a list within it."""
-    count = 0
-    for field, value in message.ListFields():
-        if field.is_repeated and field.message_type is not None and not field.message_type.GetOptions().map_entry:
-            count += len(value)
-            _require(count, VALUES_LIMIT, field.name)
-            for index, item in enumerate(value):
-                _require(_count(item, ITEM_VALUES_LIMIT), ITEM_VALUES_LIMIT, f"{field.name}[{index}]")
+async def check(message: bytes, kind: Descriptor) -> None:
+    """Count the values of a serialized request; each key of a map is one.
+
+    Bytes that are no message are left to the parser, which reads no further than this does.
+
+    Args:
+        message: the bytes.
+        kind: the type of the request.
+
+    Raises:
+        InvalidRequest: more than 20,000 values, 2,000 in one message of a list within it, or 400,000 in all of those.
+    """
+    own = of_items = turn = 0
+    indexes: Counter[str] = Counter()
+    for number, start, end in _records(message, 0, len(message)):
+        field = kind.fields_by_number.get(number)
+        own += 1
+        if field is not None and _is_item(field):
+            count = _count_nested(message, start, end, field, ITEM_VALUES_LIMIT)
+            _require(count, ITEM_VALUES_LIMIT, f"{field.name}[{indexes[field.name]}]")
+            indexes[field.name] += 1
+            of_items += count
+            _require(of_items, ITEMS_VALUES_LIMIT, field.name)
         else:
-            count += _count_field(field, value, VALUES_LIMIT - count)
-            _require(count, VALUES_LIMIT, field.name)
+            count = _count_nested(message, start, end, field, VALUES_LIMIT - own)
+            own += count
+        _require(own, VALUES_LIMIT, field.name if field is not None else str(number))
+        turn += 1 + count
+        if turn > _TURN:
+            turn = 0
+            await asyncio.sleep(0)
+
+
+def _is_item(field: FieldDescriptor) -> bool:
+    return field.is_repeated and field.message_type is not None and not field.message_type.GetOptions().map_entry
 
 
 def _require(count: int, limit: int, path: str) -> None:
@@ -35,26 +73,66 @@ def _require(count: int, limit: int, path: str) -> None:
         raise InvalidRequest([FieldViolation(path, "values", f"must hold at most {limit:,} values")])
 
 
-def _count(message: Message, limit: int) -> int:
-    """The values of a message; of one with more than `limit`, any number above it."""
+def _count_nested(message: bytes, start: int, end: int, field: FieldDescriptor | None, limit: int) -> int:
+    """The values within one of a field; if they are more than `limit`, any number above it."""
+    if field is None or field.type in _TEXT:
+        return 0
+    if field.message_type is None:
+        return end - start
     count = 0
-    for field, value in message.ListFields():
-        count += _count_field(field, value, limit - count)
-        if count > limit:
-            break
+    waiting = [(start, end, field.message_type)]
+    while waiting:
+        start, end, kind = waiting.pop()
+        inner = _with_values(kind)
+        for number, at, to in _records(message, start, end):
+            count += 1
+            if number in inner:
+                nested = inner[number]
+                if nested is None:
+                    count += to - at
+                else:
+                    waiting.append((at, to, nested))
+            if count > limit:
+                return count
     return count
 
 
-def _count_field(field: FieldDescriptor, value: Any, limit: int) -> int:
-    if not field.is_repeated:
-        return 1 + (_count(value, limit) if isinstance(value, Message) else 0)
-    count = len(value)
-    if field.message_type is None or count > limit:
-        return count
-    is_map = field.message_type.GetOptions().map_entry
-    items = value.values() if is_map else value
-    for item in items:
-        if not isinstance(item, Message) or count > limit:
-            break
-        count += _count(item, limit - count)
-    return count
+@cache
+def _with_values(kind: Descriptor) -> Mapping[int, Descriptor | None]:
+    """The fields whose bytes hold further values, by number: the type of messages, None for packed numbers."""
+    return {field.number: field.message_type for field in kind.fields if field.type not in _TEXT}
+
+
+def _records(message: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields in `message[start:end]`: number, and where the bytes of one with a length start and end.
+
+    A field without a length has none. Ends where the bytes are no message.
+    """
+    try:
+        while start < end:
+            tag, start = _varint(message, start)
+            kind, length = tag & 7, 0
+            if kind == _VARINT:
+                _, start = _varint(message, start)
+            elif kind == _LENGTH:
+                length, start = _varint(message, start)
+            else:
+                start += _FIXED.get(kind, 0)
+            if start + length > end:
+                return
+            yield tag >> 3, start, start + length
+            start += length
+    except IndexError:
+        return
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that is written at `at`, and where it ends."""
+    number = 0
+    for shift in range(0, _VARINT_BITS, 7):
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise IndexError("a number of more than ten bytes")
