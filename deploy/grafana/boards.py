@@ -196,6 +196,9 @@ GATEWAY = Board(
                     "sum by (quota) (rate(darkroom_gateway_admissions_refused_total[$__rate_interval])) or vector(0)", "{{quota}}")]),
                 Panel("Answers without a new submit", "ops", [Query(
                     "sum by (reason) (rate(darkroom_gateway_repeats_total[$__rate_interval])) or vector(0)", "{{reason}}")]),
+                Panel("Held against shares", "short", [Query("sum by (kind) (darkroom_shares_held)", "{{kind}}")]),
+                Panel("Refused: a share is used up", "ops", [Query(
+                    "sum by (kind, share) (rate(darkroom_shares_refused_total[$__rate_interval]))", "{{kind}} {{share}}")]),
             ],
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.shares import Holder, Limits, Shares, network_of, network_of_peer
@@ -31,6 +32,19 @@ def test_what_is_beyond_a_limit_is_refused_until_something_is_given_back() -> No
     assert not _taken(shares, Holder("192.0.2.3", "key_f", "hooli")), "all"
     shares.give_back(first)
     assert _taken(shares, first)
+
+
+def test_who_holds_most_is_logged_once_in_a_while() -> None:
+    shares = Shares(what="streams", limits=Limits(total=3, key=3))
+    for key in ("key_a", "key_b", "key_b"):
+        assert _taken(shares, Holder(key=key))
+    with capture_logs() as lines:
+        assert not any(_taken(shares, Holder(key="key_c")) for _ in range(10))
+    (line,) = lines
+    assert line["event"] == "a share is used up"
+    assert line["most"] == [
+        {"share": "key", "holder": name, "held": held} for name, held in (("key_b", 2), ("key_a", 1))
+    ]
 
 
 def test_nothing_is_kept_of_who_holds_nothing() -> None:

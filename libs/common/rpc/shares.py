@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from operator import itemgetter
+from time import monotonic
 from typing import NamedTuple
 from urllib.parse import unquote
+
+import structlog
 
 from libs.common import metrics
 from libs.common.errors import ErrorCode, GenerationError
 
+log = structlog.get_logger()
+
 _RETRY_SECONDS = 5.0
+_LOG_SECONDS = 60.0
+_LOGGED_HOLDERS = 5
 _NETWORKS_LIMIT = 8_192
 _IPV6_PREFIX = 64
 
@@ -53,8 +62,12 @@ class Shares:
         self._limits = limits
         self._held: dict[tuple[str, str], int] = {}
         self.total = 0
+        self._logged_at = -_LOG_SECONDS
         if kind:
             metrics.SHARES_HELD.labels(kind).set_function(lambda: self.total)
+            # A rate needs a value from before the first refusal.
+            for share in Limits._fields:
+                metrics.SHARES_REFUSED.labels(kind, share)
 
     def take(self, holder: Holder) -> None:
         """Take one; it must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
@@ -89,11 +102,27 @@ class Shares:
 
     def _refusal(self, share: str, limit: int, whose: str) -> GenerationError:
         metrics.SHARES_REFUSED.labels(self._kind, share).inc()
+        if share == "total":
+            self._log_holders()
         return GenerationError(
             ErrorCode.RATE_LIMITED,
             f"Too many {self._what}{whose} at once: at most {limit}. End some, or try again later.",
             {"share": share, "limit": limit},
             retry_after_seconds=_RETRY_SECONDS,
+        )
+
+    def _log_holders(self) -> None:
+        """Log who holds most, at most once in a while."""
+        now = monotonic()
+        if now - self._logged_at < _LOG_SECONDS:
+            return
+        self._logged_at = now
+        most = heapq.nlargest(_LOGGED_HOLDERS, self._held.items(), key=itemgetter(1))
+        log.warning(
+            "a share is used up",
+            kind=self._kind,
+            held=self.total,
+            most=[{"share": share, "holder": name, "held": held} for (share, name), held in most],
         )
 
 
