@@ -57,8 +57,12 @@ class Visitor:
     ) -> Shown:
         """Press a button, with a token if given."""
         given = {**form, **({"form_token": token} if token else {})}
+        return await self.post_bytes(path, urlencode(given).encode(), headers=headers)
+
+    async def post_bytes(self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> Shown:
+        """Send a form as it is written."""
         kind = {"content-type": "application/x-www-form-urlencoded"}
-        return await self._send("POST", path, {**kind, **(headers or {})}, io.BytesIO(urlencode(given).encode()))
+        return await self._send("POST", path, {**kind, **(headers or {})}, io.BytesIO(body))
 
     async def sign_in(self, key: str) -> str:
         """Sign in, and answer the token of this session's forms."""
