@@ -169,9 +169,16 @@ async def test_only_refusals_of_clients_that_count_are_kept(database: Database) 
     requests = [replace(_request(api_key_id="key_1", owner="key_1"), is_bounded=True) for _ in range(2)]
     assert requests[1].client_call is not None
     requests[1] = replace(requests[1], client_call=replace(requests[1].client_call, retry_count=None))
-    assert await IntakeStore(database, refuse).accept(requests) == [refusal, refusal]
+    store = IntakeStore(database, refuse)
+    assert await store.accept(requests) == [refusal, refusal]
     (row,) = await rows(database, "SELECT fields FROM idempotency_keys")
     assert [one[1:] for one in row["fields"]["refusals"]] == [[0, 7.0]]
+    # They are needed for a minute or so, and many: they do not stay for as long as a generation's.
+    await IntakeStore(database, admit_every).accept([_request(digest="other")])
+    for passed, left in (("0 seconds", 2), ("6 minutes", 1)):
+        await execute(database, f"UPDATE idempotency_keys SET created_at = created_at - interval '{passed}'")
+        await store.forget_names(10)
+        assert len(await rows(database, "SELECT 1 FROM idempotency_keys")) == left
 
 
 async def test_calls_with_another_digest_or_owner_share_no_generation(database: Database) -> None:

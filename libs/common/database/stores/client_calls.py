@@ -24,6 +24,7 @@ from libs.common.database.stores.client_call_matching import (
     may_be_left,
     repeats_refused,
 )
+from libs.common.database.stores.inserting import IDEMPOTENCY_HOURS
 from libs.common.database.stores.sets import rows_as_json, statement
 from libs.common.errors import GenerationError
 
@@ -32,6 +33,7 @@ _PREFIX = f"{'client-call:':-<150}"
 _LIMIT = 100
 """How many generations of one digest are kept, those without an answer before the others."""
 _REFUSALS = "refusals"
+_REFUSALS_SECONDS = 300
 
 # Waits for the transaction that holds the same row. The row is written again by `_KEEP`.
 _HOLD = statement("""
@@ -42,12 +44,16 @@ ORDER BY owner, key
 ON CONFLICT (owner, key) DO UPDATE SET created_at = now()
 RETURNING i.owner, i.key, i.fields, CAST(extract(epoch FROM now()) AS float) AS now""")
 
-_KEEP = statement("""
-INSERT INTO idempotency_keys AS i (owner, key, generation_id, fields)
-SELECT owner, key, generation_id, fields FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(
-    owner text, key text, generation_id text, fields jsonb)
+# A row without a generation is dated back, so that it is forgotten when no retry can refer to its refusals any more:
+# calls beyond a quota are many.
+_KEEP = statement(f"""
+INSERT INTO idempotency_keys AS i (owner, key, generation_id, fields, created_at)
+SELECT owner, key, generation_id, fields, CASE WHEN generation_id <> '' THEN now() ELSE
+    now() - interval '{IDEMPOTENCY_HOURS} hours' + interval '{_REFUSALS_SECONDS} seconds' END
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(owner text, key text, generation_id text, fields jsonb)
 ORDER BY owner, key
-ON CONFLICT (owner, key) DO UPDATE SET generation_id = EXCLUDED.generation_id, fields = EXCLUDED.fields""")
+ON CONFLICT (owner, key) DO UPDATE
+SET generation_id = EXCLUDED.generation_id, fields = EXCLUDED.fields, created_at = EXCLUDED.created_at""")
 
 _MARK = statement("""
 UPDATE idempotency_keys
