@@ -164,60 +164,80 @@ async def _requests(url: str, active: Active, count: int, method: str, path: str
 
 
 Crowd = Callable[[], Any]
+SERVICE = "/darkroom.gateway.v1.GenerationService"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
-async def _crowds(running: Running, health_port: int, held: AsyncExitStack) -> dict[str, Crowd]:
-    address, url = f"127.0.0.1:{running.gateway_port()}", running.gateway_url()
+@dataclass
+class Held:
+    """What a crowd asks for: a generation and a batch of its key, and pages of the console."""
+
+    key: str
+    generation_id: str
+    batch_id: str
+    session: str
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The key, as metadata."""
+        return (("x-api-key", self.key),)
+
+
+async def _held(running: Running, open_now: AsyncExitStack) -> Held:
     key = (await running.new_key("crowd")).key
-    admin = (await running.new_key("ops", role=admin_pb2.API_KEY_ROLE_ADMIN)).key
-    stub, metadata = GenerationServiceStub(running.channel_of(key)), (("x-api-key", key),)
+    stub = GenerationServiceStub(running.channel_of(key))
     request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
     generation_id = (await stub.CreateGeneration(request, timeout=10)).id
     batch_id = (await stub.CreateBatch(gateway_pb2.CreateBatchRequest(requests=[request]), timeout=10)).batch_id
-    ops = await held.enter_async_context(visitor(url))
-    await ops.sign_in(admin)
-    page = {"cookie": f"{SESSION}={ops.cookies[SESSION]}", "accept": "text/event-stream"}
-    of_key = {"x-api-key": key}
-    image = {"model": "flux-pro", "prompt": "x"}
-    to_watch = gateway_pb2.WatchGenerationRequest(id=generation_id)
-    to_watch_batch = gateway_pb2.WatchBatchRequest(batch_id=batch_id)
+    ops = await open_now.enter_async_context(visitor(running.gateway_url()))
+    await ops.sign_in((await running.new_key("ops", role=admin_pb2.API_KEY_ROLE_ADMIN)).key)
+    return Held(key, generation_id, batch_id, ops.cookies[SESSION])
 
-    def service(channel: grpc.aio.Channel) -> GenerationServiceStub:
-        return GenerationServiceStub(channel)
 
-    def half_open(method: str, metadata: Any = ()) -> Callable[[grpc.aio.Channel], Any]:
-        def open_one(channel: grpc.aio.Channel) -> Any:
-            make: Any = channel.stream_stream(method)
-            return make(_no_questions(), metadata=metadata)
+def _half_open(method: str, metadata: Any = ()) -> Callable[[grpc.aio.Channel], Any]:
+    """Opens calls whose message does not come."""
 
-        return open_one
+    def open_one(channel: grpc.aio.Channel) -> Any:
+        make: Any = channel.stream_stream(method)
+        return make(_no_questions(), metadata=metadata)
 
-    create = "/darkroom.gateway.v1.GenerationService/CreateGeneration"
-    upload = "/darkroom.gateway.v1.GenerationService/UploadBatch"
-    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    return open_one
 
-    async def active() -> float:
-        return await running.metric("gateway", "darkroom_rpc_active")
+
+def _grpc_crowds(running: Running, health_port: int, held: Held, active: Active) -> dict[str, Crowd]:
+    address = f"127.0.0.1:{running.gateway_port()}"
+    to_watch = gateway_pb2.WatchGenerationRequest(id=held.generation_id)
+    to_watch_batch = gateway_pb2.WatchBatchRequest(batch_id=held.batch_id)
+
+    def of(open_one: Callable[[grpc.aio.Channel], Any]) -> Crowd:
+        return lambda: _streams(address, active, open_one)
 
     return {
-        "health Watch": lambda: _streams(address, active, lambda channel: HealthStub(channel).Watch(CHECK)),
+        "health Watch": of(lambda channel: HealthStub(channel).Watch(CHECK)),
         "health Watch at the health port": lambda: _streams(
             f"127.0.0.1:{health_port}", active, lambda channel: HealthStub(channel).Watch(CHECK), each=50
         ),
-        "reflection": lambda: _streams(address, active, half_open(reflection)),
-        "health Check without a message": lambda: _streams(address, active, half_open("/grpc.health.v1.Health/Check")),
-        "WatchGeneration": lambda: _streams(
-            address, active, lambda channel: service(channel).WatchGeneration(to_watch, metadata=metadata)
+        "reflection": of(_half_open(REFLECTION)),
+        "health Check without a message": of(_half_open("/grpc.health.v1.Health/Check")),
+        "WatchGeneration": of(
+            lambda channel: GenerationServiceStub(channel).WatchGeneration(to_watch, metadata=held.metadata)
         ),
-        "WatchBatch": lambda: _streams(
-            address, active, lambda channel: service(channel).WatchBatch(to_watch_batch, metadata=metadata)
+        "WatchBatch": of(
+            lambda channel: GenerationServiceStub(channel).WatchBatch(to_watch_batch, metadata=held.metadata)
         ),
-        "UploadBatch without an end": lambda: _streams(address, active, half_open(upload, metadata)),
-        "CreateGeneration without a message": lambda: _streams(address, active, half_open(create, metadata)),
+        "UploadBatch without an end": of(_half_open(f"{SERVICE}/UploadBatch", held.metadata)),
+        "CreateGeneration without a message": of(_half_open(f"{SERVICE}/CreateGeneration", held.metadata)),
+    }
+
+
+def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crowd]:
+    url, of_key = running.gateway_url(), dict(held.metadata)
+    events = f"/api/external/generation/{held.generation_id}/events"
+    page = {"cookie": f"{SESSION}={held.session}", "accept": "text/event-stream"}
+    image = {"model": "flux-pro", "prompt": "x"}
+    return {
         "idle connections": lambda: _idle_connections(running.stack.plan.ports.gateway_http),
-        "events over HTTP": lambda: _requests(
-            url, active, CONNECTIONS, "GET", f"/api/external/generation/{generation_id}/events", headers=of_key
-        ),
+        "events over HTTP": lambda: _requests(url, active, CONNECTIONS, "GET", events, headers=of_key),
         "live pages": lambda: _requests(url, active, 300, "GET", "/admin", headers=page),
         "waiting OpenAI calls": lambda: _requests(
             url, active, 1_000, "POST", "/v1/images/generations", headers=of_key, json=image
@@ -232,6 +252,10 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
     settings = {"DARKROOM_HEALTH_PORT": str(health_port), "DARKROOM_CONSOLE_LIVE_SECONDS": "30"}
     running = await start_stack(services=("gateway",), settings=settings)
     locked_out: dict[str, Any] = {}
+
+    async def active() -> float:
+        return await running.metric("gateway", "darkroom_rpc_active")
+
     async with (
         AsyncExitStack() as held,
         relay(running.gateway_port(), "127.0.0.2") as grpc_port,
@@ -245,7 +269,9 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
             lambda: aiohttp.TCPConnector(local_addr=("127.0.0.2", 0)),
         )
         _show("nobody", 0, await others.figures())
-        for name, crowd in (await _crowds(running, health_port, held)).items():
+        wanted = await _held(running, held)
+        crowds = _grpc_crowds(running, health_port, wanted, active) | _http_crowds(running, wanted, active)
+        for name, crowd in crowds.items():
             async with crowd() as let_in:
                 figures = await others.figures()
             _show(name, let_in, figures)
