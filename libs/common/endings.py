@@ -1,6 +1,7 @@
-"""Whether a file is whole, by what its own format says of its end.
+"""Whether a file is whole or cut off, by what its own format says of its end.
 
-A host may close the connection without the last chunk of a body (RFC 9112, 7.1), although all of the file was sent.
+A host may close the connection without the last chunk of a body (RFC 9112, 7.1), although all of the file was sent; or
+send, by all rules of HTTP, what it has of a file that is still being written.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import IO
 
 _HEAD_BYTES = 16
 _BOXES_LIMIT = _SEGMENTS_LIMIT = 1_000
+_PNG_CHUNKS_LIMIT = 100_000
+# Cameras and editors write other data behind the end of a JPEG.
+_JPEG_TRAILER_BYTES = 64 * 1024
 _START_OF_SCAN = 0xDA
 _RIFF_HEAD_BYTES = 12
 _PNG_HEAD, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -41,6 +45,60 @@ def has_its_end(file: IO[bytes], size_bytes: int) -> bool:
         return head[4:8] == b"ftyp" and _has_all_boxes(file, size_bytes)
     finally:
         file.seek(place)
+
+
+def is_cut_off(file: IO[bytes], size_bytes: int) -> bool:
+    """Return whether a file's own format says that more follows. Data behind its end is none of it.
+
+    Sources: as for `has_its_end`. False for any other format, and where that cannot be known.
+
+    Args:
+        file: open at any place, where it is left.
+        size_bytes: how long it is.
+    """
+    place = file.tell()
+    try:
+        file.seek(0)
+        head = file.read(_HEAD_BYTES)
+        if head.startswith(_PNG_HEAD):
+            return _lacks_last_chunk(file, size_bytes)
+        if head.startswith(_JPEG_HEAD):
+            file.seek(max(0, size_bytes - _JPEG_TRAILER_BYTES))
+            return _JPEG_END not in file.read()
+        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            return int.from_bytes(head[4:8], "little") + 8 > size_bytes
+        return head[4:8] == b"ftyp" and _lacks_boxes(file, size_bytes)
+    finally:
+        file.seek(place)
+
+
+def _lacks_last_chunk(file: IO[bytes], size_bytes: int) -> bool:
+    """Whether the chunks of a PNG lead out of the file before its last one."""
+    place = len(_PNG_HEAD)
+    for _ in range(_PNG_CHUNKS_LIMIT):
+        file.seek(place)
+        head = file.read(8)
+        place += 12 + int.from_bytes(head[:4], "big")
+        if place > size_bytes:
+            return True
+        if head[4:] == b"IEND" or not head[4:].isalpha():
+            return False
+    return False
+
+
+def _lacks_boxes(file: IO[bytes], size_bytes: int) -> bool:
+    """Whether a box of the file reaches beyond it, or the boxes fill it and hold no content with its index."""
+    kinds: set[bytes] = set()
+    place = 0
+    for kind, box_bytes in _boxes(file, size_bytes):
+        kinds.add(kind)
+        place += box_bytes
+    if place >= size_bytes:
+        return not (kinds & {b"meta", b"moof"} or kinds >= {b"moov", b"mdat"})
+    file.seek(place)
+    head = file.read(_HEAD_BYTES)
+    # A size of 0 means to the end of the file.
+    return len(head) < 8 or _box_bytes(head) > size_bytes - place
 
 
 def _ends_with(file: IO[bytes], end: bytes) -> bool:
@@ -101,10 +159,14 @@ def _boxes(file: IO[bytes], size_bytes: int) -> Iterator[tuple[bytes, int]]:
     for _ in range(_BOXES_LIMIT):
         file.seek(place)
         head = file.read(_HEAD_BYTES)
-        box_bytes = int.from_bytes(head[:4], "big")
-        if box_bytes == 1:
-            box_bytes = int.from_bytes(head[8:16], "big")
+        box_bytes = _box_bytes(head)
         if box_bytes < 8 or place + box_bytes > size_bytes:
             return
         yield head[4:8], box_bytes
         place += box_bytes
+
+
+def _box_bytes(head: bytes) -> int:
+    """The size that the first bytes of a box state."""
+    size_bytes = int.from_bytes(head[:4], "big")
+    return int.from_bytes(head[8:16], "big") if size_bytes == 1 else size_bytes

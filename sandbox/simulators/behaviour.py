@@ -37,6 +37,7 @@ class FaultKind(StrEnum):
     HTML = "html"
     TRUNCATED = "truncated"
     CUT_OFF = "cut_off"
+    HALF = "half"
     NOTHING = "nothing"
     ERROR_IN_OK = "error_in_ok"
     MODERATED = "moderated"
@@ -54,7 +55,8 @@ ENDS = frozenset({FaultKind.MODERATED, FaultKind.FAILED})
 class Fault(BaseModel):
     """One thing that goes wrong.
 
-    `after` says whether a submit is accepted and billed first. `times` bounds how often it happens; None: always.
+    `after` says whether a submit is accepted and billed first. HALF is for a result. `times` bounds how often it
+    happens; None: always.
     """
 
     model_config = ConfigDict(extra="forbid")

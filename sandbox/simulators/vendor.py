@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 from aiohttp import web
 
 from sandbox.simulators import faults, files, pictures, received, videos, webhooks
-from sandbox.simulators.behaviour import ENDS, Behaviour
+from sandbox.simulators.behaviour import ENDS, Behaviour, FaultKind
 from sandbox.simulators.received import PictureRules, Source
 from sandbox.simulators.webhooks import Webhook
 from sandbox.simulators.world import SimulatedTask, World
@@ -198,12 +198,16 @@ class Vendor(ABC):
         """The bytes of an output, or the fault that strikes."""
         fault = task.behaviour.fault("result", self.world.chance(task.prompt))
         self.world.save_behaviour(task)
-        if fault is not None:
+        is_half = fault is not None and fault.kind is FaultKind.HALF
+        if fault is not None and not is_half:
             return await faults.reply_with(fault, request, self.error)
         await asyncio.sleep(task.behaviour.result_wait_seconds)
         if task.behaviour.output_files.get(str(index)) == "gone":
             return self.error(404, "Not found.")
         content = await self.made(task, index, kind)
+        if is_half:
+            # As a host answers that is still writing the file.
+            content = content[: len(content) // 2]
         return web.Response(body=content, content_type=_TYPES.get(kind, f"image/{kind}"))
 
 

@@ -33,6 +33,8 @@ from services.poller.store_decisions import after_try, is_last_try, with_fresh
 
 log = structlog.get_logger()
 _LANE = "storing"
+# So often is a file fetched that its own format calls cut off. It may be all there is, and was paid for.
+_WHOLE_FILE_TRIES = 6
 # Client errors that say nothing about the URL.
 _NOT_OF_THE_URL = frozenset({408, 425, 429})
 
@@ -168,6 +170,7 @@ class Storing(Holding[StoreOutcome, bool]):
                 place,
                 headers_for=headers_for,
                 takes_any=is_last_try(result, provider),
+                takes_cut_off=result.store_attempts >= _WHOLE_FILE_TRIES or is_last_try(result, provider),
             )
         content = await self._store.spooled(result.id, source["spooled"])
         if content is None:

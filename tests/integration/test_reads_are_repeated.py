@@ -6,14 +6,18 @@ Once and twelve times in a row, for the check of a task and for the read of its 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.adapters.registry import adapters
 from libs.common.database.engine import Database
+from libs.common.endings import has_its_end
 from tests.conftest import quick
+from tests.support.http import call
 from tests.support.infrastructure import Infrastructure
 from tests.support.rows import rows
 from tests.support.running import Running
@@ -94,3 +98,16 @@ async def test_what_a_read_answers_for_a_while_loses_no_result(
     assert not_stored == {}
     bills = [bill["prompt"] for bill in await simulator.bills()]
     assert sorted(bills) == sorted(prompts)
+
+
+@pytest.mark.parametrize(("times", "is_whole"), [(2, True), (20, False)])
+async def test_a_file_that_is_cut_off_is_fetched_again_and_in_the_end_taken(
+    stack: Running, simulator: Simulator, times: int, is_whole: bool
+) -> None:
+    faults = [{"operation": "result", "kind": "half", "times": times}]
+    prompt = simulated(f"half {times}", task_seconds=0.1, faults=faults)
+    ended = await stack.ended(await stack.create("flux-pro", prompt))
+    assert ended.status == gateway_pb2.GENERATION_STATUS_SUCCESS
+    content = (await call(ended.results[0].url, "")).body
+    assert has_its_end(io.BytesIO(content), len(content)) is is_whole
+    assert len(await simulator.bills(prompt)) == 1

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from libs.common.endings import has_its_end
+from libs.common.endings import has_its_end, is_cut_off
 
 
 def _image(kind: str, **options: int) -> bytes:
@@ -108,3 +108,26 @@ def test_sizes_that_do_not_add_up_are_not_believed(content: bytes) -> None:
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_file_without_its_last_byte_is_not_whole(kind: str) -> None:
     assert not _is_whole(WHOLE[kind][:-1])
+
+
+def _is_cut_off(content: bytes) -> bool:
+    return is_cut_off(io.BytesIO(content), len(content))
+
+
+@pytest.mark.parametrize("kind", WHOLE | UNTOLD)
+def test_a_whole_file_is_not_cut_off_whatever_follows_it(kind: str) -> None:
+    content = (WHOLE | UNTOLD)[kind]
+    assert kind == "text" or not _is_cut_off(content)
+    if kind in WHOLE:
+        assert not _is_cut_off(content + b"\x00" * 100)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_file_that_is_cut_off_says_so(kind: str, part: float) -> None:
+    assert _is_cut_off(WHOLE[kind][: int(len(WHOLE[kind]) * part)])
+
+
+@given(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x00\x00\x00\x10ftypisom"]), st.binary(max_size=200))
+def test_no_bytes_are_too_odd_to_ask(head: bytes, rest: bytes) -> None:
+    _is_cut_off(head + rest)

@@ -15,7 +15,7 @@ from typing import IO, Literal, Self
 import aiohttp
 from yarl import URL
 
-from libs.common.endings import has_its_end
+from libs.common.endings import has_its_end, is_cut_off
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.storage.addresses import check_url, guarded_session, parsed_url
 from libs.common.storage.media import SNIFF_BYTES, UNKNOWN, Kind, is_svg, is_text, kind_of
@@ -73,6 +73,10 @@ class _Collector:
     def has_its_end(self) -> bool:
         """Whether the file's own format says that all of it is here."""
         return has_its_end(self._file, self._size_bytes)
+
+    def is_cut_off(self) -> bool:
+        """Whether the file's own format says that more follows."""
+        return is_cut_off(self._file, self._size_bytes)
 
     def add(self, chunk: bytes) -> None:
         self._size_bytes += len(chunk)
@@ -156,6 +160,7 @@ class Downloader:
         allowed_hosts: Sequence[str],
         headers_for: HeadersFor = no_headers,
         takes_any: bool = False,
+        takes_cut_off: bool = True,
     ) -> Media:
         """Fetch `url` and find out what it is.
 
@@ -166,15 +171,24 @@ class Downloader:
             headers_for: gives the headers for a URL, asked anew at each redirect.
             takes_any: whether a file of another kind is taken as well: media with their own type, whatever else is
                 no text as `application/octet-stream`, and so SVG. Empty files, HTML, JSON and other text never are.
+            takes_cut_off: whether a file is taken whose own format says that more follows.
 
         Raises GenerationError: INVALID_REQUEST for an address that is refused, PROVIDER_UNAVAILABLE and
-        PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers.
+        PROVIDER_TIMEOUT (retryable) for a host that does not answer, PROVIDER_ERROR for what it answers (retryable for
+        a file that is cut off).
         """
         with ExitStack() as undo:
             collector = _Collector(self._limit_bytes, self._what)
             undo.callback(collector.close)
             await self._collect_or_explain(url, tuple(allowed_hosts), collector, headers_for)
             media = collector.finish(media_type, takes_any=takes_any)
+            if not takes_cut_off and await asyncio.to_thread(collector.is_cut_off):
+                raise GenerationError(
+                    ErrorCode.PROVIDER_ERROR,
+                    f"{self._what} is cut off: its own format says that more follows.",
+                    {"size_bytes": media.size_bytes},
+                    is_retryable=True,
+                )
             undo.pop_all()
             return media
 

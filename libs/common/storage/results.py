@@ -55,6 +55,7 @@ class Results:
         *,
         headers_for: HeadersFor,
         takes_any: bool,
+        takes_cut_off: bool,
     ) -> dict[str, Any]:
         """Fetch an output and keep it; of a `data:` URL the file that it holds, whatever it is.
 
@@ -65,6 +66,7 @@ class Results:
             place: which output it is.
             headers_for: as for `Downloader.fetch`.
             takes_any: as for `Downloader.fetch`.
+            takes_cut_off: as for `Downloader.fetch`.
 
         Raises as `Downloader.fetch` and `ObjectStore.put` do.
         """
@@ -77,6 +79,7 @@ class Results:
             allowed_hosts=provider.storage.result_hosts,
             headers_for=headers_for,
             takes_any=takes_any,
+            takes_cut_off=takes_cut_off,
         )
         return await self._store(media, media_type, provider, place)
 
