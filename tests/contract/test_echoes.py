@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from libs.common.adapters.echoes import texts_of
-from libs.common.errors import ErrorCode, NotAccepted
+from libs.common.errors import ErrorCode, GenerationError, NotAccepted
 from tests.contract.answers import over
 from tests.contract.cases import CASES
 
@@ -28,6 +28,15 @@ async def test_an_echoed_prompt_says_nothing_of_the_account(name: str, body: Any
     with pytest.raises(NotAccepted) as caught:
         await over(name, (400, body)).submit(CASES[name].request(PROMPT))
     assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("body", ECHOED)
+async def test_an_echoed_prompt_in_a_good_status_proves_no_refusal(name: str, body: Any) -> None:
+    with pytest.raises(GenerationError) as caught:
+        await over(name, (200, body)).submit(CASES[name].request(PROMPT))
+    assert not isinstance(caught.value, NotAccepted)
+    assert caught.value.code is ErrorCode.PROVIDER_ERROR
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from libs.common.adapters.http import code_of_status
+from libs.common.adapters.http import Reply, code_of
 from libs.common.errors import MAPPINGS, ErrorCode
 from sandbox.plan import ROOT
 
@@ -62,4 +62,4 @@ def test_the_table_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_http_statuses_map_once(status: int, text: str, code: ErrorCode) -> None:
-    assert code_of_status(status, text) is code
+    assert code_of(Reply(status, None, text, None, None)) is code

@@ -81,7 +81,7 @@ class Fal(Adapter):
     @staticmethod
     def refine(reply: Reply) -> ErrorCode | None:
         """Moderation is a validation error with a type of its own."""
-        is_moderated = 400 <= reply.status < 500 and _MODERATED in error_texts(reply.body)
+        is_moderated = 400 <= reply.status < 500 and reply.says(_MODERATED)
         return ErrorCode.CONTENT_REJECTED if is_moderated else None
 
     async def submit(self, request: SubmitRequest) -> Submitted:

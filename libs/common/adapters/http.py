@@ -22,12 +22,13 @@ from libs.common.adapters.identity import describes_other_task, names_only_other
 from libs.common.adapters.reading import parsed, parsed_events, storable
 from libs.common.adapters.replies import (
     Reply,
+    code_of,
     code_of_status,
     of_read,
     proves_refusal,
     retry_after,
 )
-from libs.common.adapters.searching import error_texts, every_url, task_in
+from libs.common.adapters.searching import every_url, task_in
 from libs.common.connectors import CleanConnector
 from libs.common.database.states import TaskState
 from libs.common.encodings import content_of, is_data_url, is_media
@@ -38,7 +39,7 @@ from libs.common.logging import REDACTED, redacted
 from libs.common.patience import PatientDeadline
 from libs.common.unpacking import READS_PAID_WORK, Unpacker
 
-__all__ = ["FormFile", "ProviderHttp", "Reply", "code_of_status", "last_reply", "retry_after"]
+__all__ = ["FormFile", "ProviderHttp", "Reply", "code_of", "code_of_status", "last_reply", "retry_after"]
 
 TEXT_LIMIT = 500
 HEAD_LIMIT_BYTES = 64 * 1024
@@ -154,7 +155,8 @@ class ProviderHttp:
             if progress.sent:
                 raise
             raise _not_accepted(error) from error
-        fault = self._error_of(reply, echoes=texts_of(json or form))
+        reply = replace(reply, echoes=tuple(texts_of(json or form)))
+        fault = self._error_of(reply)
         if fault is None or await _in_thread_if_large(reply.size_bytes, self._is_accepted, reply):
             return reply
         raise _not_accepted(fault, is_retryable=fault.is_retryable) if proves_refusal(reply, fault.code) else fault
@@ -315,14 +317,13 @@ class ProviderHttp:
             return bytes(content or chunk), error
         return bytes(content), None
 
-    def _error_of(self, reply: Reply, *, echoes: Sequence[str] = ()) -> GenerationError | None:
-        """The error that a reply is. None: it is a good one. `echoes`: texts of the request, which say nothing."""
+    def _error_of(self, reply: Reply) -> GenerationError | None:
+        """The error that a reply is. None: it is a good one."""
         refined = self._refine(reply)
         if refined is None and 200 <= reply.status < 300:
             return None
-        words = error_texts(reply.body) or reply.text
         return GenerationError(
-            refined or code_of_status(reply.status, words, echoes=echoes),
+            refined or code_of(reply),
             f"The provider answered {reply.status}: {reply.text or 'nothing'}",
             reply.facts(),
             retry_after_seconds=reply.retry_after_seconds,

@@ -21,7 +21,10 @@ _LONE_URL = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 _LIMIT = 100
 _ANY_HOST = "https://provider.invalid"
 _ERRORS = frozenset({"error", "errors", "detail", "details"})
-_IMAGE_NAMES = ("image_url", "imageUrl", "image")
+# A URL under one of these names leads to an output, also beside an error; one under `url` may lead to its explanation.
+_OUTPUT_NAMES = ("image_url", "imageUrl", "image", "images", "video_url", "videoUrl", "video", "videos", "output_url",
+                 "outputUrl", "output", "outputs", "result_url", "resultUrl", "file_url", "download_url",
+                 "downloadUrl")  # fmt: skip
 _LISTS = ("data", "images", "output", "outputs", "results", "artifacts")
 _NAMES = ("b64_json", "b64", "base64", "image_base64", "imageBase64", "image_b64", "bytesBase64Encoded", "url",
           "image_url", "imageUrl", "image", "uri", "data", "content", "output", "result")  # fmt: skip
@@ -64,13 +67,14 @@ def names_output(body: Any, text: str = "") -> bool:
     if any(output.content is not None for output in outputs_elsewhere(body)):
         return True
     nodes = (place.node for place in walk(body, ECHOES | _ERRORS))
-    if any(output_of(_images_of(node), strictly=True, base_url=_ANY_HOST) is not None for node in nodes):
+    values = (value for node in nodes for name in _OUTPUT_NAMES if name in node for value in _listed(node[name]))
+    if any(output_of(value, strictly=True, base_url=_ANY_HOST) is not None for value in values):
         return True
     return _MARKDOWN_IMAGE.search(text) is not None or (body is None and _LONE_URL.fullmatch(text) is not None)
 
 
-def _images_of(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: node[name] for name in _IMAGE_NAMES if name in node}
+def _listed(value: Any) -> list[Any]:
+    return value[:_LIMIT] if isinstance(value, list) else [value]
 
 
 def output_of(entry: Any, *, strictly: bool = False, base_url: str | None = None) -> ProviderOutput | None:
@@ -114,6 +118,8 @@ def _entries(body: Any) -> list[Any]:
         listed = body.get(name)
         if isinstance(listed, list) and any(listed):
             return listed[:_LIMIT]
+        if isinstance(listed, str) and output_of(listed, strictly=True) is not None:
+            return [listed]
         if isinstance(listed, Mapping):
             return [*objects_in(listed, "images"), *objects_in(listed, "data")] or [listed]
     return []

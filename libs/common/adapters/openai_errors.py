@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from libs.common.adapters.http import Reply, code_of_status
-from libs.common.adapters.searching import error_texts
+from libs.common.adapters.replies import Reply, is_out_of_credit
 from libs.common.errors import ErrorCode
 
 _CODES = {
@@ -28,5 +27,4 @@ def code_of(reply: Reply) -> ErrorCode | None:
             return code
     if reply.status >= 400:
         return None
-    found = code_of_status(400, error_texts(reply.body) or reply.text)
-    return found if found is ErrorCode.QUOTA_EXCEEDED else ErrorCode.PROVIDER_ERROR
+    return ErrorCode.QUOTA_EXCEEDED if is_out_of_credit(reply) else ErrorCode.PROVIDER_ERROR

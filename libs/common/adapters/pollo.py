@@ -11,7 +11,7 @@ from libs.common.adapters.base import Adapter, SubmitRequest, Submitted, Task, T
 from libs.common.adapters.http import Reply
 from libs.common.adapters.identity import describes_other_task
 from libs.common.adapters.registry import adapter
-from libs.common.adapters.searching import error_texts, lists_in, paths_in, reason_in, task_in
+from libs.common.adapters.searching import lists_in, paths_in, reason_in, task_in
 from libs.common.adapters.signatures import standard_webhook
 from libs.common.adapters.tasks import failure, named_outputs, outputs_at, status_in, submitted, webhook_report
 from libs.common.database.states import TaskState
@@ -89,8 +89,7 @@ class Pollo(Adapter):
     def refine(reply: Reply) -> ErrorCode | None:
         """The vendor's own words for errors, also with status 200."""
         word = reply.body.get("code") if isinstance(reply.body, dict) and reply.status < 500 else None
-        said = error_texts(reply.body).lower()
-        return _CODES.get(word) if isinstance(word, str) and "credit" not in said else None
+        return _CODES.get(word) if isinstance(word, str) and not reply.says("credit") else None
 
     async def submit(self, request: SubmitRequest) -> Submitted:
         """POST /generation/{brand}/{model}."""

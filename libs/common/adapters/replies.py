@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,6 +33,7 @@ class Reply:
         head: the beginning of a body that is not JSON, at most 64 KiB.
         content: the whole of a good reply's body that is a picture or a video itself.
         clean: cuts the account's credentials out of a text.
+        echoes: the texts of the request that it answers, which a provider may repeat in an error.
     """
 
     status: int
@@ -45,6 +46,13 @@ class Reply:
     head: str = ""
     content: bytes = b""
     clean: Clean = redacted
+    echoes: tuple[str, ...] = ()
+
+    def says(self, *words: str) -> bool:
+        """Whether an error in it says any of these words, in lower case, that are not in the request as well."""
+        said = (error_texts(self.body) or self.text).lower()
+        found = [word for word in words if word in said]
+        return bool(found) and not any(word in echo.lower() for echo in self.echoes for word in found)
 
     def unreadable(self, why: str) -> UnreadableReply:
         """The error for a reply that does not say what the call asks for. `why`: what is missing or wrong in it."""
@@ -94,23 +102,24 @@ _OUT_OF_CREDIT = (
 )
 
 
-def code_of_status(status: int, text: str = "", *, echoes: Iterable[str] = ()) -> ErrorCode:
-    """The code of an HTTP error, from its status and the text of its body alone.
-
-    `echoes`: the texts of the request. Words that stand in one of them say nothing of the account where the provider
-    repeats them.
-    """
-    if 400 <= status < 500 and _says_out_of_credit(text.lower(), echoes):
+def code_of(reply: Reply) -> ErrorCode:
+    """The code of an HTTP error, from its status and what it says of the account's balance."""
+    if 400 <= reply.status < 500 and is_out_of_credit(reply):
         return ErrorCode.QUOTA_EXCEEDED
+    return code_of_status(reply.status)
+
+
+def code_of_status(status: int) -> ErrorCode:
+    """The code of an HTTP error, from its status alone."""
     known = _CODE_OF_STATUS.get(status)
     if known is not None:
         return known
     return ErrorCode.INVALID_REQUEST if 400 <= status < 500 else ErrorCode.PROVIDER_ERROR
 
 
-def _says_out_of_credit(text: str, echoes: Iterable[str]) -> bool:
-    found = [words for words in _OUT_OF_CREDIT if words in text]
-    return bool(found) and not any(words in echo.lower() for echo in echoes for words in found)
+def is_out_of_credit(reply: Reply) -> bool:
+    """Whether an error says, in words, that the account's balance is used up."""
+    return reply.says(*_OUT_OF_CREDIT)
 
 
 def retry_after(header: str | None) -> float | None:
