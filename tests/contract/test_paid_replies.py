@@ -116,37 +116,6 @@ async def test_a_reply_without_images_is_unreadable_and_not_refused(body: Any) -
     assert caught.value.code is ErrorCode.PROVIDER_ERROR
 
 
-_URL = "https://a.example/1.png"
-
-
-@pytest.mark.parametrize("status", [200, 400, 429])
-@pytest.mark.parametrize(
-    "beside",
-    [{"output": _URL}, {"output": [_URL]}, {"data": _URL}, {"output_url": _URL}, {"video": {"url": _URL}},
-     {"result": {"images": [_URL]}}, {"result": {"output": {"url": _URL}}}, {"downloadUrl": _URL},
-     {"data": {"url": _URL}}, {"images": [{"url": _URL}]}],
-    ids=str,
-)  # fmt: skip
-async def test_an_error_beside_an_output_proves_no_refusal(beside: dict[str, Any], status: int) -> None:
-    body = {"error": {"message": "x", "code": "rate_limit_exceeded"}, **beside}
-    try:
-        await over("tuzi_openai", (status, body)).submit(CASES["tuzi_openai"].request("x"))
-    except GenerationError as error:
-        assert not isinstance(error, NotAccepted)
-
-
-@pytest.mark.parametrize(
-    "beside",
-    [{}, {"url": "https://docs.example/errors"}, {"type": "https://docs.example/e"}, {"data": None}, {"output": ""},
-     {"data": "nothing"}, {"images": []}, {"output": {"help": "https://docs.example"}}],
-    ids=str,
-)  # fmt: skip
-async def test_an_error_without_an_output_is_a_refusal(beside: dict[str, Any]) -> None:
-    body = {"error": {"message": "x", "code": "rate_limit_exceeded"}, **beside}
-    with pytest.raises(NotAccepted):
-        await over("tuzi_openai", (429, body)).submit(CASES["tuzi_openai"].request("x"))
-
-
 @settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=80), columns=st.integers(1, 30), padded=st.booleans(), safe=st.booleans())
 def test_base64_comes_back_as_it_was(content: bytes, columns: int, padded: bool, safe: bool) -> None:

@@ -120,9 +120,10 @@ async def test_a_slow_reply_times_out_and_leaves_a_submit_uncertain(serve: Serve
     assert not isinstance(caught.value, NotAccepted)
 
 
-async def test_a_408_proves_nothing(serve: Serve) -> None:
+@pytest.mark.parametrize("status", [408, 460, 499])
+async def test_a_call_that_broke_off_on_its_way_proves_nothing(serve: Serve, status: int) -> None:
     async def timeout(_: web.Request) -> web.Response:
-        return web.Response(status=408)
+        return web.Response(status=status)
 
     http = await serve(timeout)
     with pytest.raises(GenerationError) as caught:

@@ -90,6 +90,13 @@ URL = "https://delivery.example.com/1.png"
         (429, {"choices": [{"message": {"content": f"![image]({URL})"}}]}),
         (429, URL.encode()),
         (400, {"data": [{"url": URL}]}),
+        (400, {"error": ERROR, "output": URL}),
+        (200, {"error": ERROR, "output": [URL]}),
+        (200, {"error": ERROR, "data": URL}),
+        (200, {"error": ERROR, "output_url": URL}),
+        (200, {"error": ERROR, "result": {"images": [URL]}}),
+        (429, {"error": ERROR, "result": {"output": {"url": URL}}}),
+        (429, {"error": ERROR, "video": {"url": URL}}),
         (402, {"error": ERROR, "data": {"url": "https://provider.example.com/pay"}}),
     ],
 )
@@ -100,6 +107,18 @@ async def test_error_that_names_an_output_by_its_url_is_uncertain_and_kept(statu
     with pytest.raises(UnreadableReply) as caught:
         await over("tuzi_openai", (status, body)).submit(CASES["tuzi_openai"].request("x"))
     assert caught.value.reply["http_status"] == status
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{}, {"url": "https://docs.example/errors"}, {"type": "https://docs.example/e"}, {"data": None}, {"output": ""},
+     {"data": "nothing"}, {"images": []}, {"output": {"help": "https://docs.example"}}],
+    ids=str,
+)  # fmt: skip
+async def test_error_beside_what_is_no_output_is_a_refusal(beside: dict[str, Any]) -> None:
+    body = {"error": ERROR, **beside}
+    with pytest.raises(NotAccepted):
+        await over("tuzi_openai", (429, body)).submit(CASES["tuzi_openai"].request("x"))
 
 
 @pytest.mark.parametrize("status", [400, 429])

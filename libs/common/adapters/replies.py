@@ -18,6 +18,11 @@ from libs.common.logging import redacted
 RETRY_AFTER_LIMIT_SECONDS = 600.0
 
 
+# The call broke off between the provider and a proxy of its own, which says nothing of what the provider did: 408 is a
+# timeout, 499 is nginx' word (NGX_HTTP_CLIENT_CLOSED_REQUEST), 460 that of AWS' load balancers.
+_CALL_BROKE_OFF = frozenset({408, 460, 499})
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A provider's reply.
@@ -143,7 +148,7 @@ def proves_refusal(reply: Reply, code: ErrorCode) -> bool:
     A fault of the server proves nothing, whatever its status; nor does a timeout, nor a redirect to the result.
     """
     if 400 <= reply.status < 500:
-        return reply.status != 408
+        return reply.status not in _CALL_BROKE_OFF
     if reply.status < 300:
         return code not in _PROVIDERS_FAULTS
     return reply.status in {301, 307, 308}
