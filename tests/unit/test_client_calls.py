@@ -49,6 +49,18 @@ def test_a_retry_takes_the_generation_that_was_not_answered() -> None:
     assert _matched({"on its way": Made(NOW - 99, answered_at=NOW + 99)}, RETRY) == "on its way"
 
 
+def test_a_retry_takes_the_generation_whose_client_has_left_before_one_whose_client_waits() -> None:
+    assert _matched({"left": Made(NOW - 5, left_at=NOW - 1), "waits": Made(NOW - 1)}, RETRY) == "left"
+    assert _matched({"waits": Made(NOW - 5), "left": Made(NOW - 1, left_at=NOW - 1)}, RETRY) == "left"
+
+
+def test_a_retry_takes_the_generation_of_a_client_that_counts_before_that_of_another() -> None:
+    counted, uncounted = Made(NOW - 9, is_counted=True), Made(NOW - 1, left_at=NOW - 1)
+    assert _matched({"counted": counted, "uncounted": uncounted}, RETRY) == "counted"
+    answered = replace(counted, answered_at=NOW - 1)
+    assert _matched({"counted": answered, "uncounted": uncounted}, RETRY) == "counted"
+
+
 def test_a_retry_long_after_the_answer_to_an_identical_call_creates_its_own_generation() -> None:
     assert _matched({"answered": Made(NOW - 30, answered_at=NOW - 20)}, RETRY) is None
 

@@ -109,9 +109,11 @@ class Refusal:
 def match(recent: Mapping[str, Made], call: ClientCall, *, now: float, waited_seconds: float) -> str | None:
     """Return the id of the generation that a call is answered with; None: it creates its own.
 
-    A repeat takes one that was not answered before one that was, and of the latter only one that no repeat of its count
-    has taken, then the newest. A first call takes only one that a repeat created which was received after the call, or
-    whose client has just lost its connection before the answer: clients that count no repeats repeat their calls then.
+    A repeat takes one of a client that counts before one of another, one that was not answered before one that was (and
+    of the latter only one that no repeat of its count has taken), one whose client has left before one whose client has
+    its connection, then the newest. A first call takes only one that a repeat created which was received after the
+    call, or whose client has just lost its connection before the answer: clients that count no repeats repeat their
+    calls then.
 
     Args:
         recent: the generations of the call's digest.
@@ -129,11 +131,12 @@ def match(recent: Mapping[str, Made], call: ClientCall, *, now: float, waited_se
         ]
         return found[-1] if found else None
     open_ids = [key for key, made in recent.items() if _is_open(made, call, now)]
-    return min(
-        reversed(open_ids),
-        key=lambda key: (recent[key].answered_at is not None, recent[key].retry_count >= call.count),
-        default=None,
-    )
+    return min(reversed(open_ids), key=lambda key: _unlikeliness(recent[key], call), default=None)
+
+
+def _unlikeliness(made: Made, call: ClientCall) -> tuple[bool, bool, bool, bool]:
+    """How unlikely a repeat is of the call that created this: the client counts, lacks an answer, has left, is due."""
+    return not made.is_counted, made.answered_at is not None, made.left_at is None, made.retry_count >= call.count
 
 
 def repeats_refused(refusals: list[Refusal], recent: Mapping[str, Made], call: ClientCall, *, now: float) -> bool:
