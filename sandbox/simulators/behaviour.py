@@ -55,8 +55,8 @@ ENDS = frozenset({FaultKind.MODERATED, FaultKind.FAILED})
 class Fault(BaseModel):
     """One thing that goes wrong.
 
-    `after` says whether a submit is accepted and billed first. HALF is for a result. `times` bounds how often it
-    happens; None: always.
+    `after` says whether a submit is accepted and billed first. HALF is for a result. `spared` says how often it does
+    not happen at first. `times` bounds how often it happens; None: always.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +64,7 @@ class Fault(BaseModel):
     operation: Operation
     kind: FaultKind
     after: bool = False
+    spared: int = Field(default=0, ge=0)
     times: int | None = Field(default=None, ge=0)
     probability: float = Field(default=1.0, ge=0, le=1)
     retry_after_seconds: float | None = None
@@ -84,6 +85,8 @@ class Behaviour(BaseModel):
     """How long a Flux result can be fetched."""
     expired_reply: Literal["400", "403", "404", "410", "416", "html"] = "403"
     """What a result's host answers once its URL has expired: an HTTP status, or a page with status 200."""
+    check_wait_seconds: float = Field(default=0.0, ge=0)
+    """How long the vendor waits before it answers a check."""
     result_wait_seconds: float = Field(default=0.0, ge=0)
     """How long a result's host waits before it answers."""
     output_files: dict[str, OddFile] = {}
@@ -119,6 +122,9 @@ class Behaviour(BaseModel):
             if operation == "result" and fault.kind in ENDS:
                 continue
             if chance() >= fault.probability:
+                continue
+            if fault.spared:
+                fault.spared -= 1
                 continue
             if fault.times is not None:
                 fault.times -= 1

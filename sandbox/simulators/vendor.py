@@ -153,7 +153,10 @@ class Vendor(ABC):
             return self.error(404, "Not found.")
         fault = task.behaviour.fault("check", self.world.chance(task.prompt))
         self.world.save_behaviour(task)
-        return await faults.reply_with(fault, request, self.error, task_id=task_id) if fault else task
+        if fault is not None:
+            return await faults.reply_with(fault, request, self.error, task_id=task_id)
+        await asyncio.sleep(task.behaviour.check_wait_seconds)
+        return task
 
     @staticmethod
     def share(task: SimulatedTask) -> float:

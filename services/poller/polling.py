@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 
@@ -20,6 +21,7 @@ from libs.common.database.stores.polling import PollStore
 from libs.common.errors import ErrorCode, GenerationError, StatementEnded
 from libs.common.logging import described, level_of_end
 from libs.common.loops import Loop
+from libs.common.retry import until_database_answers
 from libs.common.rpc.context import follow
 from libs.common.rpc.wakeups import Wakeups
 from libs.common.settings import Settings
@@ -40,6 +42,7 @@ from services.poller.listing import FEWEST, Listing
 
 log = structlog.get_logger()
 _FORGOTTEN = "forgotten"
+_RESULTS = frozenset({State.STORING, State.SUCCESS})
 _FORGOTTEN_PLACES = 10
 
 
@@ -217,12 +220,21 @@ class Polling(Holding[PollOutcome, State | None]):
             log.exception("outcome cannot be written", provider_task_id=task.task_id)
             outcome = unwritable(task, outcome, error, self._catalog.current.models.get(task.model_identifier))
             written = await self._outcomes.write(outcome)
+        if written is None and outcome.generation_state in _RESULTS:
+            written = await self._written_after_all(outcome)
         if written is None:
             metrics.FENCED_WRITES.labels("poll").inc()
         elif written is not State.PROCESSING:
             reach(CrashPoint.POLLER_OUTCOME_WRITTEN)
             self._report_end(task, outcome, written)
         return written is not None
+
+    async def _written_after_all(self, outcome: PollOutcome) -> State | None:
+        """Write a result, whoever holds the lease by now: the provider may tell it only once."""
+        taken = await until_database_answers(lambda: self._store.take(outcome.provider_id, outcome.task_id))
+        if taken is None:
+            return None
+        return await self._outcomes.write(replace(outcome, lease_token=taken.lease_token))
 
     def _report_end(self, task: ClaimedTask, outcome: PollOutcome, state: State) -> None:
         code = outcome.error["code"] if outcome.error else ""

@@ -138,7 +138,7 @@ class Storing(Holding[StoreOutcome, bool]):
 
     async def _end(self, result: ClaimedResult, claimed_at: float, outcome: StoreOutcome) -> None:
         reach(CrashPoint.POLLER_RESULT_STORED)
-        if not await self._outcomes.write(outcome):
+        if not await self._written(outcome):
             metrics.FENCED_WRITES.labels("store").inc()
             await self._drop_if_cancelled(result, outcome)
             return
@@ -147,6 +147,18 @@ class Storing(Holding[StoreOutcome, bool]):
             seconds = result.waiting_seconds + monotonic() - claimed_at
             metrics.READY_TO_STORED_SECONDS.labels(result.provider_id).observe(seconds)
         self._report_end(result, outcome)
+
+    async def _written(self, outcome: StoreOutcome) -> bool:
+        """Write an outcome; whether it was written.
+
+        Files that are stored are the result, whoever holds the lease by now: their URL may have worked only once.
+        """
+        if await self._outcomes.write(outcome):
+            return True
+        if outcome.state is not State.SUCCESS:
+            return False
+        token = await until_database_answers(lambda: self._store.take(outcome.generation_id))
+        return token is not None and await self._outcomes.write(replace(outcome, lease_token=token))
 
     async def _drop_if_cancelled(self, result: ClaimedResult, outcome: StoreOutcome) -> None:
         """Remove the files of a cancelled result. After a lost lease alone another poller uses the same keys."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -260,6 +261,12 @@ class Interleaving(DatabaseMachine):
         late = state in {State.STORING, State.SUCCESS} and self._is_cancel_requested(task.generation_id)
         expected = (State.CANCELLED if late else state or State.PROCESSING) if held else None
         assert self._do(self.pollers[who].end([outcome])) == [expected]
+        if expected is None and state is State.STORING:
+            # What the provider may tell only once is written under a lease of its own.
+            taken = self._do(self.pollers[who].take(task.provider_id, task.task_id))
+            if taken is not None:
+                written = self._do(self.pollers[who].end([replace(outcome, lease_token=taken.lease_token)]))
+                assert written[0] in {State.STORING, State.CANCELLED}
         if expected is not None:
             self.written[f"{who} polls", task.claim] = outcome, expected
             assert self._do(self.pollers[who].end([outcome])) == [expected]
@@ -293,6 +300,12 @@ class Interleaving(DatabaseMachine):
         held = self._holds("generation_requests", "id", result.id, who, result.lease_token, State.STORING)
         outcome = StoreOutcome(result.id, result.lease_token, state, **facts)
         assert self._do(self.storers[who].end([outcome])) == [held]
+        if not held and state is State.SUCCESS:
+            token = self._do(self.storers[who].take(result.id))
+            is_waiting = self.states[result.id] is State.STORING
+            assert (token is not None) is is_waiting
+            if token is not None:
+                assert self._do(self.storers[who].end([replace(outcome, lease_token=token)])) == [True]
         if held:
             self.written[f"{who} stores", result.claim] = outcome, True
             assert self._do(self.storers[who].end([outcome])) == [True]

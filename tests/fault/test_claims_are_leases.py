@@ -10,6 +10,7 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from tests.conftest import StartStack
+from tests.support.rows import opened, rows
 from tests.support.running import FAILED, SUCCESS
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
@@ -68,6 +69,40 @@ async def test_a_poller_that_wakes_up_late_changes_nothing(start_stack: StartSta
     await eventually(awake, within=10, what="the poller is back")
     again = [await running.get(generation_id) for generation_id in ids]
     assert [(g.status, g.ended_at) for g in again] == [(SUCCESS, g.ended_at) for g in ended]
+
+
+# Of the read that goes on: whether it has begun, and whether another has failed.
+_READS = {
+    "check": "SELECT lease_owner IS NOT NULL AS begun, retry_count > 0 AS failed FROM poll_tasks",
+    "result": """SELECT state = 'STORING' AND lease_owner IS NOT NULL AS begun,
+        state = 'STORING' AND error IS NOT NULL AS failed FROM generation_requests""",
+}
+
+
+@pytest.mark.parametrize("read", _READS)
+async def test_a_result_that_is_told_once_to_a_late_poller_is_stored(
+    start_stack: StartStack, simulator: Simulator, read: str
+) -> None:
+    running = await start_stack()
+    faults = [{"operation": read, "kind": "404", "spared": 1}]
+    prompt = simulated("once", task_seconds=0, faults=faults, **{f"{read}_wait_seconds": 2})
+    generation_id = await running.create("flux-pro", prompt)
+    async with opened(running.stack.environment["DARKROOM_DATABASE_URL"]) as database:
+
+        async def has(what: str) -> bool:
+            found = await rows(database, _READS[read])
+            return bool(found and found[0][what])
+
+        await eventually(lambda: has("begun"), within=10, what="the result is read")
+        await asyncio.sleep(0.5)
+        poller = running.stack.children["poller"]
+        poller.send(signal.SIGSTOP)
+        await asyncio.to_thread(running.stack.add_replica, "poller")
+        await eventually(lambda: has("failed"), within=15, what="another poller is told that there is none")
+        poller.send(signal.SIGCONT)
+    ended = await running.ended(generation_id)
+    assert (ended.status, len(ended.results)) == (SUCCESS, 1)
+    assert len(await simulator.bills(prompt)) == 1
 
 
 async def test_two_dispatchers_and_two_pollers_share_the_work(start_stack: StartStack, simulator: Simulator) -> None:

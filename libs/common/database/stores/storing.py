@@ -63,6 +63,12 @@ FROM {CLAIMS}
 WHERE g.id = ANY(:ids) AND g.id = claim.generation_id AND g.state IS NOT DISTINCT FROM 'STORING'
     AND g.lease_owner = :owner AND g.lease_token = claim.lease_token"""
 
+_TAKE = statement("""
+UPDATE generation_requests
+SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds), lease_token = lease_token + 1
+WHERE id = :id AND state IS NOT DISTINCT FROM 'STORING'
+RETURNING lease_token""")
+
 _RENEW = statement(f"""
 UPDATE generation_requests g SET lease_until = now() + make_interval(secs => :lease_seconds){_HELD}""")
 
@@ -111,6 +117,13 @@ class ResultStore:
         parameters = {**self._lease, **self._database.live_ids.parameters, "limit": limit}
         return await self._database.transaction(
             "claim_results", lambda c: records(ClaimedResult, c.execute(_CLAIM, parameters))
+        )
+
+    async def take(self, generation_id: str) -> int | None:
+        """Lease one generation, whoever holds it; return its new fencing token, None where it waits for no result."""
+        parameters = {**self._lease, "id": generation_id}
+        return await self._database.transaction(
+            "take_result", lambda c: c.execute(_TAKE, parameters).scalar_one_or_none()
         )
 
     async def renew(self, claims: Sequence[Lease]) -> None:
