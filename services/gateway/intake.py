@@ -76,6 +76,9 @@ class Intake:
 
     async def _note_left(self, group: Sequence[NewRequest], answers: Sequence[Answer]) -> None:
         """Record which clients have left meanwhile, so that their repeats take these generations."""
+        for request, answer in zip(group, answers, strict=True):
+            if isinstance(answer, Accepted) and request.client_call is not None:
+                request.client_call.leaving.generation_id = answer.generation_id
         ends = [
             CallEnd(request.generation.owner, call.digest, answer.generation_id, "left_at")
             for request, answer in zip(group, answers, strict=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,6 +180,45 @@ async def test_the_repeat_of_a_client_that_counts_none_joins_the_call_whose_conn
         # Another one is another one.
         assert (await _ask(session, url, body))[0] == 200
     assert len(await simulator.bills(prompt)) == 2
+
+
+@pytest.mark.parametrize("resets", [True, False], ids=["reset", "closed"])
+async def test_the_repeat_of_a_client_that_leaves_at_any_moment_joins_its_call(
+    running: Running, simulator: Simulator, resets: bool
+) -> None:
+    """Before, during and after the commit and the answer, which take some 10 ms."""
+    key, port = (await running.new_key("hasty")).key, running.stack.plan.ports.gateway_http
+    prompts = [simulated(f"leaves after {number} ms", task_seconds=0.5) for number in range(1, 26)]
+    for number, prompt in enumerate(prompts, 1):
+        asked = _video_request(key, prompt)
+        left = await asyncio.to_thread(_leaves, port, asked, after_seconds=number / 1_000, resets=resets)
+        assert left.fileno() == -1
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(asked)
+        assert (await reader.readline()).split()[1] == b"200"
+        writer.close()
+
+    async def all_billed() -> bool:
+        return {bill["prompt"] for bill in await simulator.bills()} >= set(prompts)
+
+    await eventually(all_billed, within=10, what="all are billed")
+    assert [len(await simulator.bills(prompt)) for prompt in prompts] == [1] * len(prompts)
+
+
+def _video_request(key: str, prompt: str) -> bytes:
+    body = json.dumps({"model": "sora-2", "prompt": prompt, "seconds": "4", "size": "1280x720"}).encode()
+    head = f"POST /v1/videos HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json"
+    return f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _leaves(port: int, asked: bytes, *, after_seconds: float, resets: bool) -> socket.socket:
+    """A connection that was closed after so long, the answer unread."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(asked)
+        time.sleep(after_seconds)
+        if resets:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return connection
 
 
 async def _ask(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> tuple[int, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
 
-from libs.common.database.records_edge import ClientCall
+from libs.common.database.records_edge import ClientCall, Leaving
 from libs.common.database.stores.client_call_matching import Made, Recent, Refusal, match, may_be_left, repeats_refused
 from libs.common.database.stores.client_calls import key_of
 from services.gateway.client_calls import METADATA_KEY, client_call_of, metadata_value
@@ -37,6 +37,7 @@ def test_an_uncounted_call_takes_the_generation_whose_client_has_just_lost_its_c
 
 def test_an_uncounted_call_waits_for_news_of_an_identical_one_without_an_answer() -> None:
     assert may_be_left({"open": Made(NOW - 9)}, UNCOUNTED, now=NOW)
+    assert may_be_left({"on its way": Made(NOW - 9, answered_at=NOW + 1)}, UNCOUNTED, now=NOW)
     assert not may_be_left({"open": Made(NOW - 9)}, FIRST, now=NOW)
     assert not may_be_left({"old": Made(NOW - 31)}, UNCOUNTED, now=NOW)
     assert not may_be_left({"answered": Made(NOW - 9, answered_at=NOW - 8)}, UNCOUNTED, now=NOW)
@@ -142,14 +143,14 @@ def test_a_first_call_takes_what_its_own_repeat_created(waited_seconds: float, e
     [
         "",
         "1",
-        "1 1.0 1.0",
-        "x 1 1 0",
-        "-1 1.0 1.0 0",
-        "1 nan 1.0 0",
-        "1 1.0 inf 0",
-        "1 1.0 0 0",
-        "1 1.0 1.0 -1",
-        "1 1.0 1.0 nan",
+        "1 1.0 1.0 0",
+        "x 1 1 0 t",
+        "-1 1.0 1.0 0 t",
+        "1 nan 1.0 0 t",
+        "1 1.0 inf 0 t",
+        "1 1.0 0 0 t",
+        "1 1.0 1.0 -1 t",
+        "1 1.0 1.0 nan t",
     ],
 )
 def test_metadata_that_cannot_be_read_marks_no_client_call(value: str) -> None:
@@ -158,18 +159,24 @@ def test_metadata_that_cannot_be_read_marks_no_client_call(value: str) -> None:
 
 def test_a_client_that_counts_no_repeats_is_told_from_a_first_call() -> None:
     calls = [
-        client_call_of({METADATA_KEY: metadata_value(count, 1.5, 180.0)}, "k", gateway_pb2.CreateGenerationRequest())
+        client_call_of(
+            {METADATA_KEY: metadata_value(count, 1.5, 180.0, 0.0, Leaving())},
+            "k",
+            gateway_pb2.CreateGenerationRequest(),
+        )
         for count in (None, 0)
     ]
     assert [call and (call.retry_count, call.count) for call in calls] == [(None, 0), (0, 0)]
 
 
 def test_a_client_call_has_the_digest_of_its_key_and_request() -> None:
-    metadata = {METADATA_KEY: metadata_value(2, 1.5, 180.0, 35.0)}
+    leaving = Leaving()
+    metadata = {METADATA_KEY: metadata_value(2, 1.5, 180.0, 35.0, leaving)}
     request = gateway_pb2.CreateGenerationRequest(prompt="x")
     call = client_call_of(metadata, "key_1", request)
     assert call is not None
     assert (call.retry_count, call.received, call.window_seconds, call.timeout_seconds) == (2, 1.5, 180.0, 35.0)
+    assert call.leaving is leaving
     other_key, other = (
         client_call_of(metadata, "key_2", request),
         client_call_of(metadata, "key_1", gateway_pb2.CreateGenerationRequest(prompt="y")),
@@ -179,6 +186,13 @@ def test_a_client_call_has_the_digest_of_its_key_and_request() -> None:
     assert len({call.digest, other_key.digest, other.digest}) == 3
     request.idempotency_key = "mine"
     assert client_call_of(metadata, "key_1", request) is None
+
+
+def test_the_client_of_a_call_that_is_answered_no_more_has_left() -> None:
+    metadata = {METADATA_KEY: metadata_value(0, 1.5, 180.0, 0.0, Leaving())}
+    call = client_call_of(metadata, "k", gateway_pb2.CreateGenerationRequest())
+    assert call is not None
+    assert call.leaving.has_left
 
 
 def test_no_key_of_a_caller_is_that_of_a_client_call() -> None:

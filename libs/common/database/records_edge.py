@@ -123,12 +123,19 @@ class Admission:
     tokens: float | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Leaving:
-    """Whether the client of a call has closed its connection, and whether that is recorded. Set by several threads."""
+    """Whether the client of a call has closed its connection, and whether that is recorded. Set by several threads.
+
+    Attributes:
+        has_left: whether it has closed its connection.
+        is_recorded: whether that is recorded with the generation.
+        generation_id: of a call that was accepted, once `has_left` is looked at no more; empty: not yet.
+    """
 
     has_left: bool = False
     is_recorded: bool = False
+    generation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -13,6 +14,7 @@ from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
 from libs.common.catalog import CatalogHolder
+from libs.common.database.records_edge import Leaving
 from libs.common.database.stores.client_calls import Mark
 from libs.common.database.stores.generations import GenerationStore
 from libs.common.errors import GenerationError, NotFound
@@ -124,10 +126,19 @@ class Calls:
         if not asking.is_connected():
             raise ConnectionResetError("the client closed the connection before its request was accepted")
         window_seconds = min(_WINDOW_LIMIT_SECONDS, _TRIES * (asking.timeout_seconds or _DEFAULT_TIMEOUT_SECONDS) + 60)
-        value = metadata_value(asking.retry_count, asking.received, window_seconds, asking.timeout_seconds)
+        leaving = Leaving()
+        value = metadata_value(asking.retry_count, asking.received, window_seconds, asking.timeout_seconds, leaving)
         metadata = grpc.aio.Metadata(*asking.metadata, (METADATA_KEY, value))
         call = self._gateway.CreateGeneration(message, metadata=metadata, timeout=self._timeout_seconds)
-        return (await answer_of(call)).id
+        try:
+            return (await answer_of(call)).id
+        except asyncio.CancelledError:
+            leaving.has_left = True
+            if leaving.generation_id:
+                # The answer to the RPC is on its way, and nobody else looks any more.
+                digest = digest_of(asking.caller.key_id, message)
+                self._begin_note(self._note_end(asking.caller.owner, digest, leaving.generation_id, "left_at", 0.0))
+            raise
 
     async def answered(
         self,
@@ -141,12 +152,15 @@ class Calls:
         Of several generations, a retry takes one whose answer was not sent.
         """
         digest = digest_of(asking.caller.key_id, message)
+        in_order = asyncio.Lock()
+
+        async def note_in_order(mark: Mark, seconds: float) -> None:
+            async with in_order:
+                await self._note_end(asking.caller.owner, digest, generation_id, mark, seconds)
 
         def note(mark: Mark, size_bytes: int) -> None:
             seconds = travel_seconds(size_bytes) if mark == "answered_at" else 0.0
-            task = asyncio.create_task(self._note_end(asking.caller.owner, digest, generation_id, mark, seconds))
-            self._notes.add(task)
-            task.add_done_callback(self._notes.discard)
+            self._begin_note(note_in_order(mark, seconds))
 
         try:
             return SentAnswer(await made, note)
@@ -157,6 +171,11 @@ class Calls:
         except asyncio.CancelledError:
             note("left_at", 0)
             raise
+
+    def _begin_note(self, note: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(note)
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
 
     async def _note_end(self, owner: str, digest: str, generation_id: str, mark: Mark, seconds: float) -> None:
         try:

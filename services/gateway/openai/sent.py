@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,6 +14,9 @@ from services.gateway.connections import Connection
 
 # Buffers of the operating system and of proxies hold an answer for a while.
 _SLOW_BYTES_A_SECOND, _TRAVEL_LEAST_SECONDS, _TRAVEL_LIMIT_SECONDS = 64 * 1024, 2.0, 300.0
+
+# Linux tells a client that has closed its end from one that has closed the connection.
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 Report = Callable[[Literal["answered_at", "left_at"], int], None]
 """Receives the outcome of a response and the size of its body in bytes."""
@@ -47,13 +51,14 @@ class SentAnswer(web.Response):
         """Send the body. Raises ConnectionError where the client leaves meanwhile."""
         # It is forgotten at the end.
         request = self._req
+        has_hung_up = request is not None and _has_hung_up(request.transport)
         try:
             await super().write_eof(data)
         except (ConnectionError, asyncio.CancelledError):
             # The handler is cancelled as its client leaves.
             self._report_once("left_at")
             raise
-        has_left = request is None or request.transport is None or request.transport.is_closing()
+        has_left = has_hung_up or request is None or request.transport is None or request.transport.is_closing()
         report = self._report
         self._report_once("left_at" if has_left else "answered_at")
         if report is not None and request is not None and isinstance(request.protocol, Connection):
@@ -64,6 +69,16 @@ class SentAnswer(web.Response):
         if self._report is not None:
             report, self._report = self._report, None
             report(mark, self._size_bytes)
+
+
+def _has_hung_up(transport: asyncio.Transport | None) -> bool:
+    """Whether a client has closed its end of the connection, also where the event loop does not know that yet."""
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None or connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), _HUNG_UP)
+    return bool(poll.poll(0))
 
 
 def travel_seconds(size_bytes: int) -> float:

@@ -159,8 +159,13 @@ def _may_lack_answer(made: Made, now: float) -> bool:
 def may_be_left(recent: Mapping[str, Made], call: ClientCall, *, now: float) -> bool:
     """Return whether an uncounted call may be the repeat of one whose client has left, which is not recorded yet."""
     return call.retry_count is None and any(
-        made.answered_at is None and not made.is_counted and made.at > now - _LEFT_SECONDS for made in recent.values()
+        _is_on_its_way(made, now) and not made.is_counted and made.at > now - _LEFT_SECONDS for made in recent.values()
     )
+
+
+def _is_on_its_way(made: Made, now: float) -> bool:
+    """Whether the answer to a call is not sent, or has not had the time to arrive."""
+    return made.answered_at is None or made.answered_at > now
 
 
 def _was_left(made: Made, now: float) -> bool:
