@@ -52,7 +52,7 @@ def outputs_in(body: Any, base_url: str | None = None) -> Outputs:
     return Outputs(tuple(outputs_elsewhere(body)) or _in_markdown(body), len(entries))
 
 
-def names_output(body: Any, text: str = "") -> bool:
+def names_output(body: Any, text: str = "", *, any_url: bool = False) -> bool:
     """Whether the reply of an error may name an output: its provider may have made and billed one all the same.
 
     Bytes of an image or a video anywhere do, and URLs in a list of outputs, under the name of an image, or in Markdown.
@@ -61,12 +61,15 @@ def names_output(body: Any, text: str = "") -> bool:
     Args:
         body: the reply's JSON; None where it is none. Large ones take seconds: call it in a thread.
         text: the beginning of the reply.
+        any_url: whether a URL under any name does, as it may where the status is good.
     """
     if any(output_of(entry, strictly=True, base_url=_ANY_HOST) is not None for entry in _entries(body)):
         return True
     if any(output.content is not None for output in outputs_elsewhere(body)):
         return True
-    nodes = (place.node for place in walk(body, ECHOES | _ERRORS))
+    nodes = [place.node for place in walk(body, ECHOES | _ERRORS)]
+    if any_url and any(isinstance(value, str) and _WEB_URL.match(value) for node in nodes for value in node.values()):
+        return True
     values = (value for node in nodes for name in _OUTPUT_NAMES if name in node for value in _listed(node[name]))
     if any(output_of(value, strictly=True, base_url=_ANY_HOST) is not None for value in values):
         return True

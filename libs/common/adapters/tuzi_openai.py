@@ -68,7 +68,8 @@ class TuziOpenAI(Adapter):
     @classmethod
     def is_accepted(cls, reply: Reply) -> bool:
         """Whether the reply of an error names a task or an image, which may be paid for."""
-        return bool(reply.content) or names_output(reply.body, reply.head or reply.text) or super().is_accepted(reply)
+        head, any_url = reply.head or reply.text, reply.status < 300
+        return bool(reply.content) or names_output(reply.body, head, any_url=any_url) or super().is_accepted(reply)
 
     async def submit(self, request: SubmitRequest) -> Completed:
         """POST /v1/images/generations, or /v1/images/edits as a form where pictures go along."""
