@@ -10,8 +10,8 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import structlog
@@ -21,7 +21,7 @@ from libs.common.api_keys import KEY_LIMIT, PREFIX_LENGTH, hash_of, prefix_of
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.credentials import AUTHORIZATION, bearer, is_keyless, metadata_of
-from libs.common.rpc.interceptors import Around, Call
+from libs.common.rpc.interceptors import Before, Call
 from libs.common.rpc.shares import network_of, network_of_peer
 from services.gateway.access import Caller, admit_caller, check_role
 
@@ -176,17 +176,15 @@ def key_in(headers: Mapping[str, str]) -> str:
     return bearer(headers.get(AUTHORIZATION, "")) or headers.get(API_KEY_HEADER, "").strip()
 
 
-class KeysOnly(Around):
+class KeysOnly(Before):
     """Lets in holders of valid keys, and admins alone to what is for admins. Health and reflection are open."""
 
     def __init__(self, authentication: Authentication) -> None:
         self._authentication = authentication
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def before(self, call: Call) -> None:
         """See the class."""
         if not is_keyless(call.method):
             caller = await self._authentication.caller(key_in(metadata_of(call)), network_of_peer(call.context.peer()))
             check_role(caller, call.method)
             admit_caller(caller)
-        yield

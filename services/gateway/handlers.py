@@ -15,8 +15,7 @@ from libs.common.database.records import GenerationRecord
 from libs.common.database.records_edge import NewRequest
 from libs.common.database.stores.generations import Change, GenerationStore
 from libs.common.errors import FieldViolation, InvalidRequest
-from libs.common.rpc.context import current_request_id
-from libs.common.rpc.credentials import metadata_of_context
+from libs.common.rpc.context import current_request_id, metadata_of_context
 from libs.common.rpc.messages import UrlOf
 from libs.common.rpc.pages import page, page_size, page_start
 from libs.common.rpc.requests import known
@@ -24,7 +23,7 @@ from services.gateway.access import current_caller
 from services.gateway.batches.handlers import Batches, BatchHandlers
 from services.gateway.callbacks import Callbacks
 from services.gateway.cancels import Cancels, no_generation
-from services.gateway.client_calls import client_call_of
+from services.gateway.client_calls import METADATA_KEY, client_call_of
 from services.gateway.experiments.ratings import Ratings
 from services.gateway.experiments.taking_part import TakingPart
 from services.gateway.images.handlers import ImageHandlers
@@ -97,7 +96,8 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
             )
 
         new = self._taking_part.request_of(request, caller, validated)
-        new = replace(new, client_call=client_call_of(metadata, caller.key_id, request))
+        if METADATA_KEY in metadata:
+            new = replace(new, client_call=client_call_of(metadata, caller.key_id, request))
         accepted = await self._intake.accept(new)
         return ticket_message(accepted, resubmit_usd(new.generation, self._catalog.current))
 

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from libs.common.errors import ErrorCode, GenerationError, OutcomeUnknown
 from libs.common.rpc.deadlines import after_commit
 from libs.common.rpc.errors import answer_of, from_rpc_error
-from libs.common.rpc.interceptors import Around, Call
+from libs.common.rpc.interceptors import Before, Call
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.standard import standard
@@ -30,10 +30,9 @@ SECONDS = 0.05
 Work = Callable[[], Awaitable[None]]
 
 
-class _Open(Around):
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
-        yield
+class _Open(Before):
+    async def before(self, call: Call) -> None:
+        """Lets everybody in."""
 
 
 def _servicer(work: Work) -> GenerationServiceServicer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,7 +12,7 @@ import pytest
 from darkroom.monitor.v1 import monitor_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from libs.common.rpc.interceptors import Around, Call
+from libs.common.rpc.interceptors import Before, Call
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.server import make_server
 from libs.common.rpc.sharing import Sharing
@@ -22,10 +21,9 @@ from tests.fuzz.frames import written
 from tests.support.waiting import eventually
 
 
-class _Open(Around):
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
-        yield
+class _Open(Before):
+    async def before(self, call: Call) -> None:
+        """Lets everybody in."""
 
 
 _EMPTY = struct.pack(">BI", 0, 0)

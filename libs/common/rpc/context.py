@@ -1,10 +1,16 @@
-"""The request id: from the client or made at the edge, it goes through every RPC, log line and row of a generation."""
+"""What goes with a call: its metadata, and the request id, which the client or the edge makes.
+
+The request id goes through every RPC, log line and row of a generation.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 
+import grpc
 import structlog
 
 from libs.common.ids import new_id
@@ -13,6 +19,20 @@ REQUEST_ID_KEY = "x-request-id"
 IDEMPOTENCY_KEY_HEADER = "idempotency-key"
 _ALLOWED = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
+Context = grpc.aio.ServicerContext[Any, Any]
+_metadata: ContextVar[tuple[Context | None, Mapping[str, str]]] = ContextVar("metadata", default=(None, {}))
+
+
+def metadata_of_context(context: Context) -> Mapping[str, str]:
+    """Return the text metadata of a call, by lower-case key. Of a key that comes twice, the last.
+
+    Kept for the rest of the call: gRPC makes the metadata anew each time.
+    """
+    of, known = _metadata.get()
+    if of is not context:
+        known = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        _metadata.set((context, known))
+    return known
 
 
 def begin_request(given: str | None) -> str:

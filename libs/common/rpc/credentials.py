@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import grpc
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.rpc.interceptors import Around, Call, Context
+from libs.common.rpc.context import metadata_of_context
+from libs.common.rpc.interceptors import Before, Call, Context
 from libs.common.settings import Settings, listed
 
 AUTHORIZATION = "authorization"
@@ -31,12 +31,6 @@ def is_keyless(method: str) -> bool:
 def metadata_of(call: Call) -> Mapping[str, str]:
     """The text metadata of a call, by lower-case key. Of a key that comes twice, the last."""
     return metadata_of_context(call.context)
-
-
-def metadata_of_context(context: Context) -> Mapping[str, str]:
-    """The same, for a handler."""
-    given = context.invocation_metadata() or ()
-    return {key: value for key, value in given if isinstance(value, str)}
 
 
 def actor_of(context: Context) -> str:
@@ -107,7 +101,7 @@ def edge_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
     return grpc.ssl_channel_credentials(ca.read_bytes() if ca else None)
 
 
-class PeersOnly(Around):
+class PeersOnly(Before):
     """Lets in other services alone. With certificates TLS has seen to that already; else each call shows the token."""
 
     def __init__(self, settings: Settings) -> None:
@@ -119,8 +113,7 @@ class PeersOnly(Around):
                 "or DARKROOM_INTERNAL_TLS_CERTIFICATE, _PRIVATE_KEY and _CA."
             )
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def before(self, call: Call) -> None:
         """See the class."""
         if not self._has_certificates and not is_keyless(call.method):
             given = bearer(metadata_of(call).get(AUTHORIZATION, "")).encode()
@@ -128,4 +121,3 @@ class PeersOnly(Around):
                 raise GenerationError(
                     ErrorCode.AUTHENTICATION_FAILED, "This port is for Darkroom's own services: ask the gateway."
                 )
-        yield

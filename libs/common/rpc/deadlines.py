@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from libs.common.errors import MAPPINGS, ErrorCode, GenerationError, OutcomeUnknown
-from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER
+from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, metadata_of_context
 from libs.common.rpc.interceptors import Context, Wrapper
 
 GRACE_SECONDS = 2.0
@@ -45,8 +45,7 @@ class Deadline(Wrapper):
                 if hasattr(request, "__aiter__"):
                     return await behaviour(call.noting(request), context)
                 call.note(request)
-                async with self._bounded(call):
-                    return await behaviour(request, context)
+                return await self._bounded(behaviour, request, call)
 
         return wrapped
 
@@ -62,15 +61,14 @@ class Deadline(Wrapper):
 
         return wrapped
 
-    @asynccontextmanager
-    async def _bounded(self, call: _Call) -> AsyncIterator[None]:
+    async def _bounded(self, behaviour: Any, request: Any, call: _Call) -> Any:
         # None for a caller without a deadline, whatever the stubs say.
         given = cast("float | None", call.context.time_remaining())
         seconds = self._seconds if given is None else min(self._seconds, given)
         bound = asyncio.timeout(seconds)
         try:
             async with bound:
-                yield
+                return await behaviour(request, call.context)
         except TimeoutError as error:
             if not bound.expired():
                 raise
@@ -83,14 +81,19 @@ class _Call:
     def __init__(self, *, changes_nothing: bool, context: Context) -> None:
         self._changes_nothing = changes_nothing
         self.context = context
-        self._has_key = False
+        self._takes_key = self._has_key = False
 
     def note(self, request: Any) -> None:
-        """Look whether a message carries an idempotency key, in itself or in the metadata, where the RPC takes one."""
-        if "idempotency_key" not in request.DESCRIPTOR.fields_by_name:
-            return
-        metadata = dict(self.context.invocation_metadata() or ())
-        self._has_key |= bool(request.idempotency_key or metadata.get(IDEMPOTENCY_KEY_HEADER))
+        """Look whether a message carries an idempotency key, where the RPC takes one."""
+        if "idempotency_key" in request.DESCRIPTOR.fields_by_name:
+            self._takes_key = True
+            self._has_key |= bool(request.idempotency_key)
+
+    @property
+    def has_key(self) -> bool:
+        """Whether an idempotency key came with it, in a message or in the metadata."""
+        in_metadata = metadata_of_context(self.context).get(IDEMPOTENCY_KEY_HEADER)
+        return self._has_key or (self._takes_key and bool(in_metadata))
 
     async def noting(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """The messages of a stream, each looked at."""
@@ -115,8 +118,8 @@ class _Call:
                 raise GenerationError(
                     ErrorCode.SERVICE_UNAVAILABLE, "The database went away during the call.", error.details
                 ) from error
-            advice = _WITH_KEY if self._has_key else _WITHOUT_KEY
-            raise OutcomeUnknown(f"{error.message} {advice}", error.details, is_retryable=self._has_key) from error
+            advice = _WITH_KEY if self.has_key else _WITHOUT_KEY
+            raise OutcomeUnknown(f"{error.message} {advice}", error.details, is_retryable=self.has_key) from error
 
 
 @contextmanager

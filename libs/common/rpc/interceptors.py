@@ -18,7 +18,7 @@ from libs.common import metrics, tracing
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc import errors, message_bounds
 from libs.common.rpc.arrivals import Arrivals, Unread
-from libs.common.rpc.context import REQUEST_ID_KEY, begin_request
+from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, metadata_of_context
 
 log = structlog.get_logger()
 
@@ -96,6 +96,33 @@ class Around(Wrapper):
         return wrapped
 
 
+class Before(Wrapper):
+    """Base of those whose `before` runs before the handler does. It may refuse the call."""
+
+    @abstractmethod
+    async def before(self, call: Call) -> None:
+        """What happens before a call."""
+
+    def unary(self, method: str, behaviour: Any) -> Any:
+        """See the base."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            await self.before(Call(method, context, is_stream=False, takes_stream=hasattr(request, "__aiter__")))
+            return await behaviour(request, context)
+
+        return wrapped
+
+    def stream(self, method: str, behaviour: Any) -> Any:
+        """See the base."""
+
+        async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
+            await self.before(Call(method, context, is_stream=True))
+            async for answer in answers_of_stream(behaviour(request, context)):
+                yield answer
+
+        return wrapped
+
+
 class BoundWrites(Wrapper):
     """Drops a caller that does not take an answer of a stream within `seconds`; outermost, for it does the writing."""
 
@@ -140,22 +167,19 @@ class BoundWrites(Wrapper):
         return bool(done)
 
 
-class RequestId(Around):
+class RequestId(Before):
     """Takes the caller's request id or makes one, and sends it back."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def before(self, call: Call) -> None:
         """See the class."""
         structlog.contextvars.clear_contextvars()
-        given = dict(call.context.invocation_metadata() or ()).get(REQUEST_ID_KEY)
-        request_id = begin_request(given if isinstance(given, str) else None)
+        request_id = begin_request(metadata_of_context(call.context).get(REQUEST_ID_KEY))
         told = ((REQUEST_ID_KEY, request_id),)
         if call.is_stream:
             await call.context.send_initial_metadata(told)
         else:
             # With the answer, for a write of its own costs a call a sixth of its time.
             call.context.set_trailing_metadata(told)
-        yield
 
 
 class Trace(Around):
@@ -164,8 +188,7 @@ class Trace(Around):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """See the class."""
-        metadata = {key: value for key, value in call.context.invocation_metadata() or () if isinstance(value, str)}
-        with tracing.served(call.method, metadata) as span:
+        with tracing.served(call.method, metadata_of_context(call.context)) as span:
             try:
                 yield
             finally:

@@ -33,7 +33,7 @@ from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.errors import answer_of
 from libs.common.rpc.health import HealthServicer, Readiness, set_serving
 from libs.common.rpc.heartbeat import Heart
-from libs.common.rpc.interceptors import Around
+from libs.common.rpc.interceptors import Before
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.reflection import enable_reflection
 from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
@@ -89,7 +89,7 @@ class Frame:
         self._closers: list[Closer] = []
         self._reloading: asyncio.Task[bool] | None = None
         self._readiness: Readiness | None = None
-        self._guard: Around | None = None
+        self._guard: Before | None = None
         self._private_address: str | None = None
         self._send: Send | None = None
         self._stopping = asyncio.Event()
@@ -116,7 +116,7 @@ class Frame:
         """Hand errors to this. Without it, they go to the monitor by RPC."""
         self._send = send
 
-    def guard(self, guard: Around, *, private_address: str | None = None) -> None:
+    def guard(self, guard: Before, *, private_address: str | None = None) -> None:
         """Let this decide who may call: the service is the edge. Without it, other services alone may.
 
         `private_address`: a further one to listen at, for the process itself.
@@ -258,7 +258,7 @@ class Frame:
         own.add_insecure_port(self._private_address)
         return [server, own]
 
-    def _server(self, guard: Around, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
+    def _server(self, guard: Before, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
         """A server of all RPCs, without a port."""
         settings = self.settings
         server = make_server(

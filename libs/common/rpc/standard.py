@@ -8,7 +8,7 @@ from libs.common import tracing
 from libs.common.rpc.arrivals import Arrivals
 from libs.common.rpc.credentials import is_keyless
 from libs.common.rpc.deadlines import Deadline
-from libs.common.rpc.interceptors import Around, BoundWrites, MapErrors, Observe, Parse, RequestId, Together, Trace
+from libs.common.rpc.interceptors import Before, BoundWrites, MapErrors, Observe, Parse, RequestId, Together, Trace
 from libs.common.rpc.sharing import ShareOut, Sharing
 
 _MESSAGE_SECONDS = 30.0
@@ -16,7 +16,7 @@ _HEALTH_WAITING = 50
 
 
 def standard(
-    guard: Around,
+    guard: Before,
     *,
     rpc_timeout_seconds: float,
     write_timeout_seconds: float,

@@ -18,8 +18,7 @@ from libs.common.database.stores.generations import GenerationStore
 from libs.common.database.stores.resuming import LeftOut, ResumeStore
 from libs.common.errors import FieldViolation, InvalidRequest, NotFound
 from libs.common.ids import new_id
-from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, current_request_id
-from libs.common.rpc.credentials import metadata_of_context
+from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, current_request_id, metadata_of_context
 from libs.common.rpc.deadlines import after_commit
 from libs.common.rpc.messages import UrlOf
 from libs.common.rpc.pages import page, page_size, page_start
