@@ -354,3 +354,13 @@ async def test_a_field_of_a_form_that_is_given_twice_is_refused(operator: Visito
     body = urlencode([("form_token", token), ("owner", "a"), ("owner", "b"), ("role", "client")])
     answer = await operator._send("POST", "/admin/keys", kind, io.BytesIO(body.encode()))
     assert (answer.status, "given twice" in answer.text) == (400, True)
+
+
+async def test_a_field_whose_name_is_no_text_is_named_in_the_refusal(operator: Visitor) -> None:
+    token = (await operator.get("/admin/keys")).token
+    part = b'--x\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    parts = [(b"form_token", token.encode()), (b"\xffowner", b"a"), (b"\xffowner", b"b")]
+    body = b"".join(part % one for one in parts) + b"--x--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await operator.post_bytes("/admin/keys", body, headers=kind)
+    assert (answer.status, "given twice" in answer.text) == (400, True)

@@ -158,6 +158,8 @@ def test_the_spellings_of_the_protobuf_mapping_are_read(body: dict[str, Any]) ->
         ({"numberOfOutputs": "3000000000"}, "range"),
         ({"numberOfOutputs": True}, "type"),
         ({"whenUncertain": 99}, "one_of"),
+        ({"whenUncertain": 2**53}, "one_of"),
+        ({"whenUncertain": -(2**31) - 1}, "one_of"),
         ({"whenUncertain": True}, "one_of"),
     ],
 )

@@ -88,9 +88,9 @@ class Shell:
     def html(self, request: web.Request, page: Page, session: Session | None, visitor: str = "") -> web.Response:
         """A page. `visitor`: the cookie of somebody who is not signed in."""
         values = self.values(request, page, session, visitor)
-        return web.Response(
-            text=rendering.page(page.template, values), status=page.status, content_type="text/html", charset="utf-8"
-        )
+        # An error may name a field whose name is no UTF-8.
+        body = rendering.page(page.template, values).encode(errors="replace")
+        return web.Response(body=body, status=page.status, content_type="text/html", charset="utf-8")
 
     def values(self, request: web.Request, page: Page, session: Session | None, visitor: str = "") -> dict[str, Any]:
         """What a page shows, with what all of them do."""

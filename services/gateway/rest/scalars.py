@@ -99,7 +99,9 @@ def _bytes(text: str) -> bytes:
 
 def _word(enum: EnumDescriptor, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        number = value if value in enum.values_by_number else None
+        # protobuf fails at numbers that 32 bits do not hold.
+        low, high = _RANGES[FieldDescriptor.TYPE_INT32]
+        number = value if low <= value <= high and value in enum.values_by_number else None
     else:
         number = number_of(enum, value)
     if number is None:
