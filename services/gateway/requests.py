@@ -58,7 +58,7 @@ def validate(
         found += callback_faults(given.callback_url, callback_hosts)
     fallbacks = tuple(_fallbacks(message, model, catalog, found))
     parameters = _parameters(message, model, catalog, found)
-    if parameters is not None:
+    if parameters is not None and (_images(message) or message.HasField("preprocess")):
         found += _image_faults(message, model, parameters, catalog)
     if given is None or parameters is None or found:
         only_parameters = all(violation.field.startswith("parameters") for violation in found)

@@ -37,7 +37,7 @@ class ImageNeeds:
 
     def changed(self, changes: Mapping[str, Any]) -> ImageNeeds:
         """With another config for who asks for nothing. pydantic's ValidationError where `changes` break its rules."""
-        return replace(self, config=self.config.with_changes(changes))
+        return replace(self, config=self.config.with_changes(changes)) if changes else self
 
     def excesses(self, changes: Mapping[str, Any]) -> Iterator[Excess]:
         """What of a request's changes goes beyond the bounds."""
