@@ -91,6 +91,20 @@ async def test_curl_keeps_its_connection_after_head_and_goes_on_with_what_it_has
     assert part == world.content[5:10]
 
 
+@curl_needed
+async def test_curl_keeps_its_connection_after_parts_of_a_file_that_was_stored_with_its_checksum(
+    stack: Running,
+) -> None:
+    made = await stack.ended(await stack.create("kling-v1-6", simulated("seen in parts", task_seconds=0)))
+    url, key = f"{stack.gateway_url()}/v1/videos/{made.id}/content", f"x-api-key: {stack.admin_key}"
+    whole, _ = await _curl("--header", key, url)
+    for wanted, part in (("0-3", whole[:4]), ("100-200", whole[100:201]), ("-5", whole[-5:]), ("0-", whole)):
+        written, told = await _curl("--range", wanted, "--header", key, url, url)
+        assert written == part * 2
+        assert _CONNECTIONS.findall(told) == ["Connected to", "Re-using existing connection"]
+        assert "reset" not in told
+
+
 async def test_httpx_keeps_one_connection_in_step(world: World) -> None:
     limits = httpx2.Limits(max_connections=1)
     async with httpx2.AsyncClient(

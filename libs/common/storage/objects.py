@@ -83,6 +83,8 @@ class ObjectStore:
                 read_timeout=60,
                 retries={"mode": "standard", "total_max_attempts": 2},
                 max_pool_connections=settings.storage_threads,
+                # Some stores send the checksum of the whole object with a part of it.
+                response_checksum_validation="when_required",
             ),
         )
 
@@ -119,7 +121,7 @@ class ObjectStore:
 
         def work() -> GetObjectOutputTypeDef:
             if not wanted:
-                return self._client.get_object(Bucket=self._bucket, Key=key)
+                return self._client.get_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
             return self._client.get_object(Bucket=self._bucket, Key=key, Range=wanted)
 
         found = await self._found(work, unread=lambda late: late["Body"].close())
