@@ -122,8 +122,10 @@ class Downloads:
                     raise _EndsEarly
                 async with asyncio.timeout(self._write_seconds):
                     await response.write_eof()
-            except (TimeoutError, GenerationError, _EndsEarly) as error:
-                log.warning("file was not sent to its end", error=error)
+            except (TimeoutError, GenerationError, ConnectionError, _EndsEarly) as error:
+                if not isinstance(error, ConnectionError):
+                    # Else its reader has left.
+                    log.warning("file was not sent to its end", error=error)
                 if request.transport is not None:
                     request.transport.abort()
         return response

@@ -114,6 +114,31 @@ async def test_bodies_over_http(gateway: Running) -> None:
         await _twice(gateway, name, send)
 
 
+_FORMS: dict[str, Callable[[], bytes]] = {
+    "lines before the boundary": lambda: b"\n" * (15 * _MIB) + b"--b\r\n\r\n--b--\r\n",
+    "lines behind another boundary": lambda: b"--c\r\n" + b"\r\n" * (7 * _MIB) + b"--b--\r\n",
+    "lines behind a blank one": lambda: b"\r\n" * (7 * _MIB) + b"--b--\r\n",
+    "lines in the head of a part": lambda: b"--b\r\n" + b"a: b\r\n" * (2 * _MIB) + b"\r\n--b--\r\n",
+    "lines behind the end": lambda: b"--b--\r\n" + b"\r\n" * (7 * _MIB),
+    "lines between parts": lambda: b"--b\r\n\r\n--b\r\n" + b"\n" * (14 * _MIB) + b"--b--\r\n",
+}
+
+
+@pytest.mark.parametrize("path", ["/admin/sign-in", "/v1/images/edits"])
+async def test_forms(gateway: Running, path: str) -> None:
+    made = await gateway.new_key("acme")
+    headers = {"content-type": "multipart/form-data; boundary=b", "authorization": f"Bearer {made.key}"}
+    for name, body in _FORMS.items():
+        content = body()
+
+        async def send(content: bytes = content) -> int:
+            reply = await call(gateway.gateway_url(), path, method="POST", data=content, headers=headers)
+            assert reply.status in {400, 403, 413}, reply
+            return len(reply.body)
+
+        await _twice(gateway, f"{path}: {name}", send)
+
+
 _SERVICE = "/darkroom.gateway.v1.GenerationService"
 _REQUEST = b"\x0a\x00"
 """The first field of a batch's request, and of a map: a message that is empty."""

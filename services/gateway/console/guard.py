@@ -15,6 +15,7 @@ from services.gateway.console.viewer import look_as, viewer_of
 from services.gateway.console.visit import Form
 from services.gateway.failures import BROKEN_FORM
 from services.gateway.holding import hold
+from services.gateway.posted import posted
 
 log = structlog.get_logger()
 HOME = "/admin"
@@ -87,7 +88,7 @@ class Guard:
             raise Refused
         async with asyncio.timeout(self._body_seconds):
             try:
-                form = await request.post()
+                form = await posted(request)
             except BROKEN_FORM as error:
                 raise InvalidRequest([FieldViolation("body", "form", "cannot be read as a form")]) from error
         given = form.get(FORM_FIELD, "")

@@ -12,6 +12,7 @@ from aiohttp.web_request import FileField
 from libs.common import bounded_json
 from libs.common.errors import FieldViolation, InvalidRequest
 from services.gateway.failures import BROKEN_FORM
+from services.gateway.posted import posted
 from services.gateway.rest.bodies import Bodies
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -34,12 +35,12 @@ class Form:
         size_bytes = 0.0
         try:
             async with asyncio.timeout(bodies.timeout_seconds):
-                posted = await request.post()
+                given = await posted(request)
         except TimeoutError as error:
             raise web.HTTPRequestTimeout(text="The form did not come in time.") from error
         except BROKEN_FORM as error:
             raise InvalidRequest([FieldViolation("body", "form", "cannot be read as a form")]) from error
-        for name, value in posted.items():
+        for name, value in given.items():
             if isinstance(value, FileField):
                 content = await asyncio.to_thread(value.file.read)
                 size_bytes += len(content) * _BASE64_GROWTH

@@ -1,0 +1,43 @@
+"""Reads forms, within bounds that aiohttp does not have."""
+
+from __future__ import annotations
+
+import warnings
+
+from aiohttp import web
+from aiohttp.helpers import parse_mimetype
+from multidict import MultiDictProxy
+
+_MULTIPART = "multipart/form-data"
+_BOUNDARY_LIMIT = 70
+# A blank line may come first; browsers and libraries write nothing.
+_BLANK = b"\r\n"
+
+
+async def posted(request: web.Request) -> MultiDictProxy[str | bytearray | bytes | web.FileField]:
+    """Read the form that a request brings.
+
+    A multipart form must begin with its boundary: aiohttp looks for the first one line by line, and a body of millions
+    of lines would keep the event loop. What RFC 2046, 5.1.1, calls a preamble is refused.
+
+    Raises ValueError, LookupError and RuntimeError for what is no form, and what aiohttp raises while it reads a body.
+    """
+    if request.content_type == _MULTIPART:
+        await _check_beginning(request)
+    return await request.post()
+
+
+async def _check_beginning(request: web.Request) -> None:
+    boundary = parse_mimetype(request.headers.get("content-type", "")).parameters["boundary"]
+    if len(boundary) > _BOUNDARY_LIMIT:
+        raise ValueError("the boundary is too long")
+    wanted = b"--" + boundary.encode()
+    read = b""
+    while len(read) < len(_BLANK) + len(wanted) and (chunk := await request.content.readany()):
+        read += chunk
+    with warnings.catch_warnings():
+        # The only way to look at the beginning of a body.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        request.content.unread_data(read)
+    if not read.removeprefix(_BLANK).startswith(wanted):
+        raise ValueError("a form must begin with its boundary")
