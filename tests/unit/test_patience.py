@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from libs.common.loop_lag import LoopLag
 from libs.common.patience import PatientDeadline
+
+
+@pytest.fixture
+async def lag() -> AsyncIterator[LoopLag]:
+    found = LoopLag()
+    found.start()
+    yield found
+    await found.stop()
 
 
 async def test_a_block_that_takes_too_long_is_ended() -> None:
@@ -56,9 +65,8 @@ async def test_after_a_pause_the_block_is_ended_as_well() -> None:
         await pause()
 
 
-async def test_the_time_of_a_pause_does_not_count() -> None:
-    lag = LoopLag()
-    lag.start()
+async def test_the_time_of_a_pause_does_not_count(lag: LoopLag) -> None:
+    assert LoopLag.running is lag
     began = _now()
     deadline = PatientDeadline(1.5)
     async with deadline.timeout():
@@ -72,7 +80,6 @@ async def test_the_time_of_a_pause_does_not_count() -> None:
         async with deadline.timeout():
             await asyncio.sleep(10)
     assert _now() - began < 9
-    await lag.stop()
 
 
 async def test_each_pause_is_given_back() -> None:
