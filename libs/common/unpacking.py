@@ -23,8 +23,8 @@ _BEGINNINGS = (b"{", b"[", b"<", b'"', b"")
 # cookies), and label plain bodies as packed, which aiohttp's own unpacking refuses.
 READS_PAID_WORK: Final[dict[str, Any]] = {
     "auto_decompress": False,
-    "max_line_size": 32 * 1024,
-    "max_field_size": 32 * 1024,
+    "max_line_size": 128 * 1024,
+    "max_field_size": 128 * 1024,
     "max_headers": 256,
 }
 

@@ -259,7 +259,10 @@ def _uncertain_error(
     *,
     status: int | None = None,
 ) -> GenerationError:
-    answered = "its reply was lost" if status is None else f"it answered {status}, which does not say what it did"
+    answered = f"it answered {status}, which does not say what it did"
+    if status is None:
+        is_no_http = cause.details.get("is_no_http")
+        answered = "its reply cannot be read, for it is not valid HTTP" if is_no_http else "its reply was lost"
     return GenerationError(
         ErrorCode.SUBMISSION_UNCERTAIN,
         f"The request was sent to {provider_id} and {answered}, so it may have been accepted and billed. "

@@ -86,6 +86,20 @@ async def test_a_picture_that_is_whole_by_its_own_account_is_the_reply(raw: byte
         assert (await _ask(http, "post")).content == PNG
 
 
+@pytest.mark.parametrize("headers", [b"content-length: 3\r\n", b"no colon\r\n", b"x y: z\r\n"], ids=str)
+async def test_a_reply_that_is_no_http_is_told_from_a_lost_one(headers: bytes) -> None:
+    async with answering(_length(JSON, headers=headers)) as base_url, _client(base_url) as http:
+        with pytest.raises(GenerationError, match="not valid HTTP") as caught:
+            await _ask(http, "post")
+    assert caught.value.details["is_no_http"] is True
+
+
+async def test_a_header_of_a_hundred_thousand_bytes_is_read() -> None:
+    raw = _length(JSON, headers=b"x: " + b"a" * 100_000 + b"\r\n")
+    async with answering(raw) as base_url, _client(base_url) as http:
+        assert (await _ask(http, "post")).body == REPLY
+
+
 @pytest.mark.parametrize("method", ["post", "get"])
 async def test_a_reply_whose_connection_is_held_open_is_read(method: str) -> None:
     async with answering(_chunks(JSON), holds=True) as base_url, _client(base_url) as http:

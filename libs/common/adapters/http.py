@@ -229,10 +229,13 @@ class ProviderHttp:
                 ErrorCode.PROVIDER_TIMEOUT, f"The provider did not answer within {seconds:g} s."
             ) from error
         except (aiohttp.ClientError, OSError) as error:
+            # A reply came, of which aiohttp keeps nothing.
+            is_no_http = isinstance(error, aiohttp.ClientResponseError)
             raise GenerationError(
                 ErrorCode.PROVIDER_UNAVAILABLE,
-                "The connection to the provider failed.",
-                {"cause": f"{type(error).__name__}: {self._clean(str(error))[:TEXT_LIMIT]}"},
+                "The provider's reply is not valid HTTP." if is_no_http else "The connection to the provider failed.",
+                {"cause": f"{type(error).__name__}: {self._clean(str(error))[:TEXT_LIMIT]}"}
+                | ({"is_no_http": True} if is_no_http else {}),
             ) from error
         last_reply.set(reply)
         return reply
