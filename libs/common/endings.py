@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 _HEAD_BYTES = 16
@@ -31,20 +32,15 @@ def has_its_end(file: IO[bytes], size_bytes: int) -> bool:
         file: open at any place, where it is left.
         size_bytes: how long it is.
     """
-    place = file.tell()
-    try:
-        file.seek(0)
-        head = file.read(_HEAD_BYTES)
+    with _head_of(file) as head:
         if head.startswith(_PNG_HEAD):
             return _ends_with(file, _PNG_END)
         if head.startswith(_JPEG_HEAD):
             # A thumbnail in a segment before the scan ends in the same way.
             return _ends_with(file, _JPEG_END) and _has_scan(file, size_bytes)
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return int.from_bytes(head[4:8], "little") + 8 == size_bytes and _has_all_chunks(file, size_bytes)
+        if _is_webp(head):
+            return _stated_bytes(head) == size_bytes and _has_all_chunks(file, size_bytes)
         return head[4:8] == b"ftyp" and _has_all_boxes(file, size_bytes)
-    finally:
-        file.seek(place)
 
 
 def is_cut_off(file: IO[bytes], size_bytes: int) -> bool:
@@ -56,20 +52,35 @@ def is_cut_off(file: IO[bytes], size_bytes: int) -> bool:
         file: open at any place, where it is left.
         size_bytes: how long it is.
     """
-    place = file.tell()
-    try:
-        file.seek(0)
-        head = file.read(_HEAD_BYTES)
+    with _head_of(file) as head:
         if head.startswith(_PNG_HEAD):
             return _lacks_last_chunk(file, size_bytes)
         if head.startswith(_JPEG_HEAD):
             file.seek(max(0, size_bytes - _JPEG_TRAILER_BYTES))
             return _JPEG_END not in file.read()
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return int.from_bytes(head[4:8], "little") + 8 > size_bytes
+        if _is_webp(head):
+            return _stated_bytes(head) > size_bytes
         return head[4:8] == b"ftyp" and _lacks_boxes(file, size_bytes)
+
+
+@contextmanager
+def _head_of(file: IO[bytes]) -> Iterator[bytes]:
+    """The first bytes of a file, whose place is afterwards what it was."""
+    place = file.tell()
+    try:
+        file.seek(0)
+        yield file.read(_HEAD_BYTES)
     finally:
         file.seek(place)
+
+
+def _is_webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _stated_bytes(head: bytes) -> int:
+    """The size of a RIFF file by its own account."""
+    return int.from_bytes(head[4:8], "little") + 8
 
 
 def _lacks_last_chunk(file: IO[bytes], size_bytes: int) -> bool:

@@ -18,7 +18,7 @@ class Revoking:
 
     Args:
         keys: where keys are kept.
-        authentication: is told of keys that are not valid any more.
+        authentication: forgets keys that are no longer valid.
         open_streams: the streams of this process.
     """
 

@@ -230,7 +230,7 @@ class Polling(Holding[PollOutcome, State | None]):
         return written is not None
 
     async def _written_after_all(self, outcome: PollOutcome) -> State | None:
-        """Write a result, whoever holds the lease by now: the provider may tell it only once."""
+        """Write a result under a new lease, whoever holds the lease now: the provider may report it only once."""
         taken = await until_database_answers(lambda: self._store.take(outcome.provider_id, outcome.task_id))
         if taken is None:
             return None

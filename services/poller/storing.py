@@ -151,7 +151,7 @@ class Storing(Holding[StoreOutcome, bool]):
     async def _written(self, outcome: StoreOutcome) -> bool:
         """Write an outcome; whether it was written.
 
-        Files that are stored are the result, whoever holds the lease by now: their URL may have worked only once.
+        Stored files are the result, whoever holds the lease now: their URL may be valid for one read.
         """
         if await self._outcomes.write(outcome):
             return True

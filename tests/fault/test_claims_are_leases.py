@@ -98,7 +98,7 @@ async def test_a_result_that_is_told_once_to_a_late_poller_is_stored(
         poller = running.stack.children["poller"]
         poller.send(signal.SIGSTOP)
         await asyncio.to_thread(running.stack.add_replica, "poller")
-        await eventually(lambda: has("failed"), within=15, what="another poller is told that there is none")
+        await eventually(lambda: has("failed"), within=15, what="another poller gets 404")
         poller.send(signal.SIGCONT)
     ended = await running.ended(generation_id)
     assert (ended.status, len(ended.results)) == (SUCCESS, 1)

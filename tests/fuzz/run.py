@@ -51,7 +51,7 @@ async def run(
         cases: how many, all faces and roles together, without the warm-up.
         seconds: after how long no more cases are begun.
         faces: which faces.
-        tell: is told how far it is.
+        tell: called with a line about the progress.
     """
     report = Report(seed)
     tell(f"fuzzing with seed {seed}")

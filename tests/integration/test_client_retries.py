@@ -1,4 +1,4 @@
-"""Retries that a client makes by itself, without an idempotency key: whichever gateway they reach, one bill."""
+"""Automatic retries of a client, without an idempotency key: whichever gateway they reach, one bill."""
 
 from __future__ import annotations
 

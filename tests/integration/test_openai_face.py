@@ -219,7 +219,7 @@ def test_each_failure_of_a_generation_is_an_exception_of_the_clients(code: Error
     shape = shape_of_failure(code)
     expected = EXCEPTIONS.get(code, openai.APIStatusError)
     with openai.OpenAI(api_key="x", base_url="http://127.0.0.1:9") as client:
-        # Statuses that no client repeats by itself.
+        # Statuses that no client retries automatically.
         assert shape.status in range(400, 500)
         assert shape.status not in {408, 409, 425, 429}
         # The client's own table from status to exception.

@@ -245,7 +245,7 @@ async def test_a_batch_of_which_parts_were_lost_is_not_made(database: Database) 
 
 @pytest.mark.slow
 async def test_the_space_of_removed_uploads_is_used_again(database: Database) -> None:
-    """Postgres vacuums the table by itself: the same uploads again, some minutes later, take no more space."""
+    """Autovacuum frees the space: the same uploads again, some minutes later, take no more."""
     store = BatchStore(database, admit_all)
     part = _rows("batch_space", range(2_000))
 

@@ -131,5 +131,7 @@ async def test_it_counts_what_the_parser_would_find(message: gateway_pb2.CreateG
 
 @given(st.binary(max_size=200))
 async def test_no_bytes_break_it(bytes_: bytes) -> None:
+    field = gateway_pb2.CreateBatchRequest.DESCRIPTOR.fields_by_name["requests"]
+    assert _count_nested(bytes_, 0, len(bytes_), field, VALUES_LIMIT) <= len(bytes_)
     await check(bytes_, gateway_pb2.CreateBatchRequest.DESCRIPTOR)
     await check(b"\x0a" + b"\xff" * 1_000_000, gateway_pb2.CreateBatchRequest.DESCRIPTOR)

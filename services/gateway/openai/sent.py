@@ -82,5 +82,5 @@ def _has_hung_up(transport: asyncio.Transport | None) -> bool:
 
 
 def travel_seconds(size_bytes: int) -> float:
-    """How long an answer of this size is on its way over the slowest link that is reckoned with, at the most."""
+    """Return the longest time that an answer of this size takes over the slowest link, in seconds."""
     return min(_TRAVEL_LIMIT_SECONDS, _TRAVEL_LEAST_SECONDS + size_bytes / _SLOW_BYTES_A_SECOND)

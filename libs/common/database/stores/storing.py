@@ -120,7 +120,7 @@ class ResultStore:
         )
 
     async def take(self, generation_id: str) -> int | None:
-        """Lease one generation, whoever holds it; return its new fencing token, None where it waits for no result."""
+        """Lease one generation, whoever holds it; return its new fencing token, or None if it is not STORING."""
         parameters = {**self._lease, "id": generation_id}
         return await self._database.transaction(
             "take_result", lambda c: c.execute(_TAKE, parameters).scalar_one_or_none()
