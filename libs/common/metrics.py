@@ -31,12 +31,18 @@ RPC_ACTIVE = Gauge("darkroom_rpc_active", "RPCs being answered.", ["method"])
 
 DROPPED_READERS = Counter("darkroom_dropped_readers_total", "Streams ended because nobody read them.", ["method"])
 SHARES_HELD = Gauge(
-    "darkroom_shares_held", "Calls, streams and requests that are open and counted against shares.", ["kind"]
+    "darkroom_shares_held", "Calls, streams, requests and their bytes, counted against shares.", ["kind"]
 )
 SHARES_REFUSED = Counter(
     "darkroom_shares_refused_total",
     "Calls, streams and requests refused because a share was used up. `share`: total, address, key or owner.",
     ["kind", "share"],
+)
+RPC_CONNECTIONS_CLOSED = Counter(
+    "darkroom_connections_closed_total",
+    "Connections to the ports of gRPC, health and metrics that were closed. `reason`: the share that was used up "
+    "(total, address, key, owner), or keyless: too many bytes without an authenticated call.",
+    ["reason"],
 )
 WATCHERS = Gauge("darkroom_gateway_watchers", "Streams that wait for changes.")
 AUTHENTICATIONS = Counter("darkroom_gateway_authentications_total", "API keys looked at.", ["outcome"])

@@ -215,6 +215,18 @@ class Settings(BaseSettings):
         default=5_000, description="Unary RPCs of one service at once; half of them of one owner."
     )
     grpc_message_seconds: PositiveFloat = Field(default=30.0, description="What a client gets for an RPC's message.")
+    grpc_connections: PositiveInt = Field(
+        default=2_000,
+        description="Connections to a gRPC port at once; half of them of one owner, a quarter of one key.",
+    )
+    grpc_connections_per_address: NonNegativeInt = Field(
+        default=1_000, description="And of one address. 0: no bound, for use behind a proxy."
+    )
+    request_bytes: PositiveInt = Field(
+        default=256 * 1024**2,
+        description="Bytes of requests that a service holds at once, of gRPC and of HTTP each; half of them of one "
+        "owner, a quarter of one key.",
+    )
     grpc_reflection: bool = Field(default=True, description="Whether the ports serve server reflection.")
     streams: PositiveInt = Field(default=3_000, description="Open gRPC streams of one service at once.")
     streams_per_key: PositiveInt = Field(default=1_000, description="Of one key.")

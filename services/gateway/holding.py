@@ -1,21 +1,52 @@
-"""What an HTTP request holds while it is answered: a share of its API key's and owner's requests."""
+"""What an HTTP request holds while it is answered: a share of its API key's and owner's requests, and of bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from aiohttp import web
 
 from libs.common.errors import GenerationError
 from libs.common.rpc.open_streams import OpenStreams
-from libs.common.rpc.shares import Holder, Limits, Shares
+from libs.common.rpc.shares import NOBODY, Holder, Limits, Shares, network_of
+from libs.common.rpc.sharing import bytes_limits
 from libs.common.settings import Settings
 from services.gateway.access import Caller
 from services.gateway.gate import Gate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_KEYLESS_BYTES = 64 * 1024**2
+_KEYLESS_BYTES_PER_ADDRESS = 8 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class HttpShares:
+    """The shares of the HTTP port.
+
+    Attributes:
+        requests: requests of keys and owners.
+        body_bytes: bytes of the bodies of their requests.
+        keyless_body_bytes: bytes of the bodies of requests without a key: webhooks and the form to sign in.
+    """
+
+    requests: Shares
+    body_bytes: Shares
+    keyless_body_bytes: Shares
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The shares that the settings name."""
+        requests = Limits(key=settings.http_requests_per_key, owner=settings.http_requests_per_owner)
+        address = _KEYLESS_BYTES_PER_ADDRESS if settings.http_connections_per_address else 0
+        keyless = Limits(_KEYLESS_BYTES, address=address)
+        return cls(
+            Shares("http_requests", "requests in progress", requests),
+            Shares("http_body_bytes", "bytes of requests", bytes_limits(settings)),
+            Shares("http_keyless_body_bytes", "bytes of requests without an API key", keyless),
+        )
 
 
 class Holding:
@@ -23,22 +54,44 @@ class Holding:
 
     Args:
         request: whose.
-        shares: of keys and owners.
+        shares: of the port.
         open_streams: knows the streams of a key.
     """
 
-    def __init__(self, request: web.Request, shares: Shares, open_streams: OpenStreams) -> None:
+    def __init__(self, request: web.Request, shares: HttpShares, open_streams: OpenStreams) -> None:
         self._request = request
         self._shares = shares
         self._open_streams = open_streams
         self._held = ExitStack()
-        self._is_held = False
+        self._holder = NOBODY
+        self._bytes_of: tuple[Shares, Holder] | None = None
+        self._size_bytes = 0
 
     def take(self, caller: Caller) -> None:
         """Hold a share of the caller's, once. Raises GenerationError RATE_LIMITED beyond their limits."""
-        if not self._is_held:
-            self._held.enter_context(self._shares.held(Holder(key=caller.key_id, owner=caller.owner)))
-            self._is_held = True
+        if self._holder is NOBODY:
+            holder = Holder(key=caller.key_id, owner=caller.owner)
+            self._held.enter_context(self._shares.requests.held(holder))
+            self._holder = holder
+
+    def take_bytes(self, size_bytes: int) -> None:
+        """Hold bytes of the body: the caller's, or their address's. Raises as `take`."""
+        if self._bytes_of is None:
+            self._bytes_of = self._bytes_holder()
+            self._held.callback(self._give_back_bytes)
+        shares, holder = self._bytes_of
+        shares.take(holder, size_bytes)
+        self._size_bytes += size_bytes
+
+    def _bytes_holder(self) -> tuple[Shares, Holder]:
+        if self._holder is NOBODY:
+            return self._shares.keyless_body_bytes, Holder(network_of(self._request.remote or ""))
+        return self._shares.body_bytes, self._holder
+
+    def _give_back_bytes(self) -> None:
+        if self._bytes_of is not None:
+            shares, holder = self._bytes_of
+            shares.give_back(holder, self._size_bytes)
 
     def end_with_key(self, caller: Caller) -> None:
         """Close the connection if the caller's key ends before the request does."""
@@ -60,8 +113,7 @@ _HOLDING = web.RequestKey("holding", Holding)
 
 def holding(settings: Settings, open_streams: OpenStreams, gate: Gate) -> Any:
     """Return the middleware that counts each request against shares and marks its connection as busy."""
-    limits = Limits(key=settings.http_requests_per_key, owner=settings.http_requests_per_owner)
-    shares = Shares("http_requests", "requests in progress", limits)
+    shares = HttpShares.from_settings(settings)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -78,6 +130,14 @@ def holding(settings: Settings, open_streams: OpenStreams, gate: Gate) -> Any:
 def hold(request: web.Request, caller: Caller) -> None:
     """Count a request as the caller's from now on. Raises GenerationError RATE_LIMITED beyond their limits."""
     request[_HOLDING].take(caller)
+
+
+def hold_bytes(request: web.Request, size_bytes: int) -> None:
+    """Count bytes of a body as held until the request ends.
+
+    Raises GenerationError RATE_LIMITED beyond the limits of the caller, or of the address of one without a key.
+    """
+    request[_HOLDING].take_bytes(size_bytes)
 
 
 def end_with_key(request: web.Request, caller: Caller) -> None:

@@ -8,20 +8,34 @@ from aiohttp import web
 from aiohttp.helpers import parse_mimetype
 from multidict import MultiDictProxy
 
+from services.gateway.holding import hold_bytes
+
 _MULTIPART = "multipart/form-data"
 _BOUNDARY_LIMIT = 70
 # A blank line may come first; browsers and libraries write nothing.
 _BLANK = b"\r\n"
 
 
-async def posted(request: web.Request) -> MultiDictProxy[str | bytearray | bytes | web.FileField]:
+async def posted(
+    request: web.Request, *, limit_bytes: int | None = None
+) -> MultiDictProxy[str | bytearray | bytes | web.FileField]:
     """Read the form that a request brings.
 
     A multipart form must begin with its boundary: aiohttp looks for the first one line by line, and a body of millions
     of lines would keep the event loop. What RFC 2046, 5.1.1, calls a preamble is refused.
 
-    Raises ValueError, LookupError and RuntimeError for what is no form, and what aiohttp raises while it reads a body.
+    Args:
+        request: whose body has not been read.
+        limit_bytes: the most that the form may have. None: what a body may have.
+
+    Raises ValueError, LookupError and RuntimeError for what is no form, what aiohttp raises while it reads a body, and
+    as `hold_bytes`.
     """
+    if limit_bytes is not None:
+        request = request.clone(client_max_size=limit_bytes)
+    size_bytes = request.content_length
+    most = request.client_max_size
+    hold_bytes(request, min(size_bytes, most) if size_bytes is not None else most)
     if request.content_type == _MULTIPART:
         await _check_beginning(request)
     return await request.post()

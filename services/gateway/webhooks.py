@@ -24,6 +24,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.context import begin_request
 from libs.common.rpc.errors import from_rpc_error
 from services.gateway.failures import BROKEN_BODY
+from services.gateway.holding import hold_bytes
 from services.gateway.webhook_keys import WebhookKeys
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ _STATUS_OF_CODE = {
     ErrorCode.PROVIDER_ERROR: 400,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.UNIMPLEMENTED: 404,
+    ErrorCode.RATE_LIMITED: 429,
 }
 
 
@@ -140,5 +142,7 @@ async def _body_of(request: web.Request) -> bytes:
     """The body, or one byte more than the limit of one that is larger."""
     body = b""
     while len(body) <= BODY_LIMIT_BYTES and not request.content.at_eof():
-        body += await request.content.read(BODY_LIMIT_BYTES + 1 - len(body))
+        chunk = await request.content.read(BODY_LIMIT_BYTES + 1 - len(body))
+        hold_bytes(request, len(chunk))
+        body += chunk
     return body

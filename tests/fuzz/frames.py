@@ -42,6 +42,18 @@ def written(headers: list[tuple[bytes, bytes]], content: bytes) -> bytes:
     return _PREFACE + b"".join(frames)
 
 
+def unfinished(size_bytes: int) -> bytes:
+    """A call without a key whose headers do not end: CONTINUATION frames of 11 kB, up to so many bytes."""
+    headers = [
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
+        (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+    ]  # fmt: skip
+    begun = b"".join(_literal(name, value) for name, value in headers)
+    more = _frame(_CONTINUATION, 0, 1, b"".join(_literal(b"x-%03d" % index, bytes(b"v" * 100)) for index in range(100)))
+    frames = (_frame(_SETTINGS, 0, 0, b""), _frame(_HEADERS, 0, 1, begun))
+    return _PREFACE + b"".join(frames) + more * (size_bytes // len(more))
+
+
 async def send(port: int, content: bytes) -> str:
     """Send it, and read what comes for a moment; the fault where nobody listens."""
     try:

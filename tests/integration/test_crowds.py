@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import quantiles
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+import psutil
 import pytest
 from darkroom.gateway.v1 import admin_pb2, gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
@@ -19,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sandbox.processes import free_port
 from tests.conftest import StartStack
+from tests.fuzz import frames
 from tests.support.console import SESSION, visitor
 from tests.support.relays import relay
 from tests.support.running import Running
@@ -143,6 +145,34 @@ async def _idle_connections(port: int) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def _written(port: int, count: int, content: bytes) -> AsyncIterator[int]:
+    """Connections of one address that send this and stay: how many the service has not closed a second later."""
+    opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def connect() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        opened.append((reader, writer))
+        writer.write(content)
+        await writer.drain()
+
+    async def is_open(reader: asyncio.StreamReader) -> bool:
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(1.0):
+                while await reader.read(65_536):
+                    pass
+                return False
+        return not reader.at_eof() and reader.exception() is None
+
+    for _ in range(0, count, 100):
+        await asyncio.gather(*(connect() for _ in range(min(100, count))), return_exceptions=True)
+    try:
+        yield sum(await asyncio.gather(*(is_open(reader) for reader, _ in opened)))
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+@asynccontextmanager
 async def _requests(url: str, active: Active, count: int, method: str, path: str, **options: Any) -> AsyncIterator[int]:
     """HTTP requests of one address that go on: how many were not refused within a few seconds."""
 
@@ -230,6 +260,18 @@ def _grpc_crowds(running: Running, health_port: int, held: Held, active: Active)
     }
 
 
+def _connection_crowds(running: Running, health_port: int) -> dict[str, Crowd]:
+    ports, begun, endless = running.stack.plan.ports, frames.unfinished(0), frames.unfinished(16 * 1024**2)
+    grpc_port, metrics_port = running.gateway_port(), ports.metrics["gateway"]
+    return {
+        "idle gRPC connections": lambda: _written(grpc_port, CONNECTIONS, begun),
+        "idle connections to the health port": lambda: _written(health_port, CONNECTIONS, begun),
+        "idle connections to the metrics port": lambda: _written(metrics_port, CONNECTIONS, b"GET /metrics HTTP/1.1"),
+        "headers without an end": lambda: _written(grpc_port, 30, endless),
+        "headers without an end at the health port": lambda: _written(health_port, 30, endless),
+    }
+
+
 def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crowd]:
     url, of_key = running.gateway_url(), dict(held.metadata)
     events = f"/api/external/generation/{held.generation_id}/events"
@@ -252,6 +294,7 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
     settings = {"DARKROOM_HEALTH_PORT": str(health_port), "DARKROOM_CONSOLE_LIVE_SECONDS": "30"}
     running = await start_stack(services=("gateway",), settings=settings)
     locked_out: dict[str, Any] = {}
+    process = psutil.Process(running.stack.children["gateway"].pid)
 
     async def active() -> float:
         return await running.metric("gateway", "darkroom_rpc_active")
@@ -270,11 +313,16 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
         )
         _show("nobody", 0, await others.figures())
         wanted = await _held(running, held)
-        crowds = _grpc_crowds(running, health_port, wanted, active) | _http_crowds(running, wanted, active)
+        crowds = (
+            _grpc_crowds(running, health_port, wanted, active)
+            | _connection_crowds(running, health_port)
+            | _http_crowds(running, wanted, active)
+        )
         for name, crowd in crowds.items():
             async with crowd() as let_in:
                 figures = await others.figures()
             _show(name, let_in, figures)
+            print(f"  resident memory of the gateway: {process.memory_info().rss // 1024**2} MiB")
             if others.failures:
                 locked_out[name] = dict(others.failures)
     assert not locked_out, locked_out

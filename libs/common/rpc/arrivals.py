@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc.shares import current_holder
 
 _SWEEP_SECONDS = 1.0
+# How large a message is, its sender alone knows before it is there: up to gRPC's limit for each of these.
+_OF_KEY_AT_ONCE = 64
 
 
 class Arrivals:
@@ -28,6 +33,7 @@ class Arrivals:
         self._since: dict[asyncio.Task[Any], float] = {}
         self._keyless: dict[asyncio.Task[Any], None] = {}
         self._ended: dict[asyncio.Task[Any], GenerationError] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._timer: asyncio.TimerHandle | None = None
 
     async def message(self, context: grpc.aio.ServicerContext[Any, Any], *, is_keyless: bool) -> bytes:
@@ -44,7 +50,8 @@ class Arrivals:
         if is_keyless:
             self._make_room(task)
         try:
-            message = await context.read()
+            async with self._turn_of(current_holder().key):
+                message = await context.read()
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise
@@ -57,6 +64,15 @@ class Arrivals:
         if message is grpc.aio.EOF:
             raise GenerationError(ErrorCode.INVALID_REQUEST, "The call has no message.")
         return bytes(message)
+
+    def _turn_of(self, key: str) -> AbstractAsyncContextManager[None]:
+        """So that the calls of a key wait for each other before they fill the memory with messages."""
+        if not key:
+            return nullcontext()
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = asyncio.Semaphore(_OF_KEY_AT_ONCE)
+        return turn
 
     def _make_room(self, task: asyncio.Task[Any]) -> None:
         self._keyless[task] = None

@@ -19,11 +19,14 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc import errors, message_bounds
 from libs.common.rpc.arrivals import Arrivals, Unread
 from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, metadata_of_context
+from libs.common.rpc.shares import Shares, current_holder
 
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+# The number of calls bounds what smaller messages take.
+_SMALL_BYTES = 64 * 1024
 _KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
@@ -245,7 +248,14 @@ class MapErrors(Around):
 
 
 class Parse(grpc.aio.ServerInterceptor):
-    """Reads requests: bytes that are no message are the caller's fault, and are answered as such."""
+    """Reads requests: bytes that are no message are the caller's fault, and are answered as such.
+
+    Args:
+        message_bytes: of large messages, each caller holds its bytes until the call ends.
+    """
+
+    def __init__(self, message_bytes: Shares) -> None:
+        self._message_bytes = message_bytes
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -260,7 +270,11 @@ class Parse(grpc.aio.ServerInterceptor):
             return behaviour(_each(requests, read), context)
 
         async def parsed(request: Unread, context: Context) -> Any:
-            return await behaviour(await _read(await request.message(), read), context)
+            given = await request.message()
+            if len(given) <= _SMALL_BYTES:
+                return await behaviour(await _read(given, read), context)
+            with self._message_bytes.held(current_holder(), len(given)):
+                return await behaviour(await _read(given, read), context)
 
         async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
             message = await _read(await request.message(), read)

@@ -19,7 +19,9 @@ from grpc.aio import _server as aio_server
 from libs.common.settings import Settings
 
 _METADATA_LIMIT_BYTES = 16 * 1024
-_UNBOUNDED_STREAMS = 2**31 - 1
+_BEGINNING_MS = 10_000
+_READ_BYTES = 64 * 1024
+_UNBOUNDED = 2**31 - 2
 
 
 def make_server(
@@ -43,7 +45,7 @@ def make_server(
 def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, int], ...]:
     """Return the channel options of a server. `is_bounded`: whether the streams of a connection have a limit."""
     limit = settings.grpc_message_limit_bytes
-    streams = settings.grpc_concurrent_streams if is_bounded else _UNBOUNDED_STREAMS
+    streams = settings.grpc_concurrent_streams if is_bounded else _UNBOUNDED
     return (
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_concurrent_streams", streams),
@@ -54,6 +56,13 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),
+        # A client has this long to begin, and to take on what the server's SETTINGS say.
+        ("grpc.server_handshake_timeout_ms", _BEGINNING_MS),
+        ("grpc.http2.settings_timeout", _BEGINNING_MS),
+        # The watch closes those beyond the settings' limit; this stops a crowd that comes between two of its looks.
+        ("grpc.max_allowed_incoming_connections", 2 * settings.grpc_connections if is_bounded else _UNBOUNDED),
+        # Connections take turns after so much, so that one that sends much delays the others less.
+        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
         ("grpc.max_connection_idle_ms", 600_000),
         # Connections are renewed, so that replicas that come later get their share.
         ("grpc.max_connection_age_ms", 3_600_000),

@@ -29,6 +29,7 @@ from libs.common.loop_lag import LoopLag
 from libs.common.loops import Loop, Turn
 from libs.common.rpc.certificates import CertificateWatch
 from libs.common.rpc.channel import open_channel
+from libs.common.rpc.connection_watch import Callers, ConnectionWatch
 from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.errors import answer_of
 from libs.common.rpc.health import HealthServicer, Readiness, set_serving
@@ -38,6 +39,7 @@ from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.reflection import enable_reflection
 from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
 from libs.common.rpc.server import make_server, server_options
+from libs.common.rpc.shares import Limits
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.standard import for_health, standard
 from libs.common.settings import ServiceName, Settings, listed, load
@@ -48,6 +50,7 @@ _REPLICA_SECONDS = 5.0
 _HEALTH_RPCS = 200
 # Beyond what shares let in, so that gRPC itself refuses nobody before they do, and probes nobody at all.
 _PROBES = 1_000
+_PROBE_CONNECTIONS = 100
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -81,6 +84,7 @@ class Frame:
         )
         self._health = HealthServicer()
         self.open_streams = OpenStreams()
+        self._callers = Callers()
         self._service_names: list[str] = []
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._loops: list[Loop] = []
@@ -190,6 +194,9 @@ class Frame:
             timeout_seconds=3,
             stuck_seconds=self.settings.stuck_seconds,
         )
+        connections = self._connection_watch()
+        connections.start()
+        self.on_close(lambda: asyncio.to_thread(connections.stop))
         self.lag.start()
         self.on_close(self.lag.stop)
         servers = self._servers()
@@ -250,13 +257,26 @@ class Frame:
         guard = self._guard or PeersOnly(self.settings)
         settings = self.settings
         most = settings.grpc_concurrent_rpcs + settings.streams + settings.keyless_streams + _PROBES
-        server = self._server(guard, Sharing.of_callers(settings, self.open_streams), maximum_rpcs=most)
+        server = self._server(guard, Sharing.of_callers(settings, self.open_streams, self._callers), maximum_rpcs=most)
         self._open_port(server)
         if self._private_address is None:
             return [server]
         own = self._server(guard, Sharing.of_own(self.open_streams), maximum_rpcs=None)
         own.add_insecure_port(self._private_address)
         return [server, own]
+
+    def _connection_watch(self) -> ConnectionWatch:
+        """What bounds the connections of the ports at which libraries listen."""
+        settings = self.settings
+        total = settings.grpc_connections
+        probed = Limits(_PROBE_CONNECTIONS, address=_PROBE_CONNECTIONS // 2)
+        limits = {settings.metrics_port(self.name): probed}
+        if settings.health_port is not None:
+            limits[settings.health_port] = probed
+        limits[settings.grpc_port(self.name)] = Limits(
+            total, settings.grpc_connections_per_address, key=total // 4, owner=total // 2
+        )
+        return ConnectionWatch(limits, self._callers)
 
     def _server(self, guard: Before, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
         """A server of all RPCs, without a port."""

@@ -69,36 +69,36 @@ class Shares:
             for share in Limits._fields:
                 metrics.SHARES_REFUSED.labels(kind, share)
 
-    def take(self, holder: Holder) -> None:
-        """Take one; it must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
+    def take(self, holder: Holder, amount: int = 1) -> None:
+        """Take some; they must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
         limits, held = self._limits, self._held
-        if limits.total and self.total >= limits.total:
+        if limits.total and self.total + amount > limits.total:
             raise self._refusal("total", limits.total, "")
         for share, name, limit in _of(holder, limits):
-            if held.get((share, name), 0) >= limit:
+            if held.get((share, name), 0) + amount > limit:
                 raise self._refusal(share, limit, f" of one {_WORDS[share]}")
         for share, name, _ in _of(holder, limits):
-            held[share, name] = held.get((share, name), 0) + 1
-        self.total += 1
+            held[share, name] = held.get((share, name), 0) + amount
+        self.total += amount
 
-    def give_back(self, holder: Holder) -> None:
-        """Give back one that was taken."""
-        self.total -= 1
+    def give_back(self, holder: Holder, amount: int = 1) -> None:
+        """Give back what was taken."""
+        self.total -= amount
         for share, name, _ in _of(holder, self._limits):
-            left = self._held[share, name] - 1
+            left = self._held[share, name] - amount
             if left:
                 self._held[share, name] = left
             else:
                 del self._held[share, name]
 
     @contextmanager
-    def held(self, holder: Holder) -> Iterator[None]:
-        """Hold one until the block ends. Raises GenerationError RATE_LIMITED beyond a limit."""
-        self.take(holder)
+    def held(self, holder: Holder, amount: int = 1) -> Iterator[None]:
+        """Hold some until the block ends. Raises GenerationError RATE_LIMITED beyond a limit."""
+        self.take(holder, amount)
         try:
             yield
         finally:
-            self.give_back(holder)
+            self.give_back(holder, amount)
 
     def _refusal(self, share: str, limit: int, whose: str) -> GenerationError:
         metrics.SHARES_REFUSED.labels(self._kind, share).inc()
@@ -106,7 +106,7 @@ class Shares:
             self._log_holders()
         return GenerationError(
             ErrorCode.RATE_LIMITED,
-            f"Too many {self._what}{whose} at once: at most {limit}. End some, or try again later.",
+            f"Too many {self._what}{whose} at once: at most {limit:,}. End some, or try again later.",
             {"share": share, "limit": limit},
             retry_after_seconds=_RETRY_SECONDS,
         )

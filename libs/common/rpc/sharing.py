@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc.connection_watch import Callers
 from libs.common.rpc.credentials import is_keyless
 from libs.common.rpc.interceptors import Context, Wrapper, answers_of_stream
 from libs.common.rpc.open_streams import OpenStream, OpenStreams
@@ -28,17 +29,21 @@ class Sharing:
         streams: streams that need one, in either direction.
         keyless: streams that need none.
         keyless_seconds: how long one of these lasts.
+        message_bytes: bytes of the messages of calls that need a key, until these end.
         open_streams: knows the streams of a key.
+        callers: knows the peers whose calls are authenticated.
     """
 
     calls: Shares
     streams: Shares
     keyless: Shares
     keyless_seconds: float
+    message_bytes: Shares
     open_streams: OpenStreams
+    callers: Callers
 
     @classmethod
-    def of_callers(cls, settings: Settings, open_streams: OpenStreams) -> Self:
+    def of_callers(cls, settings: Settings, open_streams: OpenStreams, callers: Callers) -> Self:
         """Those of a port that others than this process reach."""
         calls = Limits(settings.grpc_concurrent_rpcs, owner=max(1, settings.grpc_concurrent_rpcs // 2))
         streams = Limits(
@@ -50,19 +55,27 @@ class Sharing:
             Shares("streams", "open streams", streams),
             Shares("keyless_streams", "open streams without an API key", keyless),
             settings.keyless_stream_seconds,
+            Shares("message_bytes", "bytes of requests", bytes_limits(settings)),
             open_streams,
+            callers,
         )
 
     @classmethod
     def of_own(cls, open_streams: OpenStreams) -> Self:
         """Without limits: for the address at which a process calls itself, for requests that have shares already."""
-        return cls(Shares(), Shares(), Shares(), _NEVER_SECONDS, open_streams)
+        return cls(Shares(), Shares(), Shares(), _NEVER_SECONDS, Shares(), open_streams, Callers())
 
     @classmethod
     def of_health(cls, settings: Settings) -> Self:
         """Those of a port for health alone."""
         keyless = Shares("health_port_streams", "open streams", _HEALTH_LIMITS)
-        return cls(Shares(), Shares(), keyless, settings.keyless_stream_seconds, OpenStreams())
+        return cls(Shares(), Shares(), keyless, settings.keyless_stream_seconds, Shares(), OpenStreams(), Callers())
+
+
+def bytes_limits(settings: Settings) -> Limits:
+    """How many bytes of requests a service holds at once: half of them of one owner, a quarter of one key."""
+    total = settings.request_bytes
+    return Limits(total, key=total // 4, owner=total // 2)
 
 
 class ShareOut(Wrapper):
@@ -85,11 +98,8 @@ class ShareOut(Wrapper):
                 with self._stream(context) as stream:
                     return await behaviour(stream.reading(request), context)
             holder = current_holder()
-            calls.take(holder)
-            try:
+            with calls.held(holder), self._sharing.callers.calling(context.peer(), holder):
                 return await behaviour(request, context)
-            finally:
-                calls.give_back(holder)
 
         return wrapped
 
@@ -107,8 +117,14 @@ class ShareOut(Wrapper):
     @contextmanager
     def _stream(self, context: Context) -> Iterator[OpenStream]:
         sharing = self._sharing
-        holder = current_holder()._replace(address=network_of_peer(context.peer()))
-        with sharing.streams.held(holder), OpenStream() as stream, sharing.open_streams.noted(holder.key, stream.end):
+        peer = context.peer()
+        holder = current_holder()._replace(address=network_of_peer(peer))
+        with (
+            sharing.streams.held(holder),
+            sharing.callers.calling(peer, holder),
+            OpenStream() as stream,
+            sharing.open_streams.noted(holder.key, stream.end),
+        ):
             yield stream
 
     @contextmanager

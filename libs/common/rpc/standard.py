@@ -42,7 +42,7 @@ def standard(
         MapErrors(),
         guard,
         ShareOut(sharing),
-        Parse(),
+        Parse(sharing.message_bytes),
         # Within Parse, for it looks into requests.
         Deadline(rpc_timeout_seconds),
     ]
@@ -56,7 +56,7 @@ def for_health(*, write_timeout_seconds: float, sharing: Sharing) -> list[grpc.a
         BoundWrites(write_timeout_seconds),
         MapErrors(),
         ShareOut(sharing),
-        Parse(),
+        Parse(sharing.message_bytes),
     ]
     arrivals = Arrivals(seconds=_MESSAGE_SECONDS, keyless=_HEALTH_WAITING)
     return [Together(interceptors, arrivals=arrivals, is_keyless=is_keyless)]

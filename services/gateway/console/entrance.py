@@ -6,9 +6,12 @@ from aiohttp import web
 
 from libs.common.errors import MAPPINGS, GenerationError
 from services.gateway.console.guard import HOME, SIGN_IN, new_visitor, own_path
+from services.gateway.console.sessions import Session
 from services.gateway.console.shell import Shell, redirect
 from services.gateway.console.viewer import LANGUAGE_COOKIE, LANGUAGES, THEME_COOKIE, THEMES
-from services.gateway.console.visit import Page
+from services.gateway.console.visit import Form, Page
+
+_FORM_BYTES = 64 * 1024
 
 
 class Entrance:
@@ -44,9 +47,14 @@ class Entrance:
         self._guard.remember(response, visitor)
         return response
 
+    async def _form(self, request: web.Request, session: Session | None) -> Form:
+        """The form of a page that everybody is shown."""
+        cookie = session.token if session else self._guard.visitor(request)
+        return await self._guard.form(request, cookie, limit_bytes=_FORM_BYTES)
+
     async def _sign_in(self, request: web.Request) -> web.StreamResponse:
         earlier = await self._guard.session(request)
-        form = await self._guard.form(request, earlier.token if earlier else self._guard.visitor(request))
+        form = await self._form(request, earlier)
         key, wanted = form.get("key", ""), form.get("next", "")
         try:
             session = await self._sessions.sign_in(str(key).strip(), request.remote or "")
@@ -72,7 +80,7 @@ class Entrance:
 
     async def _prefer(self, request: web.Request) -> web.StreamResponse:
         session = await self._guard.session(request)
-        form = await self._guard.form(request, session.token if session else self._guard.visitor(request))
+        form = await self._form(request, session)
         response = redirect(own_path(str(form.get("next", ""))))
         for name, cookie, known in (
             ("language", LANGUAGE_COOKIE, LANGUAGES),

@@ -82,13 +82,16 @@ class Guard:
         """What tells a browser apart that is not signed in; empty for a new one."""
         return request.cookies.get(self._visitor_cookie, "")[:100]
 
-    async def form(self, request: web.Request, cookie: str) -> Form:
-        """The form that was sent. Refused for one that is not from a page of ours, shown to whoever has this cookie."""
+    async def form(self, request: web.Request, cookie: str, *, limit_bytes: int | None = None) -> Form:
+        """The form that was sent. Refused for one that is not from a page of ours, shown to whoever has this cookie.
+
+        `limit_bytes`: the most that it may have; None: what any body may.
+        """
         if not self._is_same_site(request):
             raise Refused
         async with asyncio.timeout(self._body_seconds):
             try:
-                form = await posted(request)
+                form = await posted(request, limit_bytes=limit_bytes)
             except BROKEN_FORM as error:
                 raise InvalidRequest([FieldViolation("body", "form", "cannot be read as a form")]) from error
         given = form.get(FORM_FIELD, "")

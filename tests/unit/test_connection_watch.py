@@ -1,0 +1,214 @@
+"""Connections to a port of gRPC: too many are closed, the longest idle first, and those that send too much."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from darkroom.monitor.v1 import monitor_pb2
+from darkroom.monitor.v1.monitor_pb2_grpc import (
+    MonitorServiceServicer,
+    MonitorServiceStub,
+    add_MonitorServiceServicer_to_server,
+)
+
+from libs.common.rpc.connection_watch import KEYLESS_BYTES, Callers, ConnectionWatch
+from libs.common.rpc.interceptors import Before, Call
+from libs.common.rpc.open_streams import OpenStreams
+from libs.common.rpc.server import make_server, server_options
+from libs.common.rpc.shares import Limits, hold_as
+from libs.common.rpc.sharing import Sharing
+from libs.common.rpc.standard import standard
+from libs.common.settings import Settings
+from tests.fuzz import frames
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_INFO of Linux")
+_ALONE = (("grpc.use_local_subchannel_pool", 1),)
+_REQUEST = monitor_pb2.LogErrorRequest()
+
+
+class _ByKey(Before):
+    async def before(self, call: Call) -> None:
+        """Takes the key that comes with a call for true."""
+        metadata: Any = call.context.invocation_metadata()
+        key = dict(metadata).get("x-api-key", "")
+        if not key:
+            await call.context.abort(grpc.StatusCode.UNAUTHENTICATED)
+        hold_as(key=key, owner=key[:1])
+
+
+async def _lasting(request: Any, context: Any) -> monitor_pb2.LogErrorResponse:
+    """Last as long as the metadata says."""
+    del request
+    await asyncio.sleep(float(dict(context.invocation_metadata()).get("x-seconds", "0")))
+    return monitor_pb2.LogErrorResponse()
+
+
+class _Watched:
+    """A server, and the watch of its port, which looks when it is told to."""
+
+    def __init__(self, port: int, limits: Limits, callers: Callers) -> None:
+        self.port = port
+        self.watch = ConnectionWatch({port: limits}, callers)
+        self._open = AsyncExitStack()
+
+    async def connected(self) -> asyncio.StreamReader:
+        """A connection that sends the beginning of HTTP/2 alone; it ends when the server closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._open.callback(writer.close)
+        writer.write(frames.unfinished(0)[:33])
+        await reader.readexactly(9)
+        return reader
+
+    async def sending(self, content: bytes) -> asyncio.StreamReader:
+        """A connection that has sent this."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._open.callback(writer.close)
+        writer.write(content)
+        await writer.drain()
+        return reader
+
+    async def caller(self, key: str) -> Any:
+        """A client with a connection of its own, which has made a call."""
+        channel = await self._open.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", _ALONE))
+        call = _calling(channel, key)
+        await call()
+        return call
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._open.aclose()
+
+
+def _calling(channel: grpc.aio.Channel, key: str) -> Any:
+    async def call(seconds: float = 0.0, request: Any = _REQUEST) -> Any:
+        metadata = (("x-api-key", key), ("x-seconds", str(seconds)))
+        return await MonitorServiceStub(channel).LogError(request, metadata=metadata, timeout=10)
+
+    return call
+
+
+@asynccontextmanager
+async def _watched(limits: Limits) -> AsyncIterator[_Watched]:
+    callers, settings = Callers(), Settings(database_url="postgresql://nowhere")
+    interceptors = standard(
+        _ByKey(),
+        rpc_timeout_seconds=10,
+        write_timeout_seconds=10,
+        sharing=Sharing.of_callers(settings, OpenStreams(), callers),
+    )
+    options = server_options(settings, is_bounded=True)
+    server = make_server(interceptors=interceptors, maximum_concurrent_rpcs=None, options=options)
+    # A generated servicer of which one method is written.
+    service: Any = MonitorServiceServicer
+    servicer = service()
+    servicer.LogError = _lasting
+    add_MonitorServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    watched = _Watched(port, limits, callers)
+    try:
+        yield watched
+    finally:
+        await watched.close()
+        await server.stop(None)
+
+
+async def _ended(readers: list[asyncio.StreamReader]) -> list[bool]:
+    """Which of them the server has closed, a moment later."""
+
+    async def has_ended(reader: asyncio.StreamReader) -> bool:
+        try:
+            async with asyncio.timeout(0.5):
+                while await reader.read(65_536):
+                    pass
+        except TimeoutError:
+            return False
+        except ConnectionResetError:
+            pass
+        return True
+
+    return list(await asyncio.gather(*(has_ended(reader) for reader in readers)))
+
+
+async def test_the_longest_idle_make_room() -> None:
+    async with _watched(Limits(total=5, address=3)) as watched:
+        readers = []
+        for _ in range(5):
+            readers.append(await watched.connected())
+            await asyncio.sleep(0.02)
+        watched.watch.look()
+        assert await _ended(readers) == [True, True, False, False, False]
+        watched.watch.look()
+        assert await _ended(readers[2:]) == [False, False, False]
+
+
+async def test_a_connection_with_a_call_in_progress_outlives_idle_ones() -> None:
+    async with _watched(Limits(address=2)) as watched:
+        call = await watched.caller("one")
+        under_way = asyncio.create_task(call(1.5))
+        await asyncio.sleep(0.2)
+        readers = [await watched.connected() for _ in range(3)]
+        watched.watch.look()
+        assert (await _ended(readers)).count(True) == 2
+        await under_way
+
+
+async def test_keys_and_owners_have_shares_of_their_own() -> None:
+    async with _watched(Limits(key=1, owner=2)) as watched:
+        callers = [await watched.caller(key) for key in ("a1", "a1", "a2", "b1")]
+        watched.watch.look()
+        # Of the two connections of one key, the older ended: its client connects anew with the next call.
+        found = await asyncio.gather(*(call() for call in callers), return_exceptions=True)
+        assert [type(answer).__name__ for answer in found[1:]] == ["LogErrorResponse"] * 3
+
+
+async def test_whoever_sends_much_without_a_key_is_cut_off() -> None:
+    async with _watched(Limits()) as watched:
+        small = await watched.sending(frames.unfinished(KEYLESS_BYTES // 2))
+        large = await watched.sending(frames.unfinished(2 * KEYLESS_BYTES))
+        await asyncio.sleep(0.2)
+        watched.watch.look()
+        assert await _ended([small, large]) == [False, True]
+
+
+async def test_whoever_has_a_key_may_send_much() -> None:
+    async with _watched(Limits()) as watched:
+        call = await watched.caller("one")
+        watched.watch.look()
+        entry = monitor_pb2.ErrorEntry(message="x" * (4 * KEYLESS_BYTES))
+        under_way = asyncio.create_task(call(0.5, monitor_pb2.LogErrorRequest(errors=[entry])))
+        await asyncio.sleep(0.3)
+        watched.watch.look()
+        await under_way
+
+
+async def test_what_was_known_of_connections_is_forgotten_with_them() -> None:
+    async with _watched(Limits(total=5)) as watched:
+        await watched.caller("one")
+        watched.watch.look()
+        assert watched.watch.peers == 1
+        await watched.close()
+        await asyncio.sleep(0.2)
+        watched.watch.look()
+        assert watched.watch.peers == 0
+
+
+async def test_other_sockets_of_the_process_are_left_alone() -> None:
+    async with _watched(Limits(total=1)) as watched, await asyncio.start_server(_silent, "127.0.0.1", 0) as there:
+        address = there.sockets[0].getsockname()
+        opened = [await asyncio.open_connection(*address) for _ in range(3)]
+        watched.watch.look()
+        assert await _ended([reader for reader, _ in opened]) == [False, False, False]
+        for _, writer in opened:
+            writer.close()
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
