@@ -15,7 +15,7 @@ from libs.common.rpc.shares import current_holder
 
 _SWEEP_SECONDS = 1.0
 # How large a message is, its sender alone knows before it is there: up to gRPC's limit for each of these.
-_OF_KEY_AT_ONCE = 64
+_OF_KEY_AT_ONCE = 16
 
 
 class Arrivals:

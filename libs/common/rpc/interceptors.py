@@ -273,8 +273,12 @@ class Parse(grpc.aio.ServerInterceptor):
             given = await request.message()
             if len(given) <= _SMALL_BYTES:
                 return await behaviour(await _read(given, read), context)
-            with self._message_bytes.held(current_holder(), len(given)):
-                return await behaviour(await _read(given, read), context)
+            try:
+                with self._message_bytes.held(current_holder(), len(given)):
+                    return await behaviour(await _read(given, read), context)
+            finally:
+                # An error keeps the variables of what it went through until the next collection of garbage.
+                del given
 
         async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
             message = await _read(await request.message(), read)

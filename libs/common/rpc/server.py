@@ -61,6 +61,8 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
         ("grpc.http2.settings_timeout", _BEGINNING_MS),
         # The watch closes those beyond the settings' limit; this stops a crowd that comes between two of its looks.
         ("grpc.max_allowed_incoming_connections", 2 * settings.grpc_connections if is_bounded else _UNBOUNDED),
+        # Otherwise gRPC takes megabytes of each message that nobody has asked for yet.
+        ("grpc.http2.bdp_probe", 0),
         # Connections take turns after so much, so that one that sends much delays the others less.
         ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
         ("grpc.max_connection_idle_ms", 600_000),
