@@ -185,7 +185,8 @@ GATEWAY = Board(
                 Panel("Requests", "reqps", [Query(_rate("darkroom_http_seconds_count", "route, status"), "{{route}} {{status}}")]),
                 Panel("Time to answer over HTTP", "s", [Query(_quantile(0.99, "darkroom_http_seconds", "route"), "{{route}} p99")]),
                 Panel("Connections cut off", "ops", [Query(
-                    "sum by (reason) (rate(darkroom_http_connections_cut_off_total[$__rate_interval])) or vector(0)", "{{reason}}")]),
+                    "sum by (reason) (rate(darkroom_http_connections_cut_off_total[$__rate_interval])) or vector(0)", "{{reason}}"), Query(
+                    "sum by (service, reason) (rate(darkroom_connections_closed_total[$__rate_interval])) or vector(0)", "{{service}} {{reason}}")]),
             ],
         ),
         (
@@ -196,7 +197,8 @@ GATEWAY = Board(
                     "sum by (quota) (rate(darkroom_gateway_admissions_refused_total[$__rate_interval])) or vector(0)", "{{quota}}")]),
                 Panel("Answers without a new submit", "ops", [Query(
                     "sum by (reason) (rate(darkroom_gateway_repeats_total[$__rate_interval])) or vector(0)", "{{reason}}")]),
-                Panel("Held against shares", "short", [Query("sum by (kind) (darkroom_shares_held)", "{{kind}}")]),
+                Panel("Held against shares", "short", [Query('sum by (kind) (darkroom_shares_held{kind!~".*_bytes"})', "{{kind}}")]),
+                Panel("Bytes of requests held", "bytes", [Query('sum by (kind) (darkroom_shares_held{kind=~".*_bytes"})', "{{kind}}")]),
                 Panel("Refused: a share is used up", "ops", [Query(
                     "sum by (kind, share) (rate(darkroom_shares_refused_total[$__rate_interval]))", "{{kind}} {{share}}")]),
             ],

@@ -41,7 +41,8 @@ SHARES_REFUSED = Counter(
 RPC_CONNECTIONS_CLOSED = Counter(
     "darkroom_connections_closed_total",
     "Connections to the ports of gRPC, health and metrics that were closed. `reason`: the share that was used up "
-    "(total, address, key, owner), or keyless: too many bytes without an authenticated call.",
+    "(total, address, key, owner), keyless (too many bytes without an authenticated call) or unread (answers not "
+    "taken).",
     ["reason"],
 )
 WATCHERS = Gauge("darkroom_gateway_watchers", "Streams that wait for changes.")

@@ -1,4 +1,6 @@
-"""What stands before the HTTP server: connections are counted, and a client that dawdles over its headers is cut off.
+"""What stands before the HTTP server: connections are counted, and slow clients are cut off.
+
+Slow are those that take long to send their headers, and those that take nothing of an answer for long.
 
 aiohttp bounds the size of headers and the pause between two requests, but waits for the first for ever, which is all
 that a slow-loris attack needs. Source: https://en.wikipedia.org/wiki/Slowloris_(cyber_attack).
@@ -11,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from time import monotonic
 from typing import Protocol, cast
 
 from libs.common import metrics
+from libs.common.rpc import sockets
 from libs.common.rpc.shares import network_of
 
 _HEADER_END = b"\r\n\r\n"
@@ -59,6 +63,7 @@ class Gate:
         connections: how many at once.
         per_address: how many of them from one address. 0: no bound.
         header_timeout_seconds: what a client gets until its first request's headers are there.
+        write_timeout_seconds: what it gets to take the next part of an answer.
     """
 
     def __init__(
@@ -68,11 +73,13 @@ class Gate:
         connections: int,
         per_address: int,
         header_timeout_seconds: float,
+        write_timeout_seconds: float,
     ) -> None:
         self._inner = inner
         self._connections = connections
         self._per_address = per_address
         self.header_timeout_seconds = header_timeout_seconds
+        self.write_timeout_seconds = write_timeout_seconds
         self._open: dict[object, Guarded] = {}
         # Dicts in the place of sets, for they keep the order: who has been idle for longest comes first.
         self._idle: dict[Guarded, None] = {}
@@ -116,6 +123,7 @@ class Gate:
             yield
         finally:
             if inner in self._open:
+                guarded.answered_at = monotonic()
                 self._idle[guarded] = None
                 of_address = self._by_address[guarded.address]
                 of_address[guarded] = of_address.pop(guarded)
@@ -137,13 +145,18 @@ class Guarded(asyncio.Protocol):
         self.address = ""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self.answered_at = 0.0
         self._head: bytes | None = b""
         self._is_in = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost with it: no request is in progress, and no answer on its way."""
-        return self.inner.is_idle and self._transport is not None and not self._transport.get_write_buffer_size()
+        """Whether nothing is lost with it: no request is in progress, and no answer on its way that is taken."""
+        if self._transport is None or not self.inner.is_idle:
+            return False
+        is_late = monotonic() - self.answered_at > self._gate.write_timeout_seconds
+        return is_late or not self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or not."""
@@ -180,17 +193,21 @@ class Guarded(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._end_watch()
+        self._end_unread()
         self._gate.leave(self)
         if self._is_in:
             self._is_in = False
             self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass on."""
+        """Pass on: the client has much to take."""
+        if self._unread_timer is None:
+            self._expect_reading()
         self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on."""
+        """Pass on: it has taken it."""
+        self._end_unread()
         self.inner.resume_writing()
 
     def make_room(self) -> None:
@@ -198,6 +215,29 @@ class Guarded(asyncio.Protocol):
         # At once, for it ends a little later.
         self._gate.leave(self)
         self._cut_off("idle")
+
+    def _expect_reading(self) -> None:
+        """Cut the client off unless it takes something within the time for that."""
+        loop = asyncio.get_running_loop()
+        self._unread_timer = loop.call_later(self._gate.write_timeout_seconds, self._look_at_reading, self._unread())
+
+    def _look_at_reading(self, before: tuple[int, int]) -> None:
+        if self._unread() == before:
+            self._cut_off("unread")
+        else:
+            self._expect_reading()
+
+    def _unread(self) -> tuple[int, int]:
+        """What changes when the client takes something: in the buffers of this process, and of the kernel."""
+        assert self._transport is not None
+        connection = self._transport.get_extra_info("socket")
+        taken_bytes = sockets.taken_bytes(connection.fileno()) if connection is not None else 0
+        return self._transport.get_write_buffer_size(), taken_bytes
+
+    def _end_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _end_watch(self) -> None:
         self._head = None

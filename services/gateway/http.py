@@ -58,6 +58,7 @@ class Http:
             connections=settings.http_connections,
             per_address=settings.http_connections_per_address,
             header_timeout_seconds=settings.http_header_timeout_seconds,
+            write_timeout_seconds=settings.watch_write_timeout_seconds,
         )
         app = web.Application(
             middlewares=[

@@ -11,7 +11,7 @@ from tests.fuzz.world import World
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _PRIORITY, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
-_END_STREAM, _END_HEADERS = 0x1, 0x4
+_END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 _READ_SECONDS = 0.3
 _PATH = b"/darkroom.gateway.v1.GenerationService/CreateGeneration"
 
@@ -39,6 +39,20 @@ def written(headers: list[tuple[bytes, bytes]], content: bytes) -> bytes:
         _frame(_HEADERS, _END_HEADERS, 1, block),
         _frame(_DATA, _END_STREAM, 1, content),
     )
+    return _PREFACE + b"".join(frames)
+
+
+def unread(path: bytes, calls: int, *, message: bytes = b"", key: bytes = b"") -> bytes:
+    """Unary calls on one connection, none of whose answers is let through: no stream has a window for them."""
+    headers = [
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
+        (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
+    ]  # fmt: skip
+    block = b"".join(_literal(name, value) for name, value in headers)
+    content = struct.pack(">BI", 0, len(message)) + message
+    frames = [_frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0)), _frame(_SETTINGS, _ACK, 0, b"")]
+    for stream in range(1, 2 * calls, 2):
+        frames += [_frame(_HEADERS, _END_HEADERS, stream, block), _frame(_DATA, _END_STREAM, stream, content)]
     return _PREFACE + b"".join(frames)
 
 

@@ -260,13 +260,19 @@ def _grpc_crowds(running: Running, health_port: int, held: Held, active: Active)
     }
 
 
-def _connection_crowds(running: Running, health_port: int) -> dict[str, Crowd]:
+def _connection_crowds(running: Running, health_port: int, held: Held) -> dict[str, Crowd]:
     ports, begun, endless = running.stack.plan.ports, frames.unfinished(0), frames.unfinished(16 * 1024**2)
     grpc_port, metrics_port = running.gateway_port(), ports.metrics["gateway"]
     return {
         "idle gRPC connections": lambda: _written(grpc_port, CONNECTIONS, begun),
         "idle connections to the health port": lambda: _written(health_port, CONNECTIONS, begun),
         "idle connections to the metrics port": lambda: _written(metrics_port, CONNECTIONS, b"GET /metrics HTTP/1.1"),
+        "health checks whose answers nobody reads": lambda: _written(
+            grpc_port, 20, frames.unread(b"/grpc.health.v1.Health/Check", 900)
+        ),
+        "lists whose answers nobody reads": lambda: _written(
+            grpc_port, 20, frames.unread(f"{SERVICE}/ListGenerations".encode(), 900, key=held.key.encode())
+        ),
         "headers without an end": lambda: _written(grpc_port, 30, endless),
         "headers without an end at the health port": lambda: _written(health_port, 30, endless),
     }
@@ -315,7 +321,7 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
         wanted = await _held(running, held)
         crowds = (
             _grpc_crowds(running, health_port, wanted, active)
-            | _connection_crowds(running, health_port)
+            | _connection_crowds(running, health_port, wanted)
             | _http_crowds(running, wanted, active)
         )
         for name, crowd in crowds.items():

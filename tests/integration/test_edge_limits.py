@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import ExitStack, closing
 from time import monotonic
 from typing import Any
@@ -60,6 +61,35 @@ async def test_who_dawdles_over_headers_or_body_is_cut_off(start_stack: StartSta
         async with asyncio.timeout(5):
             assert (await reader.readline()).startswith(b"HTTP/1.1 408")
     assert await running.metric("gateway", "darkroom_http_connections_cut_off_total", reason="slow") >= 2
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut_off(start_stack: StartStack) -> None:
+    quick = {"DARKROOM_WATCH_WRITE_TIMEOUT_SECONDS": "0.5"}
+    running = await start_stack(services=("gateway",), settings=quick)
+    reader, writer = await _connect_narrow(running)
+    slow_reader, slow_writer = await _connect_narrow(running)
+    with closing(writer), closing(slow_writer):
+        for each in (writer, slow_writer):
+            each.write(b"GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+        taken = 0
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            taken += len(await slow_reader.read(16_384))
+        assert await running.metric("gateway", "darkroom_http_connections_cut_off_total", reason="unread") == 1
+        assert taken > 50_000
+        with pytest.raises(ConnectionResetError):
+            await reader.read(-1)
+        assert await slow_reader.read(1)
+
+
+async def _connect_narrow(running: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection whose kernel takes little of what nobody reads."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    narrow.setblocking(False)
+    port = running.stack.plan.ports.gateway_http
+    await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", port))
+    return await asyncio.open_connection(sock=narrow, limit=1_024)
 
 
 async def test_headers_are_bounded(running: Running) -> None:

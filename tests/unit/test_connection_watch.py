@@ -17,7 +17,8 @@ from darkroom.monitor.v1.monitor_pb2_grpc import (
     add_MonitorServiceServicer_to_server,
 )
 
-from libs.common.rpc.connection_watch import KEYLESS_BYTES, Callers, ConnectionWatch
+from libs.common.rpc.callers import Callers
+from libs.common.rpc.connection_watch import KEYLESS_BYTES, ConnectionWatch
 from libs.common.rpc.interceptors import Before, Call
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.server import make_server, server_options
@@ -54,6 +55,7 @@ class _Watched:
 
     def __init__(self, port: int, limits: Limits, callers: Callers) -> None:
         self.port = port
+        self.callers = callers
         self.watch = ConnectionWatch({port: limits}, callers)
         self._open = AsyncExitStack()
 
@@ -191,12 +193,12 @@ async def test_whoever_has_a_key_may_send_much() -> None:
 async def test_what_was_known_of_connections_is_forgotten_with_them() -> None:
     async with _watched(Limits(total=5)) as watched:
         await watched.caller("one")
-        watched.watch.look()
-        assert watched.watch.peers == 1
+        assert len(watched.watch.look()) == 1
+        assert len(watched.callers.by_endpoint()) == 1
         await watched.close()
         await asyncio.sleep(0.2)
-        watched.watch.look()
-        assert watched.watch.peers == 0
+        assert not watched.watch.look()
+        assert not watched.callers.by_endpoint()
 
 
 async def test_other_sockets_of_the_process_are_left_alone() -> None:

@@ -6,9 +6,9 @@ The request id goes through every RPC, log line and row of a generation.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -33,6 +33,12 @@ def metadata_of_context(context: Context) -> Mapping[str, str]:
         known = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         _metadata.set((context, known))
     return known
+
+
+def when_done(context: Context, call: Callable[[], object]) -> None:
+    """Have `call` called once the answer of a call is sent, or the call has ended without one."""
+    # The stubs have another argument.
+    cast("Any", context).add_done_callback(lambda _: call())
 
 
 def begin_request(given: str | None) -> str:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, cast
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from libs.common import metrics, tracing
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc import errors, message_bounds
 from libs.common.rpc.arrivals import Arrivals, Unread
-from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, metadata_of_context
+from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, metadata_of_context, when_done
 from libs.common.rpc.shares import Shares, current_holder
+from libs.common.rpc.unsent import Unsent
 
 log = structlog.get_logger()
 
@@ -27,6 +29,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 # The number of calls bounds what smaller messages take.
 _SMALL_BYTES = 64 * 1024
+_NOTHING = nullcontext()
 _KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
@@ -127,13 +130,19 @@ class Before(Wrapper):
 
 
 class BoundWrites(Wrapper):
-    """Drops a caller that does not take an answer of a stream within `seconds`; outermost, for it does the writing."""
+    """Drops a caller that does not take an answer of a stream within `seconds`; outermost, for it does the writing.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: how long a caller may take for one answer.
+        unsent: counts the streams that are dropped.
+    """
+
+    def __init__(self, seconds: float, unsent: Unsent) -> None:
         self._seconds = seconds
+        self._unsent = unsent
 
     def unary(self, method: str, behaviour: Any) -> Any:
-        """As it is: the transport bounds one answer."""
+        """As it is: `Together` counts the answers that are not sent."""
         del method
         return behaviour
 
@@ -161,6 +170,7 @@ class BoundWrites(Wrapper):
                 # What the stream holds is free from here on. A status can follow once the transport has taken what it
                 # was given: when the reader comes back, or its connection ends.
                 await answers.aclose()
+                self._unsent.dropped(context)
             await write
         finally:
             write.cancel()
@@ -251,11 +261,15 @@ class Parse(grpc.aio.ServerInterceptor):
     """Reads requests: bytes that are no message are the caller's fault, and are answered as such.
 
     Args:
-        message_bytes: of large messages, each caller holds its bytes until the call ends.
+        message_bytes: of large requests, each caller holds the bytes until the handler ends.
+        answer_bytes: of large answers, each caller holds the bytes until they are sent.
+        may_refuse: whether a method changes nothing, so that its answer may be an error after all.
     """
 
-    def __init__(self, message_bytes: Shares) -> None:
+    def __init__(self, message_bytes: Shares, answer_bytes: Shares, may_refuse: Callable[[str], bool]) -> None:
         self._message_bytes = message_bytes
+        self._answer_bytes = answer_bytes
+        self._may_refuse = may_refuse
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -265,20 +279,21 @@ class Parse(grpc.aio.ServerInterceptor):
         if handler is None or handler.request_deserializer is None:
             return handler
         behaviour, read = _behaviour(handler), handler.request_deserializer
+        may_refuse = self._may_refuse(handler_call_details.method)
 
         def parsed_each(requests: Any, context: Context) -> Any:
             return behaviour(_each(requests, read), context)
 
         async def parsed(request: Unread, context: Context) -> Any:
             given = await request.message()
-            if len(given) <= _SMALL_BYTES:
-                return await behaviour(await _read(given, read), context)
             try:
-                with self._message_bytes.held(current_holder(), len(given)):
-                    return await behaviour(await _read(given, read), context)
+                with self._held(len(given)):
+                    answer = await behaviour(await _read(given, read), context)
             finally:
                 # An error keeps the variables of what it went through until the next collection of garbage.
                 del given
+            self._hold_answer(answer, context, may_refuse=may_refuse)
+            return answer
 
         async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
             message = await _read(await request.message(), read)
@@ -288,6 +303,17 @@ class Parse(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             return _handler(handler, parsed_each, None)
         return _handler(handler, parsed_stream if handler.response_streaming else parsed, None)
+
+    def _held(self, size_bytes: int) -> AbstractContextManager[None]:
+        return self._message_bytes.held(current_holder(), size_bytes) if size_bytes > _SMALL_BYTES else _NOTHING
+
+    def _hold_answer(self, answer: Message, context: Context, *, may_refuse: bool) -> None:
+        size_bytes = answer.ByteSize()
+        if size_bytes <= _SMALL_BYTES:
+            return
+        shares, holder = self._answer_bytes, current_holder()
+        (shares.take if may_refuse else shares.count)(holder, size_bytes)
+        when_done(context, partial(shares.give_back, holder, size_bytes))
 
 
 class Together(grpc.aio.ServerInterceptor):
@@ -299,6 +325,7 @@ class Together(grpc.aio.ServerInterceptor):
     Args:
         interceptors: outermost first.
         arrivals: waits for messages.
+        unsent: counts answers that are not sent.
         is_keyless: whether a method, `/package.Service/Method`, is open to callers without a key.
     """
 
@@ -307,10 +334,12 @@ class Together(grpc.aio.ServerInterceptor):
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         *,
         arrivals: Arrivals,
+        unsent: Unsent,
         is_keyless: Callable[[str], bool],
     ) -> None:
         self._interceptors = interceptors
         self._arrivals = arrivals
+        self._unsent = unsent
         self._is_keyless = is_keyless
         self._wrapped: dict[str, Any] = {}
 
@@ -331,16 +360,19 @@ class Together(grpc.aio.ServerInterceptor):
     def _unread(self, handler: Any, method: str) -> Any:
         """The same as a handler of a stream of messages, which gRPC calls before the first has come."""
         behaviour, arrivals, is_keyless = _behaviour(handler), self._arrivals, self._is_keyless(method)
+        unsent = self._unsent
 
         async def begun(_: Any, context: Context) -> Any:
             return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
-        return make(begun, None, handler.response_serializer)
+        async def answered(_: Any, context: Context) -> Any:
+            answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
+            unsent.answered(context, is_keyless=is_keyless)
+            return answer
+
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(begun, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answered, None, handler.response_serializer)
 
 
 async def answers_of_stream(made: Any) -> AsyncIterator[Any]:

@@ -27,9 +27,10 @@ from libs.common.errors import GenerationError
 from libs.common.isolation.kernel import hide_memory
 from libs.common.loop_lag import LoopLag
 from libs.common.loops import Loop, Turn
+from libs.common.rpc.callers import Callers
 from libs.common.rpc.certificates import CertificateWatch
 from libs.common.rpc.channel import open_channel
-from libs.common.rpc.connection_watch import Callers, ConnectionWatch
+from libs.common.rpc.connection_watch import ConnectionWatch
 from libs.common.rpc.credentials import PeersOnly, server_credentials
 from libs.common.rpc.errors import answer_of
 from libs.common.rpc.health import HealthServicer, Readiness, set_serving
@@ -305,7 +306,7 @@ class Frame:
         server = make_server(
             interceptors=for_health(
                 write_timeout_seconds=self.settings.watch_write_timeout_seconds,
-                sharing=Sharing.of_health(self.settings),
+                sharing=Sharing.of_health(self.settings, self._callers),
             ),
             maximum_concurrent_rpcs=_HEALTH_RPCS,
         )

@@ -71,15 +71,23 @@ class Shares:
 
     def take(self, holder: Holder, amount: int = 1) -> None:
         """Take some; they must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
+        self._require_room(holder, amount)
+        self.count(holder, amount)
+
+    def count(self, holder: Holder, amount: int = 1) -> None:
+        """Take some beyond any limit, of what cannot be refused any more; they must be given back."""
+        held = self._held
+        for share, name, _ in _of(holder, self._limits):
+            held[share, name] = held.get((share, name), 0) + amount
+        self.total += amount
+
+    def _require_room(self, holder: Holder, amount: int) -> None:
         limits, held = self._limits, self._held
         if limits.total and self.total + amount > limits.total:
             raise self._refusal("total", limits.total, "")
         for share, name, limit in _of(holder, limits):
             if held.get((share, name), 0) + amount > limit:
                 raise self._refusal(share, limit, f" of one {_WORDS[share]}")
-        for share, name, _ in _of(holder, limits):
-            held[share, name] = held.get((share, name), 0) + amount
-        self.total += amount
 
     def give_back(self, holder: Holder, amount: int = 1) -> None:
         """Give back what was taken."""

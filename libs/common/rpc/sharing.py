@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.rpc.connection_watch import Callers
+from libs.common.rpc.callers import Callers
+from libs.common.rpc.context import when_done
 from libs.common.rpc.credentials import is_keyless
 from libs.common.rpc.interceptors import Context, Wrapper, answers_of_stream
 from libs.common.rpc.open_streams import OpenStream, OpenStreams
@@ -30,6 +32,7 @@ class Sharing:
         keyless: streams that need none.
         keyless_seconds: how long one of these lasts.
         message_bytes: bytes of the messages of calls that need a key, until these end.
+        answer_bytes: bytes of their answers, until these are sent.
         open_streams: knows the streams of a key.
         callers: knows the peers whose calls are authenticated.
     """
@@ -39,6 +42,7 @@ class Sharing:
     keyless: Shares
     keyless_seconds: float
     message_bytes: Shares
+    answer_bytes: Shares
     open_streams: OpenStreams
     callers: Callers
 
@@ -56,6 +60,7 @@ class Sharing:
             Shares("keyless_streams", "open streams without an API key", keyless),
             settings.keyless_stream_seconds,
             Shares("message_bytes", "bytes of requests", bytes_limits(settings)),
+            Shares("answer_bytes", "bytes of answers", bytes_limits(settings)),
             open_streams,
             callers,
         )
@@ -63,13 +68,15 @@ class Sharing:
     @classmethod
     def of_own(cls, open_streams: OpenStreams) -> Self:
         """Without limits: for the address at which a process calls itself, for requests that have shares already."""
-        return cls(Shares(), Shares(), Shares(), _NEVER_SECONDS, Shares(), open_streams, Callers())
+        return cls(Shares(), Shares(), Shares(), _NEVER_SECONDS, Shares(), Shares(), open_streams, Callers())
 
     @classmethod
-    def of_health(cls, settings: Settings) -> Self:
+    def of_health(cls, settings: Settings, callers: Callers) -> Self:
         """Those of a port for health alone."""
         keyless = Shares("health_port_streams", "open streams", _HEALTH_LIMITS)
-        return cls(Shares(), Shares(), keyless, settings.keyless_stream_seconds, Shares(), OpenStreams(), Callers())
+        return cls(
+            Shares(), Shares(), keyless, settings.keyless_stream_seconds, Shares(), Shares(), OpenStreams(), callers
+        )
 
 
 def bytes_limits(settings: Settings) -> Limits:
@@ -98,7 +105,10 @@ class ShareOut(Wrapper):
                 with self._stream(context) as stream:
                     return await behaviour(stream.reading(request), context)
             holder = current_holder()
-            with calls.held(holder), self._sharing.callers.calling(context.peer(), holder):
+            calls.take(holder)
+            # Until its answer is sent: whoever does not read holds their share.
+            when_done(context, partial(calls.give_back, holder))
+            with self._sharing.callers.calling(context.peer(), holder):
                 return await behaviour(request, context)
 
         return wrapped

@@ -29,7 +29,8 @@ def short(value: EnumValueDescriptor) -> str:
 
 def number_of(enum: EnumDescriptor, given: Any) -> int | None:
     """The number of a word, short or whole, in any case; None for one that the enum does not have."""
-    if not isinstance(given, str):
+    # protobuf fails at words that are not UTF-8, such as half a surrogate pair; those of enums are ASCII.
+    if not isinstance(given, str) or not given.isascii():
         return None
     word = given.upper()
     found = enum.values_by_name.get(word) or enum.values_by_name.get(_prefix(enum) + word)

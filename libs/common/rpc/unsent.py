@@ -1,0 +1,85 @@
+"""Answers that their callers do not take: HTTP/2 lets a reader hold an answer back for ever, however small it is.
+
+Such a call holds its place among the calls that gRPC's server has, after its handler has ended, and the server cannot
+end it alone: its connection is reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from time import monotonic
+
+from libs.common.rpc.callers import Callers
+from libs.common.rpc.context import Context, when_done
+
+_SWEEP_SECONDS = 1.0
+# A client that forgets to read a few streams keeps its other calls.
+_STREAMS_OF_PEER = 20
+_STREAMS = 500
+
+
+class Unsent:
+    """Calls whose handlers have ended, and whose answers are not sent.
+
+    Args:
+        seconds: how long a caller may take for an answer.
+        keyless: how many calls without a key may have an answer that is not sent. Beyond that the oldest is ended.
+        callers: is told whose connections are to be reset.
+    """
+
+    def __init__(self, *, seconds: float, keyless: int, callers: Callers) -> None:
+        self._seconds = seconds
+        self._keyless_limit = keyless
+        self._callers = callers
+        self._since: dict[Context, float] = {}
+        self._keyless: dict[Context, None] = {}
+        self._dropped: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def answered(self, context: Context, *, is_keyless: bool) -> None:
+        """Count a unary call, whose handler ends now, until its answer is sent."""
+        self._since[context] = monotonic()
+        when_done(context, partial(self._sent, context))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+        if is_keyless:
+            self._keyless[context] = None
+            if len(self._keyless) > self._keyless_limit:
+                self._reset(next(iter(self._keyless)))
+
+    def dropped(self, context: Context) -> None:
+        """Count a stream that was given up because nobody reads it, until it ends."""
+        peer = context.peer()
+        self._dropped[peer] += 1
+        when_done(context, partial(self._ended, peer))
+        if self._dropped[peer] > _STREAMS_OF_PEER or self._dropped.total() > _STREAMS:
+            self._callers.reset(peer)
+
+    def _ended(self, peer: str) -> None:
+        self._dropped[peer] -= 1
+        if not self._dropped[peer]:
+            del self._dropped[peer]
+
+    def _sent(self, context: Context) -> None:
+        self._since.pop(context, None)
+        self._keyless.pop(context, None)
+
+    def _reset(self, context: Context) -> None:
+        self._sent(context)
+        self._callers.reset(context.peer())
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = monotonic()
+        # The oldest come first.
+        late = []
+        for context, since in self._since.items():
+            if now - since < self._seconds:
+                break
+            late.append(context)
+        for context in late:
+            self._reset(context)
+        if self._since:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
