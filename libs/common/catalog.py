@@ -20,7 +20,7 @@ from libs.common.adapters.registry import adapters
 from libs.common.database.records import MediaType, Strategy
 from libs.common.database.records_dispatch import NewTask
 from libs.common.errors import ErrorCode, GenerationError, NotFound
-from libs.common.hosts import is_listed
+from libs.common.hosts import host_of, is_listed
 from libs.common.imaging.config import PreprocessConfig
 from libs.common.imaging.needs import ImageNeeds
 from libs.common.imaging.presets import PRESETS
@@ -130,7 +130,7 @@ class Provider(_Entry):
         except ValueError:
             return False
         hosts = (*self.api_hosts, self.base_url.host or "")
-        return parsed.scheme in {"http", "https"} and is_listed(parsed.host or "", hosts) and "\x00" not in url
+        return parsed.scheme in {"http", "https"} and is_listed(host_of(parsed), hosts) and "\x00" not in url
 
     def secrets(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The credentials themselves. GenerationError AUTHENTICATION_FAILED names the variables that are not set."""

@@ -17,6 +17,17 @@ def is_listed(host: str, hosts: Sequence[str]) -> bool:
     return any(host.endswith(name.lower()) if name.startswith(".") else host == name.lower() for name in hosts)
 
 
+def host_of(url: URL) -> str:
+    """Return the host of a URL; empty for one that has none, or one that is no name, such as `xn--` (RFC 5891).
+
+    yarl decodes the name when it is asked for, and raises only then.
+    """
+    try:
+        return url.host or ""
+    except ValueError:
+        return ""
+
+
 def url_as_written(text: str) -> URL:
     """Return a URL that is requested as it is written: escapes are neither decoded nor added.
 
@@ -31,5 +42,5 @@ def url_as_written(text: str) -> URL:
         return url
     written = URL(text, encoded=True)
     # Only where both name the same place: what is checked is what is asked.
-    is_same = (written.scheme, written.host, written.port) == (url.scheme, url.host, url.port)
+    is_same = (written.scheme, host_of(written), written.port) == (url.scheme, host_of(url), url.port)
     return written if is_same else url

@@ -27,6 +27,7 @@ from libs.common.database.records_edge import CallbackOutcome, ClaimedCallback
 from libs.common.database.states import CallbackState
 from libs.common.database.stores.callbacks import CallbackQueue
 from libs.common.errors import GenerationError
+from libs.common.hosts import host_of
 from libs.common.retry import wait_seconds
 from libs.common.rpc.context import follow
 from libs.common.rpc.json import to_json
@@ -93,7 +94,7 @@ class Callbacks:
             await self._session.close()
 
     def _start(self, callback: ClaimedCallback) -> bool:
-        host = URL(callback.url).host or ""
+        host = host_of(URL(callback.url))
         if self._hosts[host] >= max(1, int(self._places * _PLACES_OF_A_HOST)):
             return False
         self._hosts[host] += 1

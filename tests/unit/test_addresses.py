@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
 from libs.common.errors import GenerationError
-from libs.common.hosts import is_listed, url_as_written
+from libs.common.hosts import host_of, is_listed, url_as_written
 from libs.common.storage.addresses import GuardedResolver, check_url, is_public
+from libs.common.validation.common import CallbackUrl
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,17 @@ async def test_a_listed_name_may_lead_inside() -> None:
 def test_a_signed_url_is_asked_as_it_is_written(text: str) -> None:
     assert str(url_as_written(text)) == text
     assert url_as_written(f" {text}\n").raw_path_qs == text.partition("a.example")[2].removeprefix(":8443")
+
+
+@pytest.mark.parametrize("text", ["http://xn--/", "http://xn--a.xn--/x"])
+def test_a_host_that_is_no_name_is_nobodys(text: str) -> None:
+    url = url_as_written(text)
+    assert host_of(url) == ""
+    assert str(url) == text
+    with pytest.raises(GenerationError):
+        check_url(url, ["xn--", ".example.com"])
+    with pytest.raises(ValidationError, match=r"must be an http\(s\) URL"):
+        TypeAdapter(CallbackUrl).validate_python(text)
 
 
 def test_what_is_no_url_by_its_characters_is_escaped() -> None:

@@ -52,6 +52,13 @@ def test_a_name_that_no_field_can_have_is_unknown(name: str, within: bool) -> No
     assert "unknown" in {violation.rule for violation in caught.value.violations}
 
 
+@pytest.mark.parametrize("word", ["\ud800", "RESUBMIT\udfff", "\u00df", "\x00"])
+def test_a_word_that_no_enum_can_have_is_unknown(word: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _read({"whenUncertain": word})
+    assert [violation.field for violation in caught.value.violations] == ["whenUncertain"]
+
+
 @given(body=st.binary(max_size=200))
 def test_whatever_bytes_come_are_read_or_refused(body: bytes) -> None:
     try:

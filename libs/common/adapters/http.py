@@ -34,7 +34,7 @@ from libs.common.database.states import TaskState
 from libs.common.encodings import content_of, is_data_url, is_media
 from libs.common.endings import has_its_end
 from libs.common.errors import ErrorCode, GenerationError, NotAccepted, NotSent
-from libs.common.hosts import url_as_written
+from libs.common.hosts import host_of, url_as_written
 from libs.common.logging import REDACTED, redacted
 from libs.common.patience import PatientDeadline
 from libs.common.unpacking import READS_PAID_WORK, Unpacker
@@ -198,7 +198,7 @@ class ProviderHttp:
 
     def headers_for(self, url: URL) -> Mapping[str, str]:
         """The headers with the credentials for a host that may have them; none for any other."""
-        return self._headers() if self._trusts(url.host or "") else {}
+        return self._headers() if self._trusts(host_of(url)) else {}
 
     async def _call(
         self,
@@ -247,7 +247,7 @@ class ProviderHttp:
             url = url_as_written(path_or_url)
         except ValueError:
             url = URL()
-        host = url.host or ""
+        host = host_of(url)
         if url.scheme not in {"http", "https"} or not self._trusts(host):
             raise GenerationError(
                 ErrorCode.PROVIDER_ERROR,

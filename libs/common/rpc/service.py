@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import secrets
 import signal
@@ -52,6 +54,9 @@ _HEALTH_RPCS = 200
 # Beyond what shares let in, so that gRPC itself refuses nobody before they do, and probes nobody at all.
 _PROBES = 1_000
 _PROBE_CONNECTIONS = 100
+# From malloc.h.
+_M_ARENA_MAX = -8
+_ARENAS = 2
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -384,6 +389,15 @@ def _settings_faults(error: ValidationError) -> str:
     return "\n".join(f"  DARKROOM_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults)
 
 
+def _bound_arenas() -> None:
+    """Let glibc give memory back that requests have used: it keeps up to eight arenas for each processor, in pieces.
+
+    Source: mallopt(3). Other C libraries have no such option.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
 def _hide_memory() -> None:
     """Keep our memory and environment, where the secrets are, from other processes of our user."""
     try:
@@ -399,6 +413,7 @@ def run(name: ServiceName, wire: Wire) -> None:
     except ValidationError as error:
         raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
     logging.configure(settings, name)
+    _bound_arenas()
     _hide_memory()
     tracing.configure(name)
     crashpoints.arm(settings.crash_at)

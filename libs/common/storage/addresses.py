@@ -13,7 +13,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from libs.common.errors import ErrorCode, GenerationError
-from libs.common.hosts import is_listed, url_as_written
+from libs.common.hosts import host_of, is_listed, url_as_written
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # IETF protocol assignments, and the anycast of 6to4 relays, which was given up (RFC 7526).
@@ -47,7 +47,7 @@ def check_url(url: URL, allowed_hosts: Sequence[str]) -> None:
 
     A host given as an address never reaches a resolver, so it is judged here; a name is judged once it is resolved.
     """
-    host = url.host or ""
+    host = host_of(url)
     if url.scheme not in {"http", "https"} or not host:
         raise _refused(host, "only http and https URLs are fetched")
     if is_listed(host, allowed_hosts):

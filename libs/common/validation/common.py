@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from yarl import URL
 
 from libs.common.errors import FieldViolation
+from libs.common.hosts import host_of
 
 PROMPT_LIMIT = 2_000
 OUTPUTS_LIMIT = 10
@@ -59,7 +60,7 @@ def _callback_url(text: str) -> str:
         url = URL(text)
     except ValueError as error:
         raise ValueError("must be an http(s) URL") from error
-    if url.scheme not in {"http", "https"} or not url.host or re.search(r"\s", text):
+    if url.scheme not in {"http", "https"} or not host_of(url) or re.search(r"\s", text):
         raise ValueError("must be an http(s) URL")
     if url.user is not None or url.password is not None:
         raise ValueError("must not contain a user or a password: callbacks are signed instead")
