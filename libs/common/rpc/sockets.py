@@ -1,6 +1,6 @@
 """The TCP connections of this process, whichever library holds them: found, asked what the kernel counts, and reset.
 
-Linux alone: descriptors are listed by /proc, and counts are read by TCP_INFO (tcp(7)).
+Linux alone: connections and descriptors are listed by /proc, and counts are read by TCP_INFO (tcp(7)).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import stat
 import struct
 import sys
 from collections.abc import Container, Iterator
@@ -18,12 +17,31 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 _PEERS_LIMIT = 8_192
-_DESCRIPTORS = "/proc/self/fd"
 # struct tcp_info of linux/tcp.h: tcpi_last_data_recv (milliseconds), tcpi_bytes_acked and tcpi_bytes_received.
 _IDLE_MS_AT, _ACKED_AT, _RECEIVED_AT, _INFO_BYTES = 52, 120, 128, 136
-_libc = ctypes.CDLL(None, use_errno=True)
+_DESCRIPTORS, _SOCKET, _LINK_BYTES = b"/proc/self/fd/", b"socket:[", 64
 # struct sockaddr with AF_UNSPEC.
 _NOWHERE = bytes(16)
+
+
+class _Entry(ctypes.Structure):
+    """struct dirent of Linux on 64 bits."""
+
+    _fields_ = (
+        ("inode", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("size", ctypes.c_uint16),
+        ("kind", ctypes.c_uint8),
+        ("name", ctypes.c_char * 256),
+    )
+
+
+# PyDLL keeps the interpreter's lock: Python's own functions let go of it for each file, and would wait up to 5 ms for
+# it each time that another thread is busy.
+_libc = ctypes.PyDLL(None)
+_libc.opendir.restype = ctypes.c_void_p
+_libc.readdir.argtypes, _libc.readdir.restype = (ctypes.c_void_p,), ctypes.POINTER(_Entry)
+_libc.closedir.argtypes = (ctypes.c_void_p,)
 
 
 class Endpoint(NamedTuple):
@@ -42,14 +60,18 @@ class Ends(NamedTuple):
 
 def sockets() -> dict[int, int]:
     """The file descriptor of each socket of this process, by its inode, which no other gets while it is open."""
-    found = {}
-    with os.scandir(_DESCRIPTORS) as entries:
-        for entry in entries:
-            descriptor = int(entry.name)
-            with suppress(OSError):
-                status = os.fstat(descriptor)
-                if stat.S_ISSOCK(status.st_mode):
-                    found[status.st_ino] = descriptor
+    found: dict[int, int] = {}
+    link = ctypes.create_string_buffer(_LINK_BYTES)
+    listing = _libc.opendir(_DESCRIPTORS)
+    if not listing:
+        # There is no descriptor left for it, for instance.
+        return found
+    while entry := _libc.readdir(listing):
+        name = entry.contents.name
+        size_bytes = _libc.readlink(_DESCRIPTORS + name, link, _LINK_BYTES)
+        if size_bytes > 0 and link.raw.startswith(_SOCKET):
+            found[int(link.raw[len(_SOCKET) : size_bytes - 1])] = int(name)
+    _libc.closedir(listing)
     return found
 
 
@@ -108,16 +130,10 @@ def _endpoint(host: str, port: int) -> Endpoint:
 
 
 def _counted(descriptor: int, kind: str, at: int) -> int:
-    # Without a copy of the descriptor, which would cost as much again: what is read of another socket harms nobody.
-    with suppress(OSError):
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
-        try:
-            info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-        finally:
-            borrowed.detach()
-        if len(info) == _INFO_BYTES:
-            return int(struct.unpack_from(kind, info, at)[0])
-    return 0
+    # What is read of another socket, whose the descriptor may be by now, harms nobody.
+    info, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint32(_INFO_BYTES)
+    failed = _libc.getsockopt(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, info, ctypes.byref(size))
+    return 0 if failed or size.value < _INFO_BYTES else int(struct.unpack_from(kind, info, at)[0])
 
 
 @contextmanager
