@@ -39,11 +39,11 @@ class _Counted:
         self.callers = Callers()
         self.unsent = Unsent(callers=self.callers, **limits)
 
-    def answered(self, *peers: str, is_keyless: bool = False) -> list[_Context]:
+    def answered(self, *peers: str, size_bytes: int = 0, is_keyless: bool = False) -> list[_Context]:
         """A call of each of them is answered."""
         contexts: list[Any] = [_Context(peer) for peer in peers]
         for context in contexts:
-            self.unsent.answered(context, is_keyless=is_keyless)
+            self.unsent.answered(context, size_bytes, is_keyless=is_keyless)
         return contexts
 
     def dropped(self, peer: str, times: int) -> list[_Context]:
@@ -71,6 +71,15 @@ async def test_an_answer_that_is_not_taken_in_time_costs_the_connection() -> Non
         assert counted.reset() == ["192.0.2.1:1"]
         await asyncio.sleep(1.2)
         assert counted.reset() == []
+
+
+async def test_a_large_answer_may_take_longer() -> None:
+    async with _counted() as counted:
+        counted.answered("192.0.2.1:1", size_bytes=24 * 1024)
+        await asyncio.sleep(1.2)
+        assert counted.reset() == []
+        await asyncio.sleep(1.2)
+        assert counted.reset() == ["192.0.2.1:1"]
 
 
 async def test_answers_that_are_taken_cost_nothing() -> None:

@@ -367,7 +367,7 @@ class Together(grpc.aio.ServerInterceptor):
 
         async def answered(_: Any, context: Context) -> Any:
             answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
-            unsent.answered(context, is_keyless=is_keyless)
+            unsent.answered(context, answer.ByteSize(), is_keyless=is_keyless)
             return answer
 
         if handler.response_streaming:

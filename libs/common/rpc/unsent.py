@@ -15,6 +15,7 @@ from libs.common.rpc.callers import Callers
 from libs.common.rpc.context import Context, when_done
 
 _SWEEP_SECONDS = 1.0
+_SLOWEST_BYTES_PER_SECOND = 16 * 1024
 # A client that forgets to read a few streams keeps its other calls.
 _STREAMS_OF_PEER = 20
 _STREAMS = 500
@@ -24,7 +25,7 @@ class Unsent:
     """Calls whose handlers have ended, and whose answers are not sent.
 
     Args:
-        seconds: how long a caller may take for an answer.
+        seconds: how long a caller may take for an answer; for a large one, as long as 16 KiB take a second each, too.
         keyless: how many calls without a key may have an answer that is not sent. Beyond that the oldest is ended.
         callers: is told whose connections are to be reset.
     """
@@ -33,14 +34,14 @@ class Unsent:
         self._seconds = seconds
         self._keyless_limit = keyless
         self._callers = callers
-        self._since: dict[Context, float] = {}
+        self._until: dict[Context, float] = {}
         self._keyless: dict[Context, None] = {}
         self._dropped: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    def answered(self, context: Context, *, is_keyless: bool) -> None:
-        """Count a unary call, whose handler ends now, until its answer is sent."""
-        self._since[context] = monotonic()
+    def answered(self, context: Context, size_bytes: int, *, is_keyless: bool) -> None:
+        """Count a unary call, whose handler ends now with an answer of so many bytes, until that is sent."""
+        self._until[context] = monotonic() + self._seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND
         when_done(context, partial(self._sent, context))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
@@ -63,7 +64,7 @@ class Unsent:
             del self._dropped[peer]
 
     def _sent(self, context: Context) -> None:
-        self._since.pop(context, None)
+        self._until.pop(context, None)
         self._keyless.pop(context, None)
 
     def _reset(self, context: Context) -> None:
@@ -73,13 +74,7 @@ class Unsent:
     def _sweep(self) -> None:
         self._timer = None
         now = monotonic()
-        # The oldest come first.
-        late = []
-        for context, since in self._since.items():
-            if now - since < self._seconds:
-                break
-            late.append(context)
-        for context in late:
+        for context in [context for context, until in self._until.items() if until < now]:
             self._reset(context)
-        if self._since:
+        if self._until:
             self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
