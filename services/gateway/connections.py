@@ -50,6 +50,11 @@ class Connection(RequestHandler):
         """Whether no request is being read or answered."""
         return self._current_request is None and not self._messages
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it wants nothing to be read at the moment."""
+        return self._reading_paused or self._buffer_paused
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:

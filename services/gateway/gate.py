@@ -18,12 +18,17 @@ from typing import Protocol, cast
 
 from libs.common import metrics
 from libs.common.rpc import sockets
+from libs.common.rpc.budgets import Budget
 from libs.common.rpc.shares import network_of
 
 _HEADER_END = b"\r\n\r\n"
 _HEADER_LIMIT_BYTES = 64 * 1024
 # Among the connections that have waited longest, all are idle but those whose next request has come at this moment.
 _LOOKED_AT = 100
+# What an address may send before its requests are authenticated. Some bodies cost much: a chunk of one byte, for
+# instance, as much as a large one, so that a megabyte of them takes a tenth of a second.
+_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND = 1024**2, 512 * 1024
+_BUDGETS_LIMIT = 10_000
 
 
 class Inner(Protocol):
@@ -32,6 +37,10 @@ class Inner(Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is being read or answered."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it wants nothing to be read at the moment."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -84,6 +93,7 @@ class Gate:
         # Dicts in the place of sets, for they keep the order: who has been idle for longest comes first.
         self._idle: dict[Guarded, None] = {}
         self._by_address: defaultdict[str, dict[Guarded, None]] = defaultdict(dict)
+        self._budgets: dict[str, Budget] = {}
 
     def __call__(self) -> Guarded:
         """A protocol for one connection."""
@@ -128,6 +138,24 @@ class Gate:
                 of_address = self._by_address[guarded.address]
                 of_address[guarded] = of_address.pop(guarded)
 
+    def know(self, inner: object) -> None:
+        """Note that a request on the connection of a protocol is authenticated: what it sends is not counted."""
+        guarded = self._open.get(inner)
+        if guarded is not None:
+            guarded.know()
+
+    def budget_of(self, address: str) -> Budget | None:
+        """What an address may send without a key; none where addresses have no shares, as behind a proxy."""
+        if not self._per_address:
+            return None
+        budget = self._budgets.get(address)
+        if budget is None:
+            now = monotonic()
+            if len(self._budgets) >= _BUDGETS_LIMIT:
+                self._budgets = {one: kept for one, kept in self._budgets.items() if not kept.is_whole(now)}
+            budget = self._budgets[address] = Budget(_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
+        return budget
+
     def _make_room(self, among: Iterable[Guarded]) -> bool:
         for guarded in islice(among, _LOOKED_AT):
             if guarded in self._idle and guarded.is_idle:
@@ -147,6 +175,11 @@ class Guarded(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self.answered_at = 0.0
+        self._budget: Budget | None = None
+        self._spent_bytes = 0
+        self._held = b""
+        self._held_timer: asyncio.TimerHandle | None = None
+        self._has_ended = False
         self._head: bytes | None = b""
         self._is_in = False
 
@@ -169,14 +202,59 @@ class Guarded(asyncio.Protocol):
             self._cut_off(refused)
             return
         self._is_in = True
+        self._budget = self._gate.budget_of(self.address)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._gate.header_timeout_seconds, self._cut_off, "slow")
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Look for the end of the first headers, and pass on."""
+        """Look for the end of the first headers, and pass on: later, where the address has sent too much."""
         if not self._is_in:
             return
+        if self._held_timer is not None:
+            # It was read before reading was paused.
+            self._held += data
+        elif self._budget is not None and (wait_seconds := self._budget.wait_seconds(monotonic())):
+            self._hold(data, wait_seconds)
+        else:
+            self._pass_on(data)
+
+    def know(self) -> None:
+        """Count what comes no longer, and what came already."""
+        if self._budget is not None:
+            self._budget.give_back(self._spent_bytes, monotonic())
+            self._budget = None
+            self._let_go()
+
+    def _hold(self, data: bytes, wait_seconds: float) -> None:
+        assert self._transport is not None
+        self._held = data
+        self._transport.pause_reading()
+        self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        """Pass on what was held, unless others of the address were faster."""
+        wait_seconds = self._budget.wait_seconds(monotonic()) if self._budget is not None else 0.0
+        if wait_seconds:
+            self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held_timer is None or self._transport is None:
+            return
+        self._held_timer.cancel()
+        self._held_timer, held, self._held = None, self._held, b""
+        self._pass_on(held)
+        if self._has_ended:
+            self.inner.eof_received()
+        elif self._is_in and not self.inner.is_full:
+            self._transport.resume_reading()
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._budget is not None:
+            self._budget.spend(len(data), monotonic())
+            self._spent_bytes += len(data)
         if self._head is not None:
             self._head += data
             if _HEADER_END in self._head:
@@ -187,13 +265,19 @@ class Guarded(asyncio.Protocol):
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass on."""
+        """Pass on, behind what is held."""
+        if self._held_timer is not None:
+            self._has_ended = True
+            return True
         return self.inner.eof_received() if self._is_in else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._end_watch()
         self._end_unread()
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
         self._gate.leave(self)
         if self._is_in:
             self._is_in = False

@@ -56,10 +56,12 @@ class Holding:
         request: whose.
         shares: of the port.
         open_streams: knows the streams of a key.
+        gate: knows the connection of the request.
     """
 
-    def __init__(self, request: web.Request, shares: HttpShares, open_streams: OpenStreams) -> None:
+    def __init__(self, request: web.Request, shares: HttpShares, open_streams: OpenStreams, gate: Gate) -> None:
         self._request = request
+        self._gate = gate
         self._shares = shares
         self._open_streams = open_streams
         self._held = ExitStack()
@@ -73,6 +75,7 @@ class Holding:
             holder = Holder(key=caller.key_id, owner=caller.owner)
             self._held.enter_context(self._shares.requests.held(holder))
             self._holder = holder
+            self._gate.know(self._request.protocol)
 
     def take_bytes(self, size_bytes: int) -> None:
         """Hold bytes of the body: the caller's, or their address's. Raises as `take`."""
@@ -117,7 +120,7 @@ def holding(settings: Settings, open_streams: OpenStreams, gate: Gate) -> Any:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        held = request[_HOLDING] = Holding(request, shares, open_streams)
+        held = request[_HOLDING] = Holding(request, shares, open_streams, gate)
         with gate.at_work(request.protocol):
             try:
                 return await handler(request)

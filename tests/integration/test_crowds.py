@@ -153,7 +153,6 @@ async def _written(port: int, count: int, content: bytes) -> AsyncIterator[int]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         opened.append((reader, writer))
         writer.write(content)
-        await writer.drain()
 
     async def is_open(reader: asyncio.StreamReader) -> bool:
         with suppress(TimeoutError, ConnectionError):
@@ -273,6 +272,10 @@ def _connection_crowds(running: Running, health_port: int, held: Held) -> dict[s
         "lists whose answers nobody reads": lambda: _written(
             grpc_port, 20, frames.unread(f"{SERVICE}/ListGenerations".encode(), 900, key=held.key.encode())
         ),
+        "health checks that are reset at once": lambda: _written(
+            grpc_port, 20, frames.taken_back(b"/grpc.health.v1.Health/Check", 20_000)
+        ),
+        "calls of nothing that are reset at once": lambda: _written(grpc_port, 20, frames.taken_back(b"/a/b", 20_000)),
         "headers without an end": lambda: _written(grpc_port, 30, endless),
         "headers without an end at the health port": lambda: _written(health_port, 30, endless),
     }
@@ -283,7 +286,11 @@ def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crow
     events = f"/api/external/generation/{held.generation_id}/events"
     page = {"cookie": f"{SESSION}={held.session}", "accept": "text/event-stream"}
     image = {"model": "flux-pro", "prompt": "x"}
+    port = running.stack.plan.ports.gateway_http
+    posted = b"POST /api/webhooks/replicate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     return {
+        "chunks of one byte": lambda: _written(port, 50, posted + b"1\r\n \r\n" * 700_000),
+        "trailers without an end": lambda: _written(port, 50, posted + b"0\r\n" + b"a: b\r\n" * 700_000),
         "idle connections": lambda: _idle_connections(running.stack.plan.ports.gateway_http),
         "events over HTTP": lambda: _requests(url, active, CONNECTIONS, "GET", events, headers=of_key),
         "live pages": lambda: _requests(url, active, 300, "GET", "/admin", headers=page),

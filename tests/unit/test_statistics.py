@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from darkroom.monitor.v1 import monitor_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.database.stores.statistics import GROWTH, HOURS_DAYS, MINUTES_DAYS, Count, percentile
-from services.monitor.statistics import segments
+from libs.common.errors import InvalidRequest
+from services.monitor.statistics import asked_range, segments
 
 NOW = datetime(2026, 11, 25, 14, 37, 12, tzinfo=UTC)
 _UNITS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
@@ -71,3 +74,27 @@ def test_a_percentile_is_right_within_five_per_cent(durations: list[float], shar
 
 def test_the_percentile_of_nothing_is_nothing() -> None:
     assert percentile([], 0.5) == 0
+
+
+_SECONDS = (
+    st.none()
+    | st.sampled_from([-62_135_596_800, -1, 0, 253_402_300_799])
+    | st.integers(-62_135_596_800, 253_402_300_799)
+)
+
+
+@given(_SECONDS, _SECONDS)
+def test_a_range_at_the_ends_of_time_can_be_reckoned_with(begin: int | None, end: int | None) -> None:
+    request = monitor_pb2.GetStatsRequest()
+    if begin is not None:
+        getattr(request, "from").CopyFrom(Timestamp(seconds=begin))
+    if end is not None:
+        request.to.CopyFrom(Timestamp(seconds=end))
+    try:
+        from_time, to_time = asked_range(request, NOW)
+    except InvalidRequest as error:
+        assert begin is not None
+        assert [violation.field for violation in error.violations] == ["from"]
+        return
+    assert from_time <= to_time
+    segments(from_time, to_time, NOW)

@@ -13,21 +13,24 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from time import monotonic, thread_time
 
 import structlog
 
 from libs.common import metrics
 from libs.common.rpc import sockets
+from libs.common.rpc.budgets import Budget
 from libs.common.rpc.callers import Caller, Callers
 from libs.common.rpc.shares import NOBODY, Limits, network_of
 from libs.common.rpc.sockets import Ends
 
 log = structlog.get_logger()
-KEYLESS_BYTES = 512 * 1024
-"""What a peer may send on one connection before a call of it is authenticated."""
-_KEYLESS_BYTES_PER_SECOND = 256 * 1024
+KEYLESS_BYTES = 256 * 1024
+"""What a peer may send on one connection before a call of it is authenticated: some thousand calls."""
+_KEYLESS_BYTES_PER_SECOND = 16 * 1024
+# And all such connections of one address together; those that have sent little stay nevertheless.
+_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 512 * 1024, 32 * 1024
+_LITTLE_BYTES = 16 * 1024
 # Of all connections that are younger than what `server_options` gives a client to acknowledge the SETTINGS, together.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
 _INTERVAL_SECONDS = 0.1
@@ -35,33 +38,26 @@ _INTERVAL_SECONDS = 0.1
 _LOOK_SHARE = 0.1
 
 
-@dataclass(slots=True)
 class _Connection:
-    """One connection. `budget_bytes`: what it may still send without a key."""
+    """One connection. `caller`: whose calls on it were authenticated."""
 
-    ends: Ends
-    seen_at: float
-    descriptor: int
-    looked_at: float = field(init=False)
-    budget_bytes: float = KEYLESS_BYTES
-    received_bytes: int = 0
-    caller: Caller | None = None
+    def __init__(self, ends: Ends, now: float, descriptor: int) -> None:
+        self.ends = ends
+        self.address = network_of(ends.peer.host)
+        self.seen_at = now
+        self.descriptor = descriptor
+        self.received_bytes = 0
+        self.caller: Caller | None = None
+        self._budget = Budget(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
 
-    def __post_init__(self) -> None:
-        self.looked_at = self.seen_at
-
-    def look(self, now: float) -> None:
-        """Count what came without an authenticated call."""
-        if self.caller is None:
-            before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
-            earned = self.budget_bytes + _KEYLESS_BYTES_PER_SECOND * (now - self.looked_at)
-            self.budget_bytes = min(KEYLESS_BYTES, earned) - (self.received_bytes - before)
-            self.looked_at = now
-
-    @property
-    def has_sent_too_much(self) -> bool:
-        """Whether more came without an authenticated call than may."""
-        return self.caller is None and self.budget_bytes < 0
+    def has_sent_too_much(self, of_address: Budget | None, now: float) -> bool:
+        """Count what came without an authenticated call; whether it was too much of it, or of its address."""
+        if self.caller is not None:
+            return False
+        before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
+        new_bytes = self.received_bytes - before
+        is_address_spent = of_address is not None and of_address.spend(new_bytes, now)
+        return self._budget.spend(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -84,6 +80,7 @@ class ConnectionWatch:
         self._callers = callers
         # By the inode of the socket. None: it is no connection to any of the ports.
         self._known: dict[int, _Connection | None] = {}
+        self._of_address: dict[str, Budget] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-watch", daemon=True)
 
@@ -118,10 +115,9 @@ class ConnectionWatch:
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
-            connection.look(now)
             if connection.ends.peer in unread:
                 closing[inode] = "unread"
-            elif connection.has_sent_too_much:
+            elif connection.has_sent_too_much(self._budget_of(connection, now), now):
                 closing[inode] = "keyless"
         closing.update(_sent_most(connections, now))
         for port, limits in self._limits.items():
@@ -130,8 +126,19 @@ class ConnectionWatch:
         for inode, reason in closing.items():
             sockets.reset(connections[inode].descriptor, connections[inode].ends)
             metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
+        for address in [one for one, budget in self._of_address.items() if budget.is_whole(now)]:
+            del self._of_address[address]
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})
         return [connection.ends for connection in connections.values()]
+
+    def _budget_of(self, connection: _Connection, now: float) -> Budget | None:
+        """That of its address; none where addresses have no shares, as behind a proxy."""
+        if not self._limits[connection.ends.port].address:
+            return None
+        budget = self._of_address.get(connection.address)
+        if budget is None:
+            budget = self._of_address[connection.address] = Budget(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now)
+        return budget
 
     def _connections(self, now: float) -> dict[int, _Connection]:
         """Those to the ports, by the inodes of their sockets."""
@@ -165,7 +172,7 @@ def _too_many(connections: Mapping[int, _Connection], limits: Limits, closing: M
     for inode, connection in connections.items():
         holder = connection.caller.holder if connection.caller else NOBODY
         for share, name, limit in (
-            ("address", network_of(connection.ends.peer.host), limits.address),
+            ("address", connection.address, limits.address),
             ("key", holder.key, limits.key),
             ("owner", holder.owner, limits.owner),
             ("total", "all", limits.total),

@@ -11,6 +11,7 @@ from aiohttp import web
 from darkroom.gateway.v1 import gateway_pb2
 from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 
+from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.errors import answer_of
 from libs.common.settings import Settings
 from services.gateway.rest.reading import Reader
@@ -44,15 +45,23 @@ class Lines:
         reader.raise_for_found()
         seconds = self._settings.upload_timeout_seconds + _COMMIT_SECONDS
         call: Any = self._gateway.UploadBatch(metadata=metadata, timeout=seconds)
-        is_sent = False
+        is_refused, is_sent = False, False
         try:
-            await self._send(call, gateway_pb2.UploadBatchRequest(options=options), self._messages(request))
+            first = gateway_pb2.UploadBatchRequest(options=options)
+            is_refused = not await self._send(call, first, self._messages(request))
             is_sent = True
         finally:
             # Never as if it had ended: half of a batch is none.
             if not is_sent:
                 call.cancel()
-        answer: gateway_pb2.UploadBatchResponse = await answer_of(call)
+        try:
+            answer: gateway_pb2.UploadBatchResponse = await answer_of(call)
+        except GenerationError as error:
+            if not is_refused or error.code is not ErrorCode.INTERNAL_ERROR:
+                raise
+            # gRPC may lose the status of a call that ends while its client writes.
+            lost = "The upload was refused before all of it was sent, and the reason was lost. Nothing was taken in."
+            raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, lost) from error
         return answer
 
     async def _send(
@@ -60,15 +69,16 @@ class Lines:
         call: Any,
         first: gateway_pb2.UploadBatchRequest,
         messages: AsyncIterator[gateway_pb2.UploadBatchRequest],
-    ) -> None:
+    ) -> bool:
+        """Send all; whether that was possible. If not, the call was refused before, and its answer says why."""
         try:
             await call.write(first)
             async for message in messages:
                 await call.write(message)
             await call.done_writing()
         except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            # It was refused before all was sent; the answer says why.
-            return
+            return False
+        return True
 
     async def _messages(self, request: web.Request) -> AsyncIterator[gateway_pb2.UploadBatchRequest]:
         message, size_bytes, index = gateway_pb2.UploadBatchRequest(), 0, 0

@@ -17,6 +17,7 @@ from services.gateway.authentication import Authentication
 from services.gateway.batches.export import FORMATS, Export
 from services.gateway.batches.handlers import no_batch
 from services.gateway.batches.lines import Lines
+from services.gateway.batches.upload_shares import UploadShares
 from services.gateway.holding import end_with_key
 from services.gateway.own_server import OwnServer
 from services.gateway.rest.callers import caller_of, key_of, metadata_of_request
@@ -56,6 +57,8 @@ class BatchRoutes:
         self._export = export
         self._downloads = downloads
         self._lines = Lines(GenerationServiceStub(own.channel), settings)
+        # Of their own, for each upload counts again when it is handed in as an RPC.
+        self._shares = UploadShares.from_settings(settings)
 
     def routes(self) -> list[web.RouteDef]:
         """What is served, before whatever takes a batch's id in the same place."""
@@ -64,8 +67,10 @@ class BatchRoutes:
         return [web.route(verb, path, _told(handlers[route])) for route, (verb, path) in verbs_and_paths.items()]
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
-        await caller_of(request, self._authentication)
-        answer = await self._lines.upload(request, metadata_of_request(request, key_of(request)))
+        caller = await caller_of(request, self._authentication)
+        # Before anything is read, for a packed body may unpack to much.
+        with self._shares.turn_of(caller):
+            answer = await self._lines.upload(request, metadata_of_request(request, key_of(request)))
         return web.json_response(to_json(answer))
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
