@@ -48,6 +48,7 @@ _METADATA = (
 class Call:
     """A call to be made."""
 
+    role: str
     path: str
     kind: str
     contents: tuple[bytes, ...]
@@ -94,7 +95,7 @@ class Rpcs:
             + "_"
             + ("stream" if method.server_streaming else "unary")
         )
-        return Call(path, kind, contents, self._metadata(role, random, request_id), timeout, cancel, request_id)
+        return Call(role, path, kind, contents, self._metadata(role, random, request_id), timeout, cancel, request_id)
 
     def _content(self, method: MethodDescriptor, path: str, random: Random) -> bytes:
         message = self._messages.fill(GetMessageClass(method.input_type)(), random, path)
@@ -147,12 +148,21 @@ async def perform(channel: grpc.aio.Channel, call: Call) -> Outcome:
     return Outcome(grpc.StatusCode.OK)
 
 
+def _is_cut_off(call: Call, outcome: Outcome) -> bool:
+    """Whether the connection was reset because more was sent on it, or by its address, without a key than may be."""
+    return call.role == "nobody" and any(why in outcome.text for why in ("Connection reset by peer", "Broken pipe"))
+
+
 def faults_of(call: Call, outcome: Outcome) -> list[str]:
     """What is wrong with how a call ended, in words."""
     found = []
     if outcome.code in _FORBIDDEN and outcome.text != _OWN_TEXT:
         found.append(f"status {outcome.code.name}")
-    if outcome.code is grpc.StatusCode.UNAVAILABLE and outcome.reason not in _DEFINED:
+    if (
+        outcome.code is grpc.StatusCode.UNAVAILABLE
+        and outcome.reason not in _DEFINED
+        and not _is_cut_off(call, outcome)
+    ):
         found.append("UNAVAILABLE without details")
     if (
         outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED
