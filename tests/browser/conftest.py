@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 import pytest_asyncio
@@ -42,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def stage(shared: Infrastructure) -> AsyncIterator[Stage]:
-    url = shared.postgres.create_database("browser", template=TEMPLATE)
+    # A name of its own, for tests of other packages between its tests end the stage, and another one is set.
+    url = shared.postgres.create_database(f"browser_{token_hex(4)}", template=TEMPLATE)
     with stack_folder() as folder:
         async with desk(folder) as told, async_playwright() as playwright:
             rules = folder / "alerts.yaml"

@@ -192,14 +192,21 @@ async def test_a_part_that_is_written_while_its_client_leaves_is_removed(
     assert await _parts(database) == 0
 
 
-async def test_an_upload_that_dribbles_is_ended(start_stack: StartStack, database: Database) -> None:
-    running = await start_stack(services=("gateway",), settings={"DARKROOM_UPLOAD_TIMEOUT_SECONDS": "1"})
-    stub = await running.client("acme")
+async def _refusal_of_dribbling(stub: GenerationServiceStub) -> GenerationError:
     upload = await _Upload(stub, _message(500)).begun()
     while not upload.call.done():
         await upload.begun()
         await asyncio.sleep(0.05)
-    refusal = await upload.refusal()
+    return await upload.refusal()
+
+
+async def test_an_upload_that_dribbles_is_ended(start_stack: StartStack, database: Database) -> None:
+    running = await start_stack(services=("gateway",), settings={"DARKROOM_UPLOAD_TIMEOUT_SECONDS": "1"})
+    stub = await running.client("acme")
+    refusal = await _refusal_of_dribbling(stub)
+    if refusal.code is ErrorCode.INTERNAL_ERROR:
+        # gRPC's client may lose the status of a call that ends while it writes.
+        refusal = await _refusal_of_dribbling(stub)
     assert (refusal.code, refusal.violations[0].rule) == (ErrorCode.INVALID_REQUEST, "time")
     await promptly(lambda: _has_parts(database, 0), within=5, what="the parts are removed")
 
