@@ -247,7 +247,8 @@ class Guarded(asyncio.Protocol):
         self._held_timer, held, self._held = None, self._held, b""
         self._pass_on(held)
         if self._has_ended:
-            self.inner.eof_received()
+            if not self.inner.eof_received():
+                self._transport.close()
         elif self._is_in and not self.inner.is_full:
             self._transport.resume_reading()
 

@@ -1,0 +1,63 @@
+"""What an address may send over HTTP before its requests are authenticated: beyond that it waits, and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from tests.support.running import Running
+
+_PIECE = b"10000\r\n" + bytes(64 * 1024) + b"\r\n"
+_POST = b"POST /api/webhooks/replicate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n"
+
+
+async def _connect(running: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", running.stack.plan.ports.gateway_http)
+
+
+async def _answered(running: Running, head: bytes, pieces: int, *, ends: bool = False) -> tuple[bytes, float]:
+    """The status line of the answer to a body of so many pieces of 64 KiB, and the seconds that it took."""
+    began = monotonic()
+    reader, writer = await _connect(running)
+    writer.write(head + b"\r\n" + _PIECE * pieces + b"0\r\n\r\n")
+    if ends:
+        writer.write_eof()
+    async with asyncio.timeout(20):
+        status = await reader.readline()
+    writer.close()
+    return status, monotonic() - began
+
+
+@pytest.fixture
+async def spent(running: Running) -> Running:
+    """An address that has sent more than it may at once."""
+    answers = await asyncio.gather(*(_answered(running, _POST, 14) for _ in range(3)))
+    assert {status.split()[1] for status, _ in answers} <= {b"400", b"401"}
+    return running
+
+
+async def test_who_has_no_key_waits_and_is_answered(spent: Running) -> None:
+    status, seconds = await _answered(spent, _POST, 8)
+    assert status.split()[1] in {b"400", b"401"}
+    assert seconds > 0.3
+
+
+async def test_who_ends_the_request_early_is_answered_or_closed(spent: Running) -> None:
+    reader, writer = await _connect(spent)
+    writer.write(_POST + b"\r\n" + _PIECE)
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        await reader.read(-1)
+    writer.close()
+
+
+async def test_who_has_a_key_does_not_wait_for_long(running: Running) -> None:
+    key = (await running.new_key("large")).key.encode()
+    head = _POST.replace(b"/api/webhooks/replicate", b"/api/external/generation") + b"x-api-key: " + key + b"\r\n"
+    head += b"content-type: application/json\r\n"
+    answers = [await _answered(running, head, 150) for _ in range(3)]
+    assert {status.split()[1] for status, _ in answers} == {b"400"}
+    # 30 MB: without a key a minute.
+    assert sum(seconds for _, seconds in answers) < 15
