@@ -203,8 +203,7 @@ class Guarded(asyncio.Protocol):
             return
         self._is_in = True
         self._budget = self._gate.budget_of(self.address)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._gate.header_timeout_seconds, self._cut_off, "slow")
+        self._expect_headers()
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -229,6 +228,9 @@ class Guarded(asyncio.Protocol):
     def _hold(self, data: bytes, wait_seconds: float) -> None:
         assert self._transport is not None
         self._held = data
+        if self._timer is not None:
+            # It is not the client that is slow.
+            self._timer.cancel()
         self._transport.pause_reading()
         self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
 
@@ -245,6 +247,8 @@ class Guarded(asyncio.Protocol):
             return
         self._held_timer.cancel()
         self._held_timer, held, self._held = None, self._held, b""
+        if self._timer is not None:
+            self._expect_headers()
         self._pass_on(held)
         if self._has_ended:
             if not self.inner.eof_received():
@@ -323,6 +327,10 @@ class Guarded(asyncio.Protocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+    def _expect_headers(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._gate.header_timeout_seconds, self._cut_off, "slow")
 
     def _end_watch(self) -> None:
         self._head = None
