@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import os
 import secrets
 import signal
@@ -26,7 +24,6 @@ from libs.common.catalog import CatalogFault, CatalogHolder
 from libs.common.database.engine import Database
 from libs.common.database.replica import ReplicaDatabase
 from libs.common.errors import GenerationError
-from libs.common.isolation.kernel import hide_memory
 from libs.common.loop_lag import LoopLag
 from libs.common.loops import Loop, Turn
 from libs.common.rpc.callers import Callers
@@ -39,6 +36,7 @@ from libs.common.rpc.health import HealthServicer, Readiness, set_serving
 from libs.common.rpc.heartbeat import Heart
 from libs.common.rpc.interceptors import Before
 from libs.common.rpc.open_streams import OpenStreams
+from libs.common.rpc.process_memory import limit_arenas, protect_memory
 from libs.common.rpc.reflection import enable_reflection
 from libs.common.rpc.reporting import FLUSH_SECONDS, Reporter, Send
 from libs.common.rpc.server import make_server, server_options
@@ -54,9 +52,6 @@ _HEALTH_RPCS = 200
 # Beyond what shares let in, so that gRPC itself refuses nobody before they do, and probes nobody at all.
 _PROBES = 1_000
 _PROBE_CONNECTIONS = 100
-# From malloc.h.
-_M_ARENA_MAX = -8
-_ARENAS = 2
 
 Closer = Callable[[], Awaitable[None]]
 Wire = Callable[["Frame"], Awaitable[None]]
@@ -389,23 +384,6 @@ def _settings_faults(error: ValidationError) -> str:
     return "\n".join(f"  DARKROOM_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults)
 
 
-def _bound_arenas() -> None:
-    """Let glibc give memory back that requests have used: it keeps up to eight arenas for each processor, in pieces.
-
-    Source: mallopt(3). Other C libraries have no such option.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
-
-
-def _hide_memory() -> None:
-    """Keep our memory and environment, where the secrets are, from other processes of our user."""
-    try:
-        hide_memory()
-    except (OSError, AttributeError) as error:
-        log.warning("the memory of this process is readable for others of its user", why=str(error))
-
-
 def run(name: ServiceName, wire: Wire) -> None:
     """Run a service until it is told to stop. Exits 0 after a drain, and 1 with the reason where it cannot start."""
     try:
@@ -413,8 +391,8 @@ def run(name: ServiceName, wire: Wire) -> None:
     except ValidationError as error:
         raise SystemExit(f"{name} cannot start, its settings have faults:\n{_settings_faults(error)}") from error
     logging.configure(settings, name)
-    _bound_arenas()
-    _hide_memory()
+    limit_arenas()
+    protect_memory()
     tracing.configure(name)
     crashpoints.arm(settings.crash_at)
 

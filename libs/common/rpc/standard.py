@@ -8,7 +8,8 @@ from libs.common import tracing
 from libs.common.rpc.arrivals import Arrivals
 from libs.common.rpc.credentials import is_keyless
 from libs.common.rpc.deadlines import Deadline, is_repeatable
-from libs.common.rpc.interceptors import Before, BoundWrites, MapErrors, Observe, Parse, RequestId, Together, Trace
+from libs.common.rpc.interceptors import Before, BoundWrites, MapErrors, Observe, RequestId, Trace
+from libs.common.rpc.receiving import Parse, Together
 from libs.common.rpc.sharing import ShareOut, Sharing
 from libs.common.rpc.unsent import Unsent
 

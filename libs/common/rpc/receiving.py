@@ -1,0 +1,163 @@
+"""Receives the requests of calls: after their callers are authenticated, within the shares of bytes, and parsed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc import message_bounds
+from libs.common.rpc.arrivals import Arrivals, Unread
+from libs.common.rpc.context import Context, when_done
+from libs.common.rpc.interceptors import Continuation, answers_of_stream, behaviour_of, handler_like
+from libs.common.rpc.shares import Shares, current_holder
+from libs.common.rpc.unsent import Unsent
+
+# Smaller messages do not hold a share of bytes: the number of calls limits their memory.
+_SMALL_BYTES = 64 * 1024
+_NOTHING = nullcontext()
+
+
+class Parse(grpc.aio.ServerInterceptor):
+    """Reads requests: bytes that are no message are the caller's fault, and are answered as such.
+
+    Args:
+        message_bytes: of large requests, each caller holds the bytes until the handler ends.
+        answer_bytes: of large answers, each caller holds the bytes until they are sent.
+        may_refuse: whether a method changes nothing, so that its answer may be an error after all.
+    """
+
+    def __init__(self, message_bytes: Shares, answer_bytes: Shares, may_refuse: Callable[[str], bool]) -> None:
+        self._message_bytes = message_bytes
+        self._answer_bytes = answer_bytes
+        self._may_refuse = may_refuse
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Take the reading away from gRPC, which answers UNKNOWN for what cannot be read."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        behaviour, read = behaviour_of(handler), handler.request_deserializer
+        may_refuse = self._may_refuse(handler_call_details.method)
+
+        def parsed_each(requests: Any, context: Context) -> Any:
+            return behaviour(_each(requests, read), context)
+
+        async def parsed(request: Unread, context: Context) -> Any:
+            given = await request.message()
+            try:
+                with self._held(len(given)):
+                    answer = await behaviour(await _read(given, read), context)
+            finally:
+                # An error keeps the variables of what it went through until the next collection of garbage.
+                del given
+            self._hold_answer(answer, context, may_refuse=may_refuse)
+            return answer
+
+        async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
+            message = await _read(await request.message(), read)
+            async for answer in answers_of_stream(behaviour(message, context)):
+                yield answer
+
+        if handler.request_streaming:
+            return handler_like(handler, parsed_each, None)
+        return handler_like(handler, parsed_stream if handler.response_streaming else parsed, None)
+
+    def _held(self, size_bytes: int) -> AbstractContextManager[None]:
+        return self._message_bytes.held(current_holder(), size_bytes) if size_bytes > _SMALL_BYTES else _NOTHING
+
+    def _hold_answer(self, answer: Message, context: Context, *, may_refuse: bool) -> None:
+        size_bytes = answer.ByteSize()
+        if size_bytes <= _SMALL_BYTES:
+            return
+        shares, holder = self._answer_bytes, current_holder()
+        (shares.take if may_refuse else shares.count)(holder, size_bytes)
+        when_done(context, partial(shares.give_back, holder, size_bytes))
+
+
+class Together(grpc.aio.ServerInterceptor):
+    """Interceptors as one, which wraps each method's handler once and not at every call.
+
+    They run before the message of a call is received. grpc.aio would receive the message first, from callers that are
+    not authenticated, and without a timeout. `Parse`, which must be among the interceptors, receives it.
+
+    Args:
+        interceptors: outermost first.
+        arrivals: waits for messages.
+        unsent: counts answers that are not sent.
+        is_keyless: whether a method, `/package.Service/Method`, is open to callers without a key.
+    """
+
+    def __init__(
+        self,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        *,
+        arrivals: Arrivals,
+        unsent: Unsent,
+        is_keyless: Callable[[str], bool],
+    ) -> None:
+        self._interceptors = interceptors
+        self._arrivals = arrivals
+        self._unsent = unsent
+        self._is_keyless = is_keyless
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler with all of them around it; None, which gRPC answers by itself, where there is none."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            found: Any = await continuation(handler_call_details)
+            if found is None:
+                return None
+            for interceptor in reversed(self._interceptors):
+                found = await interceptor.intercept_service(_always(found), handler_call_details)
+            self._wrapped[method] = found if found.request_streaming else self._unread(found, method)
+        return cast("grpc.RpcMethodHandler[Any, Any]", self._wrapped[method])
+
+    def _unread(self, handler: Any, method: str) -> Any:
+        """The same as a handler of a stream of messages, which gRPC calls before the first has come."""
+        behaviour, arrivals, is_keyless = behaviour_of(handler), self._arrivals, self._is_keyless(method)
+        unsent = self._unsent
+
+        async def begun(_: Any, context: Context) -> Any:
+            return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
+
+        async def answered(_: Any, context: Context) -> Any:
+            answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
+            unsent.answered(context, answer.ByteSize(), is_keyless=is_keyless)
+            return answer
+
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(begun, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answered, None, handler.response_serializer)
+
+
+def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]:
+    async def continuation(_: grpc.HandlerCallDetails) -> Any:
+        return handler
+
+    return continuation
+
+
+async def _read(given: bytes, read: Any) -> Any:
+    """The message that `read`, the `FromString` of its class, makes of the bytes."""
+    if len(given) > message_bounds.COUNTED_ABOVE_BYTES:
+        await message_bounds.check(given, read.__self__.DESCRIPTOR)
+    try:
+        return read(given)
+    except DecodeError as error:
+        raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
+
+
+async def _each(given: AsyncIterator[bytes], read: Any) -> AsyncIterator[Any]:
+    async for request in given:
+        yield await _read(request, read)
