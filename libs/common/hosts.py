@@ -18,9 +18,9 @@ def is_listed(host: str, hosts: Sequence[str]) -> bool:
 
 
 def host_of(url: URL) -> str:
-    """Return the host of a URL; empty for one that has none, or one that is no name, such as `xn--` (RFC 5891).
+    """Return the host of a URL; empty if it has none or the host is not a valid name, such as `xn--` (RFC 5891).
 
-    yarl decodes the name when it is asked for, and raises only then.
+    yarl decodes the name only when `URL.host` is read, and raises then.
     """
     try:
         return url.host or ""

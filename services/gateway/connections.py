@@ -52,7 +52,7 @@ class Connection(RequestHandler):
 
     @property
     def is_full(self) -> bool:
-        """Whether it wants nothing to be read at the moment."""
+        """Whether reading from the connection is paused."""
         return self._reading_paused or self._buffer_paused
 
     async def finish_response(

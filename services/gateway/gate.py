@@ -18,17 +18,17 @@ from typing import Protocol, cast
 
 from libs.common import metrics
 from libs.common.rpc import sockets
-from libs.common.rpc.budgets import Budget
 from libs.common.rpc.shares import network_of
+from libs.common.rpc.token_bucket import TokenBucket
 
 _HEADER_END = b"\r\n\r\n"
 _HEADER_LIMIT_BYTES = 64 * 1024
 # Among the connections that have waited longest, all are idle but those whose next request has come at this moment.
 _LOOKED_AT = 100
-# What an address may send before its requests are authenticated. Some bodies cost much: a chunk of one byte, for
-# instance, as much as a large one, so that a megabyte of them takes a tenth of a second.
+# The bytes that an address may send before its requests are authenticated. Some bodies are expensive to parse: a MiB of
+# chunks of one byte takes a tenth of a second.
 _KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND = 1024**2, 512 * 1024
-_BUDGETS_LIMIT = 10_000
+_BUCKETS_LIMIT = 10_000
 
 
 class Inner(Protocol):
@@ -40,7 +40,7 @@ class Inner(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether it wants nothing to be read at the moment."""
+        """Whether reading from the connection is paused."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -72,7 +72,7 @@ class Gate:
         connections: how many at once.
         per_address: how many of them from one address. 0: no bound.
         header_timeout_seconds: what a client gets until its first request's headers are there.
-        write_timeout_seconds: what it gets to take the next part of an answer.
+        write_timeout_seconds: the time that a client has to read the next part of a response.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Gate:
         # Dicts in the place of sets, for they keep the order: who has been idle for longest comes first.
         self._idle: dict[Guarded, None] = {}
         self._by_address: defaultdict[str, dict[Guarded, None]] = defaultdict(dict)
-        self._budgets: dict[str, Budget] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def __call__(self) -> Guarded:
         """A protocol for one connection."""
@@ -139,22 +139,22 @@ class Gate:
                 of_address[guarded] = of_address.pop(guarded)
 
     def know(self, inner: object) -> None:
-        """Note that a request on the connection of a protocol is authenticated: what it sends is not counted."""
+        """Record that a request on a connection is authenticated. Bytes of this connection are not counted any more."""
         guarded = self._open.get(inner)
         if guarded is not None:
             guarded.know()
 
-    def budget_of(self, address: str) -> Budget | None:
-        """What an address may send without a key; none where addresses have no shares, as behind a proxy."""
+    def bucket_of(self, address: str) -> TokenBucket | None:
+        """Return the token bucket of an address; None if addresses have no shares, as behind a proxy."""
         if not self._per_address:
             return None
-        budget = self._budgets.get(address)
-        if budget is None:
+        bucket = self._buckets.get(address)
+        if bucket is None:
             now = monotonic()
-            if len(self._budgets) >= _BUDGETS_LIMIT:
-                self._budgets = {one: kept for one, kept in self._budgets.items() if not kept.is_whole(now)}
-            budget = self._budgets[address] = Budget(_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
-        return budget
+            if len(self._buckets) >= _BUCKETS_LIMIT:
+                self._buckets = {one: kept for one, kept in self._buckets.items() if not kept.is_full(now)}
+            bucket = self._buckets[address] = TokenBucket(_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
+        return bucket
 
     def _make_room(self, among: Iterable[Guarded]) -> bool:
         for guarded in islice(among, _LOOKED_AT):
@@ -175,7 +175,7 @@ class Guarded(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self.answered_at = 0.0
-        self._budget: Budget | None = None
+        self._bucket: TokenBucket | None = None
         self._spent_bytes = 0
         self._held = b""
         self._held_timer: asyncio.TimerHandle | None = None
@@ -185,7 +185,7 @@ class Guarded(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost with it: no request is in progress, and no answer on its way that is taken."""
+        """Whether it may be closed: no request is in progress, and no response is being read."""
         if self._transport is None or not self.inner.is_idle:
             return False
         is_late = monotonic() - self.answered_at > self._gate.write_timeout_seconds
@@ -202,41 +202,41 @@ class Guarded(asyncio.Protocol):
             self._cut_off(refused)
             return
         self._is_in = True
-        self._budget = self._gate.budget_of(self.address)
+        self._bucket = self._gate.bucket_of(self.address)
         self._expect_headers()
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Look for the end of the first headers, and pass on: later, where the address has sent too much."""
+        """Check the first headers and pass the data on; later if the token bucket of the address is in debt."""
         if not self._is_in:
             return
         if self._held_timer is not None:
-            # It was read before reading was paused.
+            # Data that was read before reading was paused.
             self._held += data
-        elif self._budget is not None and (wait_seconds := self._budget.wait_seconds(monotonic())):
+        elif self._bucket is not None and (wait_seconds := self._bucket.wait_seconds(monotonic())):
             self._hold(data, wait_seconds)
         else:
             self._pass_on(data)
 
     def know(self) -> None:
-        """Count what comes no longer, and what came already."""
-        if self._budget is not None:
-            self._budget.give_back(self._spent_bytes, monotonic())
-            self._budget = None
+        """Stop counting the bytes of this connection, and refund those that were counted."""
+        if self._bucket is not None:
+            self._bucket.refund(self._spent_bytes, monotonic())
+            self._bucket = None
             self._let_go()
 
     def _hold(self, data: bytes, wait_seconds: float) -> None:
         assert self._transport is not None
         self._held = data
         if self._timer is not None:
-            # It is not the client that is slow.
+            # The header timeout must not run while the data is held.
             self._timer.cancel()
         self._transport.pause_reading()
         self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
 
     def _look_again(self) -> None:
-        """Pass on what was held, unless others of the address were faster."""
-        wait_seconds = self._budget.wait_seconds(monotonic()) if self._budget is not None else 0.0
+        """Pass the held data on, unless other connections of the address have put its token bucket into debt again."""
+        wait_seconds = self._bucket.wait_seconds(monotonic()) if self._bucket is not None else 0.0
         if wait_seconds:
             self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
         else:
@@ -257,8 +257,8 @@ class Guarded(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _pass_on(self, data: bytes) -> None:
-        if self._budget is not None:
-            self._budget.spend(len(data), monotonic())
+        if self._bucket is not None:
+            self._bucket.take(len(data), monotonic())
             self._spent_bytes += len(data)
         if self._head is not None:
             self._head += data
@@ -270,7 +270,7 @@ class Guarded(asyncio.Protocol):
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass on, behind what is held."""
+        """Pass on, after the held data."""
         if self._held_timer is not None:
             self._has_ended = True
             return True
@@ -289,13 +289,13 @@ class Guarded(asyncio.Protocol):
             self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass on: the client has much to take."""
+        """Pass on, and start the write timeout."""
         if self._unread_timer is None:
             self._expect_reading()
         self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on: it has taken it."""
+        """Pass on, and stop the write timeout."""
         self._end_unread()
         self.inner.resume_writing()
 
@@ -306,7 +306,7 @@ class Guarded(asyncio.Protocol):
         self._cut_off("idle")
 
     def _expect_reading(self) -> None:
-        """Cut the client off unless it takes something within the time for that."""
+        """Close the connection unless the client reads something within the write timeout."""
         loop = asyncio.get_running_loop()
         self._unread_timer = loop.call_later(self._gate.write_timeout_seconds, self._look_at_reading, self._unread())
 
@@ -317,7 +317,7 @@ class Guarded(asyncio.Protocol):
             self._expect_reading()
 
     def _unread(self) -> tuple[int, int]:
-        """What changes when the client takes something: in the buffers of this process, and of the kernel."""
+        """Return numbers that change when the client reads: bytes in the write buffer, and bytes acknowledged."""
         assert self._transport is not None
         connection = self._transport.get_extra_info("socket")
         taken_bytes = sockets.taken_bytes(connection.fileno()) if connection is not None else 0

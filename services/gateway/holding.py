@@ -1,4 +1,4 @@
-"""What an HTTP request holds while it is answered: a share of its API key's and owner's requests, and of bytes."""
+"""The shares that an HTTP request holds until it ends: of the requests and of the bytes of its API key and owner."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class HttpShares:
 
     Attributes:
         requests: requests of keys and owners.
-        body_bytes: bytes of the bodies of their requests.
-        keyless_body_bytes: bytes of the bodies of requests without a key: webhooks and the form to sign in.
+        body_bytes: bytes of the bodies of authenticated requests.
+        keyless_body_bytes: bytes of the bodies of other requests: webhooks and the sign-in form.
     """
 
     requests: Shares
@@ -56,7 +56,7 @@ class Holding:
         request: whose.
         shares: of the port.
         open_streams: knows the streams of a key.
-        gate: knows the connection of the request.
+        gate: has the connection of the request.
     """
 
     def __init__(self, request: web.Request, shares: HttpShares, open_streams: OpenStreams, gate: Gate) -> None:
@@ -78,7 +78,7 @@ class Holding:
             self._gate.know(self._request.protocol)
 
     def take_bytes(self, size_bytes: int) -> None:
-        """Hold bytes of the body: the caller's, or their address's. Raises as `take`."""
+        """Hold bytes of the body against the share of the caller, or of the address. Raises as `take`."""
         if self._bytes_of is None:
             self._bytes_of = self._bytes_holder()
             self._held.callback(self._give_back_bytes)

@@ -82,9 +82,9 @@ def _within(time: datetime) -> datetime:
 def asked_range(
     request: monitor_pb2.GetStatsRequest | monitor_pb2.GetErrorStatsRequest, now: datetime
 ) -> tuple[datetime, datetime]:
-    """From when until when; unset: the last 24 hours. InvalidRequest with every fault.
+    """Return the start and the end of the range; by default the last 24 hours. Raises InvalidRequest with all faults.
 
-    Of what lies before 1970 and after the year 9000 nothing is kept: that is cut off, for it cannot be reckoned with.
+    Times are clamped to the years 1970 to 9000, because arithmetic with others overflows, and there are no data then.
     """
     found: list[FieldViolation] = []
     begin = getattr(request, "from")

@@ -49,8 +49,11 @@ async def test_who_ends_the_request_early_is_answered_or_closed(spent: Running) 
     writer.write(_POST + b"\r\n" + _PIECE)
     writer.write_eof()
     async with asyncio.timeout(20):
-        await reader.read(-1)
+        answer = await reader.read(-1)
     writer.close()
+    assert not answer or answer.startswith(b"HTTP/1.1 4")
+    # The connection did not stay behind.
+    assert reader.at_eof()
 
 
 async def test_who_has_a_key_does_not_wait_for_long(running: Running) -> None:

@@ -51,7 +51,7 @@ async def _lasting(request: Any, context: Any) -> monitor_pb2.LogErrorResponse:
 
 
 class _Watched:
-    """A server, and the watch of its port, which looks when it is told to."""
+    """A server, and a `ConnectionWatch` of its port that scans only when a test calls it."""
 
     def __init__(self, port: int, limits: Limits, callers: Callers) -> None:
         self.port = port
@@ -144,9 +144,9 @@ async def test_the_longest_idle_make_room() -> None:
         for _ in range(5):
             readers.append(await watched.connected())
             await asyncio.sleep(0.02)
-        watched.watch.look()
+        watched.watch.scan()
         assert await _ended(readers) == [True, True, False, False, False]
-        watched.watch.look()
+        watched.watch.scan()
         assert await _ended(readers[2:]) == [False, False, False]
 
 
@@ -156,7 +156,7 @@ async def test_a_connection_with_a_call_in_progress_outlives_idle_ones() -> None
         under_way = asyncio.create_task(call(1.5))
         await asyncio.sleep(0.2)
         readers = [await watched.connected() for _ in range(3)]
-        watched.watch.look()
+        watched.watch.scan()
         assert (await _ended(readers)).count(True) == 2
         await under_way
 
@@ -164,7 +164,7 @@ async def test_a_connection_with_a_call_in_progress_outlives_idle_ones() -> None
 async def test_keys_and_owners_have_shares_of_their_own() -> None:
     async with _watched(Limits(key=1, owner=2)) as watched:
         callers = [await watched.caller(key) for key in ("a1", "a1", "a2", "b1")]
-        watched.watch.look()
+        watched.watch.scan()
         # Of the two connections of one key, the older ended: its client connects anew with the next call.
         found = await asyncio.gather(*(call() for call in callers), return_exceptions=True)
         assert [type(answer).__name__ for answer in found[1:]] == ["LogErrorResponse"] * 3
@@ -175,29 +175,29 @@ async def test_whoever_sends_much_without_a_key_is_cut_off() -> None:
         small = await watched.sending(frames.unfinished(KEYLESS_BYTES // 2))
         large = await watched.sending(frames.unfinished(2 * KEYLESS_BYTES))
         await asyncio.sleep(0.2)
-        watched.watch.look()
+        watched.watch.scan()
         assert await _ended([small, large]) == [False, True]
 
 
 async def test_whoever_has_a_key_may_send_much() -> None:
     async with _watched(Limits()) as watched:
         call = await watched.caller("one")
-        watched.watch.look()
+        watched.watch.scan()
         entry = monitor_pb2.ErrorEntry(message="x" * (4 * KEYLESS_BYTES))
         under_way = asyncio.create_task(call(0.5, monitor_pb2.LogErrorRequest(errors=[entry])))
         await asyncio.sleep(0.3)
-        watched.watch.look()
-        await under_way
+        watched.watch.scan()
+        assert await under_way == monitor_pb2.LogErrorResponse()
 
 
 async def test_what_was_known_of_connections_is_forgotten_with_them() -> None:
     async with _watched(Limits(total=5)) as watched:
         await watched.caller("one")
-        assert len(watched.watch.look()) == 1
+        assert len(watched.watch.scan()) == 1
         assert len(watched.callers.by_endpoint()) == 1
         await watched.close()
         await asyncio.sleep(0.2)
-        assert not watched.watch.look()
+        assert not watched.watch.scan()
         assert not watched.callers.by_endpoint()
 
 
@@ -205,7 +205,7 @@ async def test_other_sockets_of_the_process_are_left_alone() -> None:
     async with _watched(Limits(total=1)) as watched, await asyncio.start_server(_silent, "127.0.0.1", 0) as there:
         address = there.sockets[0].getsockname()
         opened = [await asyncio.open_connection(*address) for _ in range(3)]
-        watched.watch.look()
+        watched.watch.scan()
         assert await _ended([reader for reader, _ in opened]) == [False, False, False]
         for _, writer in opened:
             writer.close()

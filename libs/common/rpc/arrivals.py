@@ -14,7 +14,7 @@ from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.shares import current_holder
 
 _SWEEP_SECONDS = 1.0
-# How large a message is, its sender alone knows before it is there: up to gRPC's limit for each of these.
+# The size of a message is unknown until it is received; each of these may have up to `grpc_message_limit_bytes`.
 _OF_KEY_AT_ONCE = 16
 
 
@@ -66,7 +66,7 @@ class Arrivals:
         return bytes(message)
 
     def _turn_of(self, key: str) -> AbstractAsyncContextManager[None]:
-        """So that the calls of a key wait for each other before they fill the memory with messages."""
+        """Return the semaphore that limits how many messages of one key are received at once."""
         if not key:
             return nullcontext()
         turn = self._turns.get(key)

@@ -1,4 +1,4 @@
-"""The peers of a gRPC server: which have authenticated calls, and whose connections are to end."""
+"""The peers of a gRPC server: which peers have authenticated calls, and which connections to reset."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from libs.common.rpc.sockets import Endpoint, endpoint_of
 
 @dataclass(slots=True)
 class Caller:
-    """A peer with authenticated calls: whose key they came with, and how many are in progress."""
+    """A peer with authenticated calls: the key and the owner of its first call, and the number of calls in progress."""
 
     holder: Holder
     calls: int = 0
 
 
 class Callers:
-    """Both are noted by the event loop, with peers as gRPC names them, and read by the thread of the watch."""
+    """Records peers and requests to reset them.
+
+    The event loop writes, with peers in gRPC's notation (`ipv4:192.0.2.1:5000`). The thread of `ConnectionWatch` reads.
+    """
 
     def __init__(self) -> None:
         self._by_peer: dict[str, Caller] = {}
@@ -38,20 +41,20 @@ class Callers:
             caller.calls -= 1
 
     def reset(self, peer: str) -> None:
-        """Have the connection of a peer reset."""
+        """Request that the connection of a peer is reset."""
         self._to_reset.add(peer)
 
     def by_endpoint(self) -> dict[Endpoint, Caller]:
-        """Return all that have authenticated calls."""
+        """Return the peers that have had authenticated calls."""
         return {endpoint: caller for peer, caller in list(self._by_peer.items()) if (endpoint := endpoint_of(peer))}
 
     def to_reset(self) -> set[Endpoint]:
-        """Return, once, whose connections are to be reset."""
+        """Return the peers whose connections must be reset, and clear that set."""
         peers, self._to_reset = self._to_reset, set()
         return {endpoint for peer in peers if (endpoint := endpoint_of(peer))}
 
     def forget(self, known: Iterable[Endpoint], but: Container[Endpoint]) -> None:
-        """Forget those of `known` whose connections have ended: that are not among `but`."""
+        """Remove the peers of `known` that are not in `but`, because their connections have ended."""
         gone = {endpoint for endpoint in known if endpoint not in but}
         for peer in list(self._by_peer) if gone else ():
             if endpoint_of(peer) in gone:

@@ -1,10 +1,10 @@
-"""Bounds the TCP connections of ports that libraries listen at: how many there are, and what they send.
+"""Limits the TCP connections of ports that libraries serve: their number, and the bytes that they send without a key.
 
-gRPC's server and the server of metrics limit neither how many connections an address may have nor what a peer sends
-before it has shown a key. gRPC takes 16 MiB of headers from a client that has not acknowledged the server's SETTINGS,
-on each connection, in spite of the limit of its own setting. Source: gRPC 1.85, chttp2/transport/http2_settings.h,
-`kDefaultMaxHeaderListSize`, used by parsing.cc through `settings.acked()`. Their sockets belong to this process, so
-that a thread can look at them.
+The servers of gRPC and of metrics limit neither the connections of one address nor the bytes that a peer sends
+before it is authenticated. gRPC accepts 16 MiB of headers on each connection whose client has not acknowledged the
+server's SETTINGS, whatever `grpc.max_metadata_size` is. Source: gRPC 1.85, chttp2/transport/http2_settings.h,
+`kDefaultMaxHeaderListSize`, which parsing.cc uses through `settings.acked()`. The sockets belong to this process, so
+a thread can inspect and reset them.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import structlog
 
 from libs.common import metrics
 from libs.common.rpc import sockets
-from libs.common.rpc.budgets import Budget
 from libs.common.rpc.callers import Caller, Callers
 from libs.common.rpc.shares import NOBODY, Limits, network_of
 from libs.common.rpc.sockets import Ends
+from libs.common.rpc.token_bucket import TokenBucket
 
 log = structlog.get_logger()
 KEYLESS_BYTES = 256 * 1024
-"""What a peer may send on one connection before a call of it is authenticated: some thousand calls."""
+"""The burst that a peer may send on one connection before one of its calls is authenticated: a few thousand calls."""
 _KEYLESS_BYTES_PER_SECOND = 16 * 1024
-# And all such connections of one address together; those that have sent little stay nevertheless.
+# The same for all such connections of one address. Connections that have sent little are not reset for this limit.
 _ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 512 * 1024, 32 * 1024
 _LITTLE_BYTES = 16 * 1024
-# Of all connections that are younger than what `server_options` gives a client to acknowledge the SETTINGS, together.
+# The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
 _INTERVAL_SECONDS = 0.1
-# A look takes at most this part of the time of a processor.
-_LOOK_SHARE = 0.1
+# The largest part of one processor that scans may use.
+_SCAN_SHARE = 0.1
 
 
 class _Connection:
-    """One connection. `caller`: whose calls on it were authenticated."""
+    """One connection. `caller`: the peer, if it has had an authenticated call; else None."""
 
     def __init__(self, ends: Ends, now: float, descriptor: int) -> None:
         self.ends = ends
@@ -48,51 +48,51 @@ class _Connection:
         self.descriptor = descriptor
         self.received_bytes = 0
         self.caller: Caller | None = None
-        self._budget = Budget(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
+        self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
 
-    def has_sent_too_much(self, of_address: Budget | None, now: float) -> bool:
-        """Count what came without an authenticated call; whether it was too much of it, or of its address."""
+    def has_sent_too_much(self, of_address: TokenBucket | None, now: float) -> bool:
+        """Count the bytes that came before authentication. Return whether they exceed a limit."""
         if self.caller is not None:
             return False
         before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
         new_bytes = self.received_bytes - before
-        is_address_spent = of_address is not None and of_address.spend(new_bytes, now)
-        return self._budget.spend(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
+        is_address_spent = of_address is not None and of_address.take(new_bytes, now)
+        return self._bucket.take(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
 
     @property
     def order(self) -> tuple[bool, float]:
-        """Who is closed first: the longest idle, and the newest where none is idle."""
+        """The sort key for closing: idle connections first, the longest idle before others; then the newest."""
         if self.caller is None or not self.caller.calls:
             return False, -sockets.idle_ms(self.descriptor)
         return True, -self.seen_at
 
 
 class ConnectionWatch:
-    """Looks at the connections of some ports several times a second, in a thread of its own.
+    """Scans the connections of some ports ten times a second in a thread, and resets those beyond a limit.
 
     Args:
-        limits: how many connections each port may have, in all and of one address, key and owner.
-        callers: which peers have authenticated calls, and which are to be reset.
+        limits: the connections that each port may have: in total, and of one address, key and owner.
+        callers: the peers that have authenticated calls, and the peers whose connections must be reset.
     """
 
     def __init__(self, limits: Mapping[int, Limits], callers: Callers) -> None:
         self._limits = limits
         self._callers = callers
-        # By the inode of the socket. None: it is no connection to any of the ports.
+        # By the inode of the socket. None: the socket is not a connection to one of the ports.
         self._known: dict[int, _Connection | None] = {}
-        self._of_address: dict[str, Budget] = {}
+        self._of_address: dict[str, TokenBucket] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin. Where the system does not tell what is needed, a log line says so, and nothing is watched."""
+        """Start the thread. On other systems than Linux a warning is logged, and nothing is limited."""
         if sys.platform == "linux":
             self._thread.start()
         else:
             log.warning("connections are not watched: this needs Linux")
 
     def stop(self) -> None:
-        """End, within a second."""
+        """Stop the thread within one second."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
@@ -100,16 +100,17 @@ class ConnectionWatch:
     def _run(self) -> None:
         wait_seconds = _INTERVAL_SECONDS
         while not self._stopping.wait(wait_seconds):
-            # Not of the clock: a look that has to wait for others is late already.
+            # Processor time, not wall-clock time: a scan that had to wait for a processor must not delay the next one.
             started = thread_time()
             try:
-                self.look()
+                self.scan()
             except Exception:
-                log.exception("looking at connections failed")
-            wait_seconds = max(_INTERVAL_SECONDS, (thread_time() - started) / _LOOK_SHARE)
+                # The thread must survive every failure: without it strangers have no limits.
+                log.exception("scanning connections failed")
+            wait_seconds = max(_INTERVAL_SECONDS, (thread_time() - started) / _SCAN_SHARE)
 
-    def look(self) -> list[Ends]:
-        """Look at all connections once, reset those that are too many or send too much, and return all of them."""
+    def scan(self) -> list[Ends]:
+        """Scan all connections once, reset those beyond a limit, and return all of them."""
         callers, unread, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
         connections = self._connections(now)
         closing: dict[int, str] = {}
@@ -117,7 +118,7 @@ class ConnectionWatch:
             connection.caller = callers.get(connection.ends.peer)
             if connection.ends.peer in unread:
                 closing[inode] = "unread"
-            elif connection.has_sent_too_much(self._budget_of(connection, now), now):
+            elif connection.has_sent_too_much(self._bucket_of(connection, now), now):
                 closing[inode] = "keyless"
         closing.update(_sent_most(connections, now))
         for port, limits in self._limits.items():
@@ -126,22 +127,22 @@ class ConnectionWatch:
         for inode, reason in closing.items():
             sockets.reset(connections[inode].descriptor, connections[inode].ends)
             metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
-        for address in [one for one, budget in self._of_address.items() if budget.is_whole(now)]:
+        for address in [one for one, bucket in self._of_address.items() if bucket.is_full(now)]:
             del self._of_address[address]
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})
         return [connection.ends for connection in connections.values()]
 
-    def _budget_of(self, connection: _Connection, now: float) -> Budget | None:
-        """That of its address; none where addresses have no shares, as behind a proxy."""
+    def _bucket_of(self, connection: _Connection, now: float) -> TokenBucket | None:
+        """Return the token bucket of its address; None if addresses have no shares, as behind a proxy."""
         if not self._limits[connection.ends.port].address:
             return None
-        budget = self._of_address.get(connection.address)
-        if budget is None:
-            budget = self._of_address[connection.address] = Budget(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now)
-        return budget
+        bucket = self._of_address.get(connection.address)
+        if bucket is None:
+            bucket = self._of_address[connection.address] = TokenBucket(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now)
+        return bucket
 
     def _connections(self, now: float) -> dict[int, _Connection]:
-        """Those to the ports, by the inodes of their sockets."""
+        """Return the connections to the ports, by inode."""
         found = sockets.sockets()
         for inode in self._known.keys() - found.keys():
             del self._known[inode]
@@ -152,7 +153,7 @@ class ConnectionWatch:
 
 
 def _sent_most(connections: Mapping[int, _Connection], now: float) -> Iterator[tuple[int, str]]:
-    """The new ones without a key that sent most, as long as all such have sent too much together."""
+    """Yield the new unauthenticated connections that sent most, until the rest of them is within the limit."""
     new = {
         inode: connection.received_bytes
         for inode, connection in connections.items()
@@ -167,7 +168,7 @@ def _sent_most(connections: Mapping[int, _Connection], now: float) -> Iterator[t
 
 
 def _too_many(connections: Mapping[int, _Connection], limits: Limits, closing: Mapping[int, str]) -> dict[int, str]:
-    """Those beyond a limit, with the share that they exceed; those of `closing` do not count."""
+    """Return the connections beyond a limit, with the share that they exceed. Those in `closing` are not counted."""
     groups: defaultdict[tuple[str, str, int], list[int]] = defaultdict(list)
     for inode, connection in connections.items():
         holder = connection.caller.holder if connection.caller else NOBODY

@@ -27,9 +27,9 @@ class Parse(grpc.aio.ServerInterceptor):
     """Reads requests: bytes that are no message are the caller's fault, and are answered as such.
 
     Args:
-        message_bytes: of large requests, each caller holds the bytes until the handler ends.
-        answer_bytes: of large answers, each caller holds the bytes until they are sent.
-        may_refuse: whether a method changes nothing, so that its answer may be an error after all.
+        message_bytes: the shares of bytes of large requests, held until the handler returns.
+        answer_bytes: the shares of bytes of large responses, held until they are sent.
+        may_refuse: whether a method has no side effects, so that a response beyond a share may become an error.
     """
 
     def __init__(self, message_bytes: Shares, answer_bytes: Shares, may_refuse: Callable[[str], bool]) -> None:
@@ -56,7 +56,7 @@ class Parse(grpc.aio.ServerInterceptor):
                 with self._held(len(given)):
                     answer = await behaviour(await _read(given, read), context)
             finally:
-                # An error keeps the variables of what it went through until the next collection of garbage.
+                # The traceback of an error keeps the frame's variables alive until the next garbage collection.
                 del given
             self._hold_answer(answer, context, may_refuse=may_refuse)
             return answer

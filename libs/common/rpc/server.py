@@ -56,14 +56,14 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 3),
-        # A client has this long to begin, and to take on what the server's SETTINGS say.
+        # The time that a client has for the handshake and to acknowledge the server's SETTINGS.
         ("grpc.server_handshake_timeout_ms", _BEGINNING_MS),
         ("grpc.http2.settings_timeout", _BEGINNING_MS),
-        # The watch closes those beyond the settings' limit; this stops a crowd that comes between two of its looks.
+        # `ConnectionWatch` resets connections beyond the limit of the settings. This bounds them between two scans.
         ("grpc.max_allowed_incoming_connections", 2 * settings.grpc_connections if is_bounded else _UNBOUNDED),
-        # Otherwise gRPC takes megabytes of each message that nobody has asked for yet.
+        # With BDP probing gRPC grows the windows and buffers messages of several MiB before a handler reads them.
         ("grpc.http2.bdp_probe", 0),
-        # Connections take turns after so much, so that one that sends much delays the others less.
+        # The most that is read from one connection before the others, so that a large sender delays them less.
         ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
         ("grpc.max_connection_idle_ms", 600_000),
         # Connections are renewed, so that replicas that come later get their share.

@@ -70,12 +70,12 @@ class Shares:
                 metrics.SHARES_REFUSED.labels(kind, share)
 
     def take(self, holder: Holder, amount: int = 1) -> None:
-        """Take some; they must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
+        """Take an amount, which must be given back. Raises GenerationError RATE_LIMITED beyond a limit."""
         self._require_room(holder, amount)
         self.count(holder, amount)
 
     def count(self, holder: Holder, amount: int = 1) -> None:
-        """Take some beyond any limit, of what cannot be refused any more; they must be given back."""
+        """Take an amount without checking the limits, for what cannot be refused any more; it must be given back."""
         held = self._held
         for share, name, _ in _of(holder, self._limits):
             held[share, name] = held.get((share, name), 0) + amount
@@ -101,7 +101,7 @@ class Shares:
 
     @contextmanager
     def held(self, holder: Holder, amount: int = 1) -> Iterator[None]:
-        """Hold some until the block ends. Raises GenerationError RATE_LIMITED beyond a limit."""
+        """Hold an amount until the block ends. Raises GenerationError RATE_LIMITED beyond a limit."""
         self.take(holder, amount)
         try:
             yield

@@ -31,10 +31,10 @@ class Sharing:
         streams: streams that need one, in either direction.
         keyless: streams that need none.
         keyless_seconds: how long one of these lasts.
-        message_bytes: bytes of the messages of calls that need a key, until these end.
-        answer_bytes: bytes of their answers, until these are sent.
+        message_bytes: bytes of the requests of authenticated calls, until their handlers return.
+        answer_bytes: bytes of the responses to them, until they are sent.
         open_streams: knows the streams of a key.
-        callers: knows the peers whose calls are authenticated.
+        callers: records the peers with authenticated calls.
     """
 
     calls: Shares
@@ -80,7 +80,7 @@ class Sharing:
 
 
 def bytes_limits(settings: Settings) -> Limits:
-    """How many bytes of requests a service holds at once: half of them of one owner, a quarter of one key."""
+    """Return the limits of bytes of requests or responses in memory: an owner may have half, a key a quarter."""
     total = settings.request_bytes
     return Limits(total, key=total // 4, owner=total // 2)
 
@@ -106,7 +106,7 @@ class ShareOut(Wrapper):
                     return await behaviour(stream.reading(request), context)
             holder = current_holder()
             calls.take(holder)
-            # Until its answer is sent: whoever does not read holds their share.
+            # The share is returned when the response is sent, so that unread responses count.
             when_done(context, partial(calls.give_back, holder))
             with self._sharing.callers.calling(context.peer(), holder):
                 return await behaviour(request, context)

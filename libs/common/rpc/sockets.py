@@ -1,6 +1,6 @@
-"""The TCP connections of this process, whichever library holds them: found, asked what the kernel counts, and reset.
+"""Lists, inspects and resets the TCP connections of this process, including those that a library opened.
 
-Linux alone: connections and descriptors are listed by /proc, and counts are read by TCP_INFO (tcp(7)).
+Linux only: descriptors are listed from /proc, and counters are read with TCP_INFO (tcp(7)).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Entry(ctypes.Structure):
     )
 
 
-# PyDLL keeps the interpreter's lock: Python's own functions let go of it for each file, and would wait up to 5 ms for
-# it each time that another thread is busy.
+# PyDLL does not release the GIL. Functions of `os` release it for each file, and wait up to 5 ms to get it back while
+# another thread is busy.
 _libc = ctypes.PyDLL(None)
 _libc.opendir.restype = ctypes.c_void_p
 _libc.readdir.argtypes, _libc.readdir.restype = (ctypes.c_void_p,), ctypes.POINTER(_Entry)
@@ -45,26 +45,26 @@ _libc.closedir.argtypes = (ctypes.c_void_p,)
 
 
 class Endpoint(NamedTuple):
-    """An address and a port, as the peer of a connection."""
+    """The address and the port of a peer."""
 
     host: str
     port: int
 
 
 class Ends(NamedTuple):
-    """A connection: the port that it came to, and its peer."""
+    """The two ends of a connection: the local port and the peer."""
 
     port: int
     peer: Endpoint
 
 
 def sockets() -> dict[int, int]:
-    """The file descriptor of each socket of this process, by its inode, which no other gets while it is open."""
+    """Return the file descriptor of each socket of this process, by inode, which is unique while the socket is open."""
     found: dict[int, int] = {}
     link = ctypes.create_string_buffer(_LINK_BYTES)
     listing = _libc.opendir(_DESCRIPTORS)
     if not listing:
-        # There is no descriptor left for it, for instance.
+        # For example because the process has no free file descriptor.
         return found
     while entry := _libc.readdir(listing):
         name = entry.contents.name
@@ -76,7 +76,7 @@ def sockets() -> dict[int, int]:
 
 
 def ends_of(descriptor: int, ports: Container[int]) -> Ends | None:
-    """The ends of the connection of a socket; None for one that is no connection to any of the ports."""
+    """Return the ends of a connection; None for a socket that is not a TCP connection to one of the local ports."""
     with suppress(OSError), _borrowed(descriptor) as borrowed:
         if borrowed.family in {socket.AF_INET, socket.AF_INET6} and borrowed.type == socket.SOCK_STREAM:
             port = borrowed.getsockname()[1]
@@ -85,34 +85,34 @@ def ends_of(descriptor: int, ports: Container[int]) -> Ends | None:
 
 
 def received_bytes(descriptor: int) -> int:
-    """How much a peer has sent on a connection; 0 where the kernel does not tell, or the connection has ended."""
+    """Return the bytes that the peer has sent; 0 if the kernel has no such counter or the connection has ended."""
     return _counted(descriptor, "Q", _RECEIVED_AT)
 
 
 def taken_bytes(descriptor: int) -> int:
-    """How much of what was sent a peer's kernel has taken; 0 as for `received_bytes`, and on other systems."""
+    """Return the bytes that the peer has acknowledged; 0 as for `received_bytes`, and on other systems than Linux."""
     return _counted(descriptor, "Q", _ACKED_AT) if sys.platform == "linux" else 0
 
 
 def idle_ms(descriptor: int) -> int:
-    """The milliseconds since a peer last sent anything; 0 as for `received_bytes`."""
+    """Return the milliseconds since the peer last sent data; 0 as for `received_bytes`."""
     return _counted(descriptor, "I", _IDLE_MS_AT)
 
 
 def reset(descriptor: int, ends: Ends) -> None:
-    """Reset a connection, so that what it has sent and nobody has read is gone. Its owner, a library, then closes it.
+    """Reset a connection and discard the data in its receive queue. The library that owns it then closes it.
 
-    By connecting it to nowhere, see connect(2): a shutdown would leave to be read what has come already.
+    It is connected to AF_UNSPEC, see connect(2), because after shutdown(2) the receive queue can still be read.
     """
     with suppress(OSError), _borrowed(descriptor) as borrowed:
-        # The descriptor may be another socket's by now.
+        # The library may have closed the descriptor, and the system may have given it to another socket.
         if borrowed.getsockname()[1] == ends.port and _peer_of(borrowed) == ends.peer:
             _libc.connect(borrowed.fileno(), _NOWHERE, len(_NOWHERE))
 
 
 @lru_cache(_PEERS_LIMIT)
 def endpoint_of(peer: str) -> Endpoint | None:
-    """The endpoint that gRPC calls `ipv4:192.0.2.1:5000` or `ipv6:%5B2001:db8::1%5D:5000`; None for another kind."""
+    """Parse gRPC's notation of a peer, `ipv4:192.0.2.1:5000` or `ipv6:%5B2001:db8::1%5D:5000`; None for other kinds."""
     family, _, rest = peer.partition(":")
     host, _, port = unquote(rest).rpartition(":")
     if family not in {"ipv4", "ipv6"} or not port.isdigit():
@@ -130,7 +130,7 @@ def _endpoint(host: str, port: int) -> Endpoint:
 
 
 def _counted(descriptor: int, kind: str, at: int) -> int:
-    # What is read of another socket, whose the descriptor may be by now, harms nobody.
+    # The descriptor may belong to another socket by now; to read that socket's counters does no harm.
     info, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint32(_INFO_BYTES)
     failed = _libc.getsockopt(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, info, ctypes.byref(size))
     return 0 if failed or size.value < _INFO_BYTES else int(struct.unpack_from(kind, info, at)[0])
@@ -138,6 +138,6 @@ def _counted(descriptor: int, kind: str, at: int) -> int:
 
 @contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """The socket of a descriptor that a library may close, and the system give to another, at any time."""
+    """Duplicate a descriptor, because the library that owns it may close it at any time."""
     with socket.socket(fileno=os.dup(descriptor)) as borrowed:
         yield borrowed

@@ -1,7 +1,7 @@
-"""Answers that their callers do not take: HTTP/2 lets a reader hold an answer back for ever, however small it is.
+"""Limits responses that their clients do not read. HTTP/2 flow control lets a client withhold any response for ever.
 
-Such a call holds its place among the calls that gRPC's server has, after its handler has ended, and the server cannot
-end it alone: its connection is reset.
+Such a call counts against gRPC's limit of concurrent calls after its handler has returned, and grpc.aio cannot cancel
+it. Therefore the connection is reset.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from libs.common.rpc.context import Context, when_done
 
 _SWEEP_SECONDS = 1.0
 _SLOWEST_BYTES_PER_SECOND = 16 * 1024
-# A client that forgets to read a few streams keeps its other calls.
+# A client that does not read a few of its streams keeps its other calls.
 _STREAMS_OF_PEER = 20
 _STREAMS = 500
 
 
 class Unsent:
-    """Calls whose handlers have ended, and whose answers are not sent.
+    """Tracks calls whose handlers have returned and whose responses are not sent.
 
     Args:
-        seconds: how long a caller may take for an answer; for a large one, as long as 16 KiB take a second each, too.
-        keyless: how many calls without a key may have an answer that is not sent. Beyond that the oldest is ended.
-        callers: is told whose connections are to be reset.
+        seconds: the time that a client has to read a response, and one second more for each 16 KiB of it.
+        keyless: the most unsent responses to calls without a key. Beyond that the connection of the oldest is reset.
+        callers: receives the peers whose connections must be reset.
     """
 
     def __init__(self, *, seconds: float, keyless: int, callers: Callers) -> None:
@@ -40,7 +40,7 @@ class Unsent:
         self._timer: asyncio.TimerHandle | None = None
 
     def answered(self, context: Context, size_bytes: int, *, is_keyless: bool) -> None:
-        """Count a unary call, whose handler ends now with an answer of so many bytes, until that is sent."""
+        """Track a unary call, whose handler returns now, until its response of `size_bytes` is sent."""
         self._until[context] = monotonic() + self._seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND
         when_done(context, partial(self._sent, context))
         if self._timer is None:
@@ -51,7 +51,7 @@ class Unsent:
                 self._reset(next(iter(self._keyless)))
 
     def dropped(self, context: Context) -> None:
-        """Count a stream that was given up because nobody reads it, until it ends."""
+        """Track a stream that was ended because its client does not read, until the call is over."""
         peer = context.peer()
         self._dropped[peer] += 1
         when_done(context, partial(self._ended, peer))

@@ -59,8 +59,8 @@ class Lines:
         except GenerationError as error:
             if not is_refused or error.code is not ErrorCode.INTERNAL_ERROR:
                 raise
-            # gRPC may lose the status of a call that ends while its client writes.
-            lost = "The upload was refused before all of it was sent, and the reason was lost. Nothing was taken in."
+            # grpc.aio may lose the status of a call that ends while the client writes.
+            lost = "The upload was refused before all of it was sent. The reason was lost; no batch was created; retry."
             raise GenerationError(ErrorCode.SERVICE_UNAVAILABLE, lost) from error
         return answer
 
@@ -70,7 +70,7 @@ class Lines:
         first: gateway_pb2.UploadBatchRequest,
         messages: AsyncIterator[gateway_pb2.UploadBatchRequest],
     ) -> bool:
-        """Send all; whether that was possible. If not, the call was refused before, and its answer says why."""
+        """Send all messages. Return False if the call was refused before; its status has the reason."""
         try:
             await call.write(first)
             async for message in messages:

@@ -57,7 +57,7 @@ class BatchRoutes:
         self._export = export
         self._downloads = downloads
         self._lines = Lines(GenerationServiceStub(own.channel), settings)
-        # Of their own, for each upload counts again when it is handed in as an RPC.
+        # A separate instance: each upload also holds a share as an UploadBatch call of the gateway to itself.
         self._shares = UploadShares.from_settings(settings)
 
     def routes(self) -> list[web.RouteDef]:
@@ -68,7 +68,7 @@ class BatchRoutes:
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         caller = await caller_of(request, self._authentication)
-        # Before anything is read, for a packed body may unpack to much.
+        # Taken before the body is read, because a compressed body may be much larger than its size on the wire.
         with self._shares.turn_of(caller):
             answer = await self._lines.upload(request, metadata_of_request(request, key_of(request)))
         return web.json_response(to_json(answer))

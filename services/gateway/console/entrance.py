@@ -48,7 +48,7 @@ class Entrance:
         return response
 
     async def _form(self, request: web.Request, session: Session | None) -> Form:
-        """The form of a page that everybody is shown."""
+        """Read the form of a page that needs no session."""
         cookie = session.token if session else self._guard.visitor(request)
         return await self._guard.form(request, cookie, limit_bytes=_FORM_BYTES)
 

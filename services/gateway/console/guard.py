@@ -83,9 +83,14 @@ class Guard:
         return request.cookies.get(self._visitor_cookie, "")[:100]
 
     async def form(self, request: web.Request, cookie: str, *, limit_bytes: int | None = None) -> Form:
-        """The form that was sent. Refused for one that is not from a page of ours, shown to whoever has this cookie.
+        """Read the form of a request.
 
-        `limit_bytes`: the most that it may have; None: what any body may.
+        Args:
+            request: has the form.
+            cookie: the value of the cookie of the browser to which the form was shown.
+            limit_bytes: the largest size of the form. None: the limit of all bodies.
+
+        Raises Refused for a form that is not from a page of the console shown to this browser.
         """
         if not self._is_same_site(request):
             raise Refused
