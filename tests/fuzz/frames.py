@@ -56,19 +56,28 @@ def unread(path: bytes, calls: int, *, message: bytes = b"", key: bytes = b"") -
     return _PREFACE + b"".join(frames)
 
 
-def taken_back(path: bytes, calls: int) -> bytes:
-    """Calls without a key on one connection, each of which is reset at once (CVE-2023-44487)."""
+def cancelled(path: bytes, calls: int, *, first: int = 1, key: bytes = b"", message: bytes | None = b"") -> bytes:
+    """Calls on one connection, each of which is reset at once (CVE-2023-44487).
+
+    Args:
+        path: of the method.
+        calls: how many.
+        first: the stream of the first; 1: the connection begins with it.
+        key: the API key, if any.
+        message: what each call sends. None: nothing, it is reset after its headers.
+    """
     headers = [
         (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
-        (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
     ]  # fmt: skip
     block = b"".join(_literal(name, value) for name, value in headers)
-    frames = [_frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")]
-    for stream in range(1, 2 * calls, 2):
+    frames = [_PREFACE, _frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")] if first == 1 else []
+    for stream in range(first, first + 2 * calls, 2):
         frames.append(_frame(_HEADERS, _END_HEADERS, stream, block))
-        frames.append(_frame(_DATA, _END_STREAM, stream, bytes(5)))
+        if message is not None:
+            frames.append(_frame(_DATA, _END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message))
         frames.append(_frame(_RESET, 0, stream, struct.pack(">I", 8)))
-    return _PREFACE + b"".join(frames)
+    return b"".join(frames)
 
 
 def unfinished(size_bytes: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -172,6 +173,20 @@ async def _written(port: int, count: int, content: bytes) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def _rapid(port: int, path: str, key: str = "", *options: str) -> AsyncIterator[int]:
+    """Calls that are reset at once, by a process of its own that connects again whenever it is cut off: zero."""
+    command = (sys.executable, "-m", "tests.fuzz.rapid", str(port), path, f"--key={key}", *options)
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        await asyncio.sleep(1.0)
+        assert process.returncode is None
+        yield 0
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
 async def _requests(url: str, active: Active, count: int, method: str, path: str, **options: Any) -> AsyncIterator[int]:
     """HTTP requests of one address that go on: how many were not refused within a few seconds."""
 
@@ -273,9 +288,18 @@ def _connection_crowds(running: Running, health_port: int, held: Held) -> dict[s
             grpc_port, 20, frames.unread(f"{SERVICE}/ListGenerations".encode(), 900, key=held.key.encode())
         ),
         "health checks that are reset at once": lambda: _written(
-            grpc_port, 20, frames.taken_back(b"/grpc.health.v1.Health/Check", 20_000)
+            grpc_port, 20, frames.cancelled(b"/grpc.health.v1.Health/Check", 20_000)
         ),
-        "calls of nothing that are reset at once": lambda: _written(grpc_port, 20, frames.taken_back(b"/a/b", 20_000)),
+        "calls of nothing that are reset at once": lambda: _written(grpc_port, 20, frames.cancelled(b"/a/b", 20_000)),
+        "health checks that are reset at once, on new connections for ever": lambda: _rapid(
+            grpc_port, "/grpc.health.v1.Health/Check"
+        ),
+        "creates that are reset at once, on new connections for ever": lambda: _rapid(
+            grpc_port, f"{SERVICE}/CreateGeneration", held.key
+        ),
+        "creates that are reset before their message": lambda: _rapid(
+            grpc_port, f"{SERVICE}/CreateGeneration", held.key, "--without-message"
+        ),
         "headers without an end": lambda: _written(grpc_port, 30, endless),
         "headers without an end at the health port": lambda: _written(health_port, 30, endless),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -188,6 +188,72 @@ async def test_whoever_has_a_key_may_send_much() -> None:
         await asyncio.sleep(0.3)
         watched.watch.scan()
         assert await under_way == monitor_pb2.LogErrorResponse()
+
+
+async def _can_connect(port: int) -> bool:
+    try:
+        async with asyncio.timeout(0.5):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except TimeoutError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        call = await watched.caller("one")
+        for _ in range(6):
+            await watched.sending(frames.unfinished(KEYLESS_BYTES))
+        await asyncio.sleep(0.2)
+        watched.watch.scan()
+        assert not await _can_connect(watched.port)
+        # Open connections of other clients at the address go on.
+        await call()
+
+
+async def test_addresses_without_shares_are_not_blocked() -> None:
+    async with _watched(Limits()) as watched:
+        for _ in range(6):
+            await watched.sending(frames.unfinished(KEYLESS_BYTES))
+        await asyncio.sleep(0.2)
+        watched.watch.scan()
+        assert await _can_connect(watched.port)
+
+
+async def _cancel_many(watched: _Watched, calls: int, after_seconds: float) -> None:
+    """Calls of one key, a few at once, each cancelled by its client so many seconds later."""
+    call = await watched.caller("one")
+
+    async def begin_and_cancel() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(after_seconds):
+                await call(5.0)
+
+    for _ in range(0, calls, 20):
+        await asyncio.gather(*(begin_and_cancel() for _ in range(20)))
+    await asyncio.sleep(0.2)
+
+
+async def test_a_key_whose_calls_are_cancelled_at_once_is_cut_off() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        other = await watched.caller("two")
+        before = {end.peer for end in watched.watch.scan()}
+        await _cancel_many(watched, 500, 0.02)
+        assert len(watched.watch.scan()) == 2
+        await asyncio.sleep(0.1)
+        assert {end.peer for end in watched.watch.scan()} == before
+        assert not await _can_connect(watched.port)
+        await other()
+
+
+async def test_calls_that_are_cancelled_later_are_not_held_against_their_key() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        await _cancel_many(watched, 500, 0.15)
+        watched.watch.scan()
+        await asyncio.sleep(0.1)
+        assert len(watched.watch.scan()) == 1
+        assert await _can_connect(watched.port)
 
 
 async def test_what_was_known_of_connections_is_forgotten_with_them() -> None:

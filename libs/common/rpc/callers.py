@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
+from typing import Literal
 
-from libs.common.rpc.shares import Holder
+from libs.common.rpc.shares import Holder, network_of_peer
 from libs.common.rpc.sockets import Endpoint, endpoint_of
+from libs.common.rpc.token_bucket import TokenBucket
+
+Reason = Literal["unread", "cancelled"]
+"""Why a connection is reset: its client does not read responses, or cancels calls as soon as it has made them."""
+# Calls that their client cancels sooner than a handler could answer have no use (CVE-2023-44487): the limit of a key.
+_CANCELLED_SECONDS = 0.1
+_CANCELLED_CALLS, _CANCELLED_PER_SECOND = 300, 50
 
 
 @dataclass(slots=True)
@@ -26,7 +36,9 @@ class Callers:
 
     def __init__(self) -> None:
         self._by_peer: dict[str, Caller] = {}
-        self._to_reset: set[str] = set()
+        self._to_reset: dict[str, Reason] = {}
+        # By key.
+        self._cancelled: dict[str, TokenBucket] = {}
 
     @contextmanager
     def calling(self, peer: str, holder: Holder) -> Iterator[None]:
@@ -35,26 +47,48 @@ class Callers:
         if caller is None:
             caller = self._by_peer.setdefault(peer, Caller(holder))
         caller.calls += 1
+        began = monotonic()
         try:
             yield
+        except asyncio.CancelledError:
+            if monotonic() - began < _CANCELLED_SECONDS:
+                self._count_cancelled(peer, holder.key)
+            raise
         finally:
             caller.calls -= 1
 
-    def reset(self, peer: str) -> None:
+    def reset(self, peer: str, reason: Reason) -> None:
         """Request that the connection of a peer is reset."""
-        self._to_reset.add(peer)
+        self._to_reset[peer] = reason
+
+    def _count_cancelled(self, peer: str, key: str) -> None:
+        now = monotonic()
+        bucket = self._cancelled.get(key)
+        if bucket is None:
+            bucket = self._cancelled[key] = TokenBucket(_CANCELLED_CALLS, _CANCELLED_PER_SECOND, now, _CANCELLED_CALLS)
+        if bucket.take(1, now) and peer not in self._to_reset:
+            # Calls that end before they are received are not counted, so that its other connections may be as busy.
+            address, peers = network_of_peer(peer), list(self._by_peer.items())
+            of_key = (other for other, caller in peers if caller.holder.key == key)
+            self._to_reset.update(
+                dict.fromkeys((one for one in of_key if network_of_peer(one) == address), "cancelled")
+            )
 
     def by_endpoint(self) -> dict[Endpoint, Caller]:
         """Return the peers that have had authenticated calls."""
         return {endpoint: caller for peer, caller in list(self._by_peer.items()) if (endpoint := endpoint_of(peer))}
 
-    def to_reset(self) -> set[Endpoint]:
-        """Return the peers whose connections must be reset, and clear that set."""
-        peers, self._to_reset = self._to_reset, set()
-        return {endpoint for peer in peers if (endpoint := endpoint_of(peer))}
+    def to_reset(self) -> dict[Endpoint, Reason]:
+        """Return the peers whose connections must be reset, and remove them."""
+        # One by one, because the event loop adds peers meanwhile.
+        found = {endpoint_of(peer): self._to_reset.pop(peer) for peer in list(self._to_reset)}
+        return {endpoint: reason for endpoint, reason in found.items() if endpoint}
 
     def forget(self, known: Iterable[Endpoint], but: Container[Endpoint]) -> None:
         """Remove the peers of `known` that are not in `but`, because their connections have ended."""
+        now = monotonic()
+        for key in [key for key, bucket in list(self._cancelled.items()) if bucket.is_full(now)]:
+            self._cancelled.pop(key)
         gone = {endpoint for endpoint in known if endpoint not in but}
         for peer in list(self._by_peer) if gone else ():
             if endpoint_of(peer) in gone:

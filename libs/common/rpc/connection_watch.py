@@ -1,5 +1,8 @@
 """Limits the TCP connections of ports that libraries serve: their number, and the bytes that they send without a key.
 
+An address that goes on after its connections were reset cannot open new ones for some seconds. Without this, clients
+that connect again at once would fill gRPC's queues of calls between two scans.
+
 The servers of gRPC and of metrics limit neither the connections of one address nor the bytes that a peer sends
 before it is authenticated. gRPC accepts 16 MiB of headers on each connection whose client has not acknowledged the
 server's SETTINGS, whatever `grpc.max_metadata_size` is. Source: gRPC 1.85, chttp2/transport/http2_settings.h,
@@ -12,16 +15,16 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from time import monotonic, thread_time
 
 import structlog
 
 from libs.common import metrics
-from libs.common.rpc import sockets
-from libs.common.rpc.callers import Caller, Callers
+from libs.common.rpc import packet_filter, sockets
+from libs.common.rpc.callers import Caller, Callers, Reason
 from libs.common.rpc.shares import NOBODY, Limits, network_of
-from libs.common.rpc.sockets import Ends
+from libs.common.rpc.sockets import Endpoint, Ends
 from libs.common.rpc.token_bucket import TokenBucket
 
 log = structlog.get_logger()
@@ -31,11 +34,16 @@ _KEYLESS_BYTES_PER_SECOND = 16 * 1024
 # The same for all such connections of one address. Connections that have sent little are not reset for this limit.
 _ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 512 * 1024, 32 * 1024
 _LITTLE_BYTES = 16 * 1024
+# While an address needs longer than this to work off its debt, which is at most its burst, it cannot open connections.
+_BLOCKED_ABOVE_SECONDS = 8.0
 # The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
 _INTERVAL_SECONDS = 0.1
 # The largest part of one processor that scans may use.
 _SCAN_SHARE = 0.1
+
+
+_UNLIMITED = TokenBucket(2**62, 0, 0.0)
 
 
 class _Connection:
@@ -50,13 +58,13 @@ class _Connection:
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
 
-    def has_sent_too_much(self, of_address: TokenBucket | None, now: float) -> bool:
+    def has_sent_too_much(self, of_address: TokenBucket, now: float) -> bool:
         """Count the bytes that came before authentication. Return whether they exceed a limit."""
         if self.caller is not None:
             return False
         before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
         new_bytes = self.received_bytes - before
-        is_address_spent = of_address is not None and of_address.take(new_bytes, now)
+        is_address_spent = of_address.take(new_bytes, now)
         return self._bucket.take(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
 
     @property
@@ -65,6 +73,45 @@ class _Connection:
         if self.caller is None or not self.caller.calls:
             return False, -sockets.idle_ms(self.descriptor)
         return True, -self.seen_at
+
+
+class _Addresses:
+    """The bytes that addresses sent to one port without a key, and the addresses that the port blocks for it.
+
+    Where addresses have no share of the connections, as behind a proxy, they have no share of bytes either.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._is_limited = bool(limits.address)
+        self._buckets: dict[str, TokenBucket] = {}
+        self._blocked: frozenset[str] = frozenset()
+
+    def bucket(self, address: str, now: float) -> TokenBucket:
+        """Return the token bucket of an address."""
+        if not self._is_limited:
+            return _UNLIMITED
+        found = self._buckets.get(address)
+        if found is None:
+            found = TokenBucket(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now, _ADDRESS_BYTES)
+            self._buckets[address] = found
+        return found
+
+    def block(self, listeners: Collection[int], now: float) -> None:
+        """Block the addresses with a large debt at the port's listening sockets, given by their descriptors."""
+        for address in [address for address, bucket in self._buckets.items() if bucket.is_full(now)]:
+            del self._buckets[address]
+        waits = {address: bucket.wait_seconds(now) for address, bucket in self._buckets.items()}
+        blocked = frozenset(address for address, seconds in waits.items() if seconds > _BLOCKED_ABOVE_SECONDS)
+        if blocked == self._blocked:
+            return
+        metrics.RPC_ADDRESSES_BLOCKED.inc(len(blocked - self._blocked))
+        self._blocked = blocked
+        for descriptor in listeners:
+            try:
+                with sockets.borrowed(descriptor) as listener:
+                    packet_filter.block(listener, sorted(blocked, key=waits.__getitem__, reverse=True))
+            except OSError as error:
+                log.warning("addresses cannot be blocked", error=str(error))
 
 
 class ConnectionWatch:
@@ -80,7 +127,8 @@ class ConnectionWatch:
         self._callers = callers
         # By the inode of the socket. None: the socket is not a connection to one of the ports.
         self._known: dict[int, _Connection | None] = {}
-        self._of_address: dict[str, TokenBucket] = {}
+        self._addresses = {port: _Addresses(limits) for port, limits in limits.items()}
+        self._listeners: dict[int, tuple[int, int]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-watch", daemon=True)
 
@@ -111,15 +159,13 @@ class ConnectionWatch:
 
     def scan(self) -> list[Ends]:
         """Scan all connections once, reset those beyond a limit, and return all of them."""
-        callers, unread, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
+        callers, to_reset, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
         connections = self._connections(now)
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
-            if connection.ends.peer in unread:
-                closing[inode] = "unread"
-            elif connection.has_sent_too_much(self._bucket_of(connection, now), now):
-                closing[inode] = "keyless"
+            if reason := self._reason(connection, to_reset, now):
+                closing[inode] = reason
         closing.update(_sent_most(connections, now))
         for port, limits in self._limits.items():
             of_port = {inode: one for inode, one in connections.items() if one.ends.port == port}
@@ -127,28 +173,32 @@ class ConnectionWatch:
         for inode, reason in closing.items():
             sockets.reset(connections[inode].descriptor, connections[inode].ends)
             metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
-        for address in [one for one, bucket in self._of_address.items() if bucket.is_full(now)]:
-            del self._of_address[address]
+        for port, addresses in self._addresses.items():
+            addresses.block([fd for fd, listening in self._listeners.values() if listening == port], now)
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})
         return [connection.ends for connection in connections.values()]
 
-    def _bucket_of(self, connection: _Connection, now: float) -> TokenBucket | None:
-        """Return the token bucket of its address; None if addresses have no shares, as behind a proxy."""
-        if not self._limits[connection.ends.port].address:
-            return None
-        bucket = self._of_address.get(connection.address)
-        if bucket is None:
-            bucket = self._of_address[connection.address] = TokenBucket(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now)
-        return bucket
+    def _reason(self, connection: _Connection, to_reset: Mapping[Endpoint, Reason], now: float) -> str | None:
+        """Return why a connection must be reset, apart from the number of connections; None if it need not be."""
+        bucket = self._addresses[connection.ends.port].bucket(connection.address, now)
+        reason = to_reset.get(connection.ends.peer)
+        if reason == "cancelled":
+            bucket.take(2 * _ADDRESS_BYTES, now)
+        if reason is None and connection.has_sent_too_much(bucket, now):
+            return "keyless"
+        return reason
 
     def _connections(self, now: float) -> dict[int, _Connection]:
         """Return the connections to the ports, by inode."""
         found = sockets.sockets()
         for inode in self._known.keys() - found.keys():
             del self._known[inode]
+            self._listeners.pop(inode, None)
         for inode in found.keys() - self._known.keys():
             ends = sockets.ends_of(found[inode], self._limits)
             self._known[inode] = None if ends is None else _Connection(ends, now, found[inode])
+            if ends is None and (port := sockets.listening_port_of(found[inode])):
+                self._listeners[inode] = found[inode], port
         return {inode: connection for inode, connection in self._known.items() if connection is not None}
 
 

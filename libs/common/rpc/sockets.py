@@ -77,10 +77,19 @@ def sockets() -> dict[int, int]:
 
 def ends_of(descriptor: int, ports: Container[int]) -> Ends | None:
     """Return the ends of a connection; None for a socket that is not a TCP connection to one of the local ports."""
-    with suppress(OSError), _borrowed(descriptor) as borrowed:
-        if borrowed.family in {socket.AF_INET, socket.AF_INET6} and borrowed.type == socket.SOCK_STREAM:
-            port = borrowed.getsockname()[1]
-            return Ends(port, _peer_of(borrowed)) if port in ports else None
+    with suppress(OSError), borrowed(descriptor) as found:
+        if found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM:
+            port = found.getsockname()[1]
+            return Ends(port, _peer_of(found)) if port in ports else None
+    return None
+
+
+def listening_port_of(descriptor: int) -> int | None:
+    """Return the port of a listening TCP socket; None for other sockets."""
+    with suppress(OSError), borrowed(descriptor) as found:
+        is_tcp = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
+        if is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return int(found.getsockname()[1])
     return None
 
 
@@ -104,10 +113,17 @@ def reset(descriptor: int, ends: Ends) -> None:
 
     It is connected to AF_UNSPEC, see connect(2), because after shutdown(2) the receive queue can still be read.
     """
-    with suppress(OSError), _borrowed(descriptor) as borrowed:
+    with suppress(OSError), borrowed(descriptor) as found:
         # The library may have closed the descriptor, and the system may have given it to another socket.
-        if borrowed.getsockname()[1] == ends.port and _peer_of(borrowed) == ends.peer:
-            _libc.connect(borrowed.fileno(), _NOWHERE, len(_NOWHERE))
+        if found.getsockname()[1] == ends.port and _peer_of(found) == ends.peer:
+            _libc.connect(found.fileno(), _NOWHERE, len(_NOWHERE))
+
+
+@contextmanager
+def borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """Yield a duplicate of a descriptor, because the library that owns it may close it at any time."""
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        yield duplicate
 
 
 @lru_cache(_PEERS_LIMIT)
@@ -134,10 +150,3 @@ def _counted(descriptor: int, kind: str, at: int) -> int:
     info, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint32(_INFO_BYTES)
     failed = _libc.getsockopt(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, info, ctypes.byref(size))
     return 0 if failed or size.value < _INFO_BYTES else int(struct.unpack_from(kind, info, at)[0])
-
-
-@contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """Duplicate a descriptor, because the library that owns it may close it at any time."""
-    with socket.socket(fileno=os.dup(descriptor)) as borrowed:
-        yield borrowed

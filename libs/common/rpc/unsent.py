@@ -56,7 +56,7 @@ class Unsent:
         self._dropped[peer] += 1
         when_done(context, partial(self._ended, peer))
         if self._dropped[peer] > _STREAMS_OF_PEER or self._dropped.total() > _STREAMS:
-            self._callers.reset(peer)
+            self._callers.reset(peer, "unread")
 
     def _ended(self, peer: str) -> None:
         self._dropped[peer] -= 1
@@ -69,7 +69,7 @@ class Unsent:
 
     def _reset(self, context: Context) -> None:
         self._sent(context)
-        self._callers.reset(context.peer())
+        self._callers.reset(context.peer(), "unread")
 
     def _sweep(self) -> None:
         self._timer = None
