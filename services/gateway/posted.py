@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.helpers import parse_mimetype
 from multidict import MultiDictProxy
 
 from services.gateway.holding import hold_bytes
 
+_NOT_PACKED = frozenset({"", "identity"})
 _MULTIPART = "multipart/form-data"
 _BOUNDARY_LIMIT = 70
 # A blank line may come first; browsers and libraries write nothing.
@@ -29,8 +30,11 @@ async def posted(
         limit_bytes: the most that the form may have. None: what a body may have.
 
     Raises ValueError, LookupError and RuntimeError for what is no form, what aiohttp raises while it reads a body, and
-    as `hold_bytes`.
+    as `hold_bytes`; and aiohttp's 415 for a form with a content-encoding.
     """
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in _NOT_PACKED:
+        # No client compresses forms, and a small one could become as large as the limit.
+        raise web.HTTPUnsupportedMediaType(text="A form must not have a content-encoding.")
     if limit_bytes is not None:
         request = request.clone(client_max_size=limit_bytes)
     size_bytes = request.content_length

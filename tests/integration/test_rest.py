@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from random import randbytes
 from typing import Any
 
 import pytest
@@ -117,13 +118,37 @@ async def test_large_answers_are_packed_and_packed_bodies_are_read(running: Runn
 async def test_a_body_is_bounded_also_where_it_is_packed(running: Running) -> None:
     for body, headers in (
         (b"[" + b" " * (17 * 1024**2), {}),
-        (gzip.compress(b" " * (200 * 1024**2)), {"content-encoding": "gzip"}),
+        (gzip.compress(b"[" + randbytes(9 * 1024**2).hex().encode()), {"content-encoding": "gzip"}),
     ):
         reply = await call(
             running.gateway_url(), GENERATION, method="POST", key=running.admin_key, data=body,
             headers={"content-type": "application/json", **headers},
         )  # fmt: skip
         assert (reply.status, reply.headers["content-type"]) == (413, "application/problem+json")
+
+
+async def test_a_body_that_unpacks_to_far_more_than_it_is_is_refused(running: Running) -> None:
+    blanks = gzip.compress(b"[" + b" " * (10 * 1024**2))
+    for path, kind in (
+        (GENERATION, "application/json"),
+        ("/v1/images/generations", "application/json"),
+        (f"{GENERATION}/batch/upload", "application/x-ndjson"),
+    ):
+        reply = await call(
+            running.gateway_url(), path, method="POST", key=running.admin_key, data=blanks,
+            headers={"content-type": kind, "content-encoding": "gzip"},
+        )  # fmt: skip
+        assert reply.status == 400, path
+        assert "100 times" in reply.body.decode(), path
+
+
+async def test_a_form_is_not_packed(running: Running) -> None:
+    form = gzip.compress(b"prompt=x")
+    reply = await call(
+        running.gateway_url(), "/v1/images/edits", method="POST", key=running.admin_key, data=form,
+        headers={"content-type": "application/x-www-form-urlencoded", "content-encoding": "gzip"},
+    )  # fmt: skip
+    assert reply.status == 415
 
 
 async def test_other_types_routes_and_methods_are_told(running: Running) -> None:

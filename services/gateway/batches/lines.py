@@ -14,6 +14,7 @@ from darkroom.gateway.v1.gateway_pb2_grpc import GenerationServiceStub
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.errors import answer_of
 from libs.common.settings import Settings
+from services.gateway.failures import check_ratio
 from services.gateway.rest.reading import Reader
 
 _TYPES = ("application/x-ndjson", "application/jsonl", "application/json", "application/octet-stream", "text/plain",
@@ -94,10 +95,11 @@ class Lines:
             yield message
 
     async def _lines(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The lines that are not blank. Raises aiohttp's 408 and 413."""
+        """The lines that are not blank. Raises aiohttp's 408 and 413, and as `check_ratio`."""
         left, total_bytes, line_limit = bytearray(), 0, self._settings.http_body_limit_bytes
         while chunk := await self._chunk(request):
             total_bytes += len(chunk)
+            check_ratio(request, total_bytes)
             if total_bytes > self._settings.upload_limit_bytes:
                 raise web.HTTPRequestEntityTooLarge(max_size=self._settings.upload_limit_bytes, actual_size=total_bytes)
             head, *others = chunk.split(b"\n")

@@ -6,6 +6,7 @@ import asyncio
 
 from aiohttp import web
 
+from services.gateway.failures import check_ratio
 from services.gateway.holding import hold_bytes
 
 _JSON_TYPES = ("application/json", "application/x-www-form-urlencoded", "application/octet-stream", "text/plain")
@@ -24,13 +25,14 @@ class Bodies:
         self.timeout_seconds = timeout_seconds
 
     async def read(self, request: web.Request) -> bytes:
-        """All of it. Raises aiohttp's 408, 413 and 400, and as `hold_bytes`."""
+        """All of it. Raises aiohttp's 408, 413 and 400, and as `hold_bytes` and `check_ratio`."""
         body = bytearray()
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 async for chunk in request.content.iter_any():
                     hold_bytes(request, len(chunk))
                     body += chunk
+                    check_ratio(request, len(body))
                     if len(body) > self.limit_bytes:
                         raise web.HTTPRequestEntityTooLarge(max_size=self.limit_bytes, actual_size=len(body))
         except TimeoutError as error:
