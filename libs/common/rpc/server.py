@@ -1,15 +1,16 @@
-"""The gRPC server of every service: grpc.aio's own, but that no path of a call ends it.
+"""The gRPC server of every service: grpc.aio's own with another way to accept calls.
 
 grpcio decodes the path of each call in the loop that accepts calls. A path that is not UTF-8 raises there, which shuts
-the server down for good. Source: AioServer._server_main_loop of grpcio 1.85, src/python/grpcio/grpc/_cython/_cygrpc/
-aio/server.pyx.pxi. Calls of registered methods are accepted by their registered names, so only the accepting of other
-calls needs to be replaced: nobody serves their paths, and they are answered UNIMPLEMENTED whatever these are.
+the server down for good. That loop also waits for all methods at once, which costs each call time in proportion to the
+number of methods, and it accepts one call of a method at a time. Here each registered method has loops of its own, and
+so do calls of other methods: nobody serves their paths, and they are answered UNIMPLEMENTED whatever these are.
+Source: AioServer._server_main_loop of grpcio 1.85, src/python/grpcio/grpc/_cython/_cygrpc/aio/server.pyx.pxi.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -22,6 +23,8 @@ _METADATA_LIMIT_BYTES = 16 * 1024
 _BEGINNING_MS = 10_000
 _READ_BYTES = 64 * 1024
 _UNBOUNDED = 2**31 - 2
+# How many loops accept calls of one method. More do not make it faster.
+_ACCEPTED_AT_ONCE = 4
 
 
 def make_server(
@@ -51,6 +54,10 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
         ("grpc.max_concurrent_streams", streams),
         ("grpc.max_metadata_size", _METADATA_LIMIT_BYTES),
         ("grpc.so_reuseport", 0),
+        # The calls of one method that wait to be accepted. gRPC cancels calls at random beyond 1,000 by default, which
+        # one client could reach for all others between two scans of `ConnectionWatch`.
+        ("grpc.server.max_pending_requests", 6_000),
+        ("grpc.server.max_pending_requests_hard_limit", 12_000),
         # A peer that is gone is noticed; one that pings like mad is cut off.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -82,34 +89,73 @@ class _Server(aio_server.Server):
         # Not the base's, which would make a server of its own.
         self._loop = cygrpc.get_working_loop()
         arguments = aio_server._augment_channel_arguments(tuple(options), None)  # noqa: SLF001
-        self._server = _Accepting(self._loop, None, [], list(interceptors), arguments, maximum_concurrent_rpcs)
+        self._server = _Accepting(self._loop, interceptors, arguments, maximum_concurrent_rpcs)
 
 
 class _Accepting(cygrpc.AioServer):  # type: ignore[misc]
-    """grpcio's server with another way to accept calls of methods that nobody has registered."""
+    """grpcio's server with loops of its own that accept calls."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        arguments: tuple[tuple[str, Any], ...],
+        maximum_concurrent_rpcs: int | None,
+    ) -> None:
+        super().__init__(loop, None, [], list(interceptors), arguments, None)
+        self._interceptors = tuple(interceptors)
+        self._methods = _Methods()
+        self._maximum = maximum_concurrent_rpcs
+        self._answering: set[asyncio.Task[None]] = set()
+        self._refusing: set[asyncio.Task[None]] = set()
+
+    def add_registered_method_handlers(self, handlers: Mapping[str, Any]) -> None:
+        """Serve methods, by their paths."""
+        self._methods.handlers.update(handlers)
+        super().add_registered_method_handlers(handlers)
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
-        """Accept the next call; None: of a method that is not registered. The loop that accepts calls awaits it."""
+        """Accept calls of a method, or of unknown methods for None, until the server shuts down and that raises.
+
+        grpcio's own loop awaits the result, so that it accepts nothing itself.
+        """
         if method is None:
             return asyncio.ensure_future(self._refuse_unknown())
-        found: asyncio.Future[Any] = super()._make_request_call_future(method)
-        return found
+        return asyncio.gather(*(self._accept(method) for _ in range(_ACCEPTED_AT_ONCE)))
+
+    async def _accept(self, method: bytes) -> NoReturn:
+        loop, path = asyncio.get_running_loop(), method.decode()
+        while True:
+            call = await self._request_registered_call(method)
+            is_full = self._maximum is not None and len(self._answering) >= self._maximum
+            # As AioServer does it. A call beyond the limit is answered RESOURCE_EXHAUSTED.
+            answer = cygrpc._handle_rpc(path, self._methods, self._interceptors, call, loop, is_full)  # noqa: SLF001
+            self._start(path, answer, call, self._refusing if is_full else self._answering)
 
     async def _refuse_unknown(self) -> NoReturn:
-        """Answer all calls of unknown methods, until the server shuts down and the accepting raises."""
         loop = asyncio.get_running_loop()
-        answering: set[asyncio.Task[None]] = set()
         while True:
             call = await self._request_call()
-            answer = cygrpc._handle_rpc("", _Nothing(), (), call, loop, False)  # noqa: SLF001
-            task = loop.create_task(cygrpc._schedule_rpc_coro(answer, call, loop, ""))  # noqa: SLF001
-            answering.add(task)
-            task.add_done_callback(answering.discard)
+            answer = cygrpc._handle_rpc("", _NO_METHODS, (), call, loop, False)  # noqa: SLF001
+            self._start("", answer, call, self._refusing)
+
+    def _start(self, path: str, answer: Any, call: Any, among: set[asyncio.Task[None]]) -> None:
+        """Run the handler of a call in a task, which is in a set until it ends: event loops keep weak references."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(cygrpc._schedule_rpc_coro(answer, call, loop, path))  # noqa: SLF001
+        among.add(task)
+        task.add_done_callback(among.discard)
 
 
-class _Nothing:
-    """Has no handler for any method."""
+class _Methods:
+    """The handlers of registered methods, as grpcio looks for them."""
 
-    @staticmethod
-    def resolve_handler(*_: object) -> None:
-        """Return none, which is answered with UNIMPLEMENTED."""
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {}
+
+    def resolve_handler(self, details: Any) -> Any:
+        """Return the handler of a method; None, which is answered with UNIMPLEMENTED, if there is none."""
+        return self.handlers.get(details.method)
+
+
+_NO_METHODS = _Methods()
