@@ -56,13 +56,12 @@ def unread(path: bytes, calls: int, *, message: bytes = b"", key: bytes = b"") -
     return _PREFACE + b"".join(frames)
 
 
-def cancelled(path: bytes, calls: int, *, first: int = 1, key: bytes = b"", message: bytes | None = b"") -> bytes:
+def cancelled(path: bytes, calls: int, *, key: bytes = b"", message: bytes | None = b"") -> bytes:
     """Calls on one connection, each of which is reset at once (CVE-2023-44487).
 
     Args:
         path: of the method.
         calls: how many.
-        first: the stream of the first; 1: the connection begins with it.
         key: the API key, if any.
         message: what each call sends. None: nothing, it is reset after its headers.
     """
@@ -71,8 +70,8 @@ def cancelled(path: bytes, calls: int, *, first: int = 1, key: bytes = b"", mess
         (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
     ]  # fmt: skip
     block = b"".join(_literal(name, value) for name, value in headers)
-    frames = [_PREFACE, _frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")] if first == 1 else []
-    for stream in range(first, first + 2 * calls, 2):
+    frames = [_PREFACE, _frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")]
+    for stream in range(1, 2 * calls, 2):
         frames.append(_frame(_HEADERS, _END_HEADERS, stream, block))
         if message is not None:
             frames.append(_frame(_DATA, _END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message))

@@ -1,0 +1,45 @@
+"""Sends the content of a file on several connections. Each is held until it is closed, and is then opened again."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+_CONNECTIONS = 20
+
+
+def flood(port: int, content: bytes, begun: threading.Event) -> None:
+    """Send the content on one connection after another, for ever."""
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
+            begun.set()
+            reading = threading.Thread(target=_read_all, args=(connection,), daemon=True)
+            reading.start()
+            connection.sendall(content)
+            reading.join()
+
+
+def _read_all(connection: socket.socket) -> None:
+    with suppress(OSError):
+        while connection.recv(65_536):
+            pass
+
+
+def main() -> None:
+    """Print a line when the flood has begun, and flood until the process is killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("file", type=Path)
+    given = parser.parse_args()
+    begun = threading.Event()
+    for _ in range(_CONNECTIONS):
+        threading.Thread(target=flood, args=(given.port, given.file.read_bytes(), begun)).start()
+    begun.wait()
+    print("begun", flush=True)
+
+
+if __name__ == "__main__":
+    main()
