@@ -22,7 +22,7 @@ from libs.common.rpc.connection_watch import KEYLESS_BYTES, ConnectionWatch
 from libs.common.rpc.interceptors import Before, Call
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.server import make_server, server_options
-from libs.common.rpc.shares import Limits, hold_as
+from libs.common.rpc.shares import Holder, Limits, hold_as
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.standard import standard
 from libs.common.settings import Settings
@@ -210,6 +210,21 @@ async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:
         assert not await _can_connect(watched.port)
         # Open connections of other clients at the address go on.
         await call()
+
+
+async def test_what_was_sent_before_a_call_was_authenticated_is_not_held_against_the_address() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        for _ in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", watched.port)
+            writer.write(frames.unfinished(KEYLESS_BYTES // 2))
+            await asyncio.sleep(0.02)
+            # Counted now, and refunded when a call is authenticated, though the connection is closed by then.
+            watched.watch.scan()
+            with watched.callers.calling(f"ipv4:127.0.0.1:{writer.get_extra_info('sockname')[1]}", Holder(key="one")):
+                writer.transport.abort()
+            await asyncio.sleep(0.02)
+            watched.watch.scan()
+        assert await _can_connect(watched.port)
 
 
 async def test_addresses_without_shares_are_not_blocked() -> None:

@@ -61,11 +61,17 @@ class _Connection:
     def has_sent_too_much(self, of_address: TokenBucket, now: float) -> bool:
         """Count the bytes that came before authentication. Return whether they exceed a limit."""
         if self.caller is not None:
+            self.refund(of_address, now)
             return False
         before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
         new_bytes = self.received_bytes - before
         is_address_spent = of_address.take(new_bytes, now)
         return self._bucket.take(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
+
+    def refund(self, of_address: TokenBucket, now: float) -> None:
+        """Do not count the bytes any more, because a call was authenticated after they came."""
+        of_address.refund(self.received_bytes, now)
+        self.received_bytes = 0
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -160,7 +166,7 @@ class ConnectionWatch:
     def scan(self) -> list[Ends]:
         """Scan all connections once, reset those beyond a limit, and return all of them."""
         callers, to_reset, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
-        connections = self._connections(now)
+        connections = self._connections(callers, now)
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
@@ -188,12 +194,14 @@ class ConnectionWatch:
             return "keyless"
         return reason
 
-    def _connections(self, now: float) -> dict[int, _Connection]:
+    def _connections(self, callers: Mapping[Endpoint, Caller], now: float) -> dict[int, _Connection]:
         """Return the connections to the ports, by inode."""
         found = sockets.sockets()
         for inode in self._known.keys() - found.keys():
-            del self._known[inode]
+            closed = self._known.pop(inode)
             self._listeners.pop(inode, None)
+            if closed is not None and closed.ends.peer in callers:
+                closed.refund(self._addresses[closed.ends.port].bucket(closed.address, now), now)
         for inode in found.keys() - self._known.keys():
             ends = sockets.ends_of(found[inode], self._limits)
             self._known[inode] = None if ends is None else _Connection(ends, now, found[inode])
