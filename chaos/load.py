@@ -168,5 +168,7 @@ async def _see_through(
             cancel = gateway_pb2.CancelGenerationRequest(id=generation_id)
             await gateway.CancelGeneration(cancel, timeout=TIMEOUT_SECONDS)
             load.cancels += 1
-        except grpc.aio.AioRpcError:
-            load.unanswered += 1
+        except grpc.aio.AioRpcError as error:
+            has_ended = error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            load.cancels += has_ended
+            load.unanswered += not has_ended

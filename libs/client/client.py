@@ -289,7 +289,10 @@ class Client:
                 return
 
     async def cancel(self, generation_id: str) -> gateway_pb2.Generation:
-        """Ask for a cancel; the generation as it stands then."""
+        """Ask for a cancel, and return the generation as it stands then.
+
+        Raises DarkroomError ALREADY_ENDED for one that has ended.
+        """
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         return (await answer_of(self.gateway.CancelGeneration(request, timeout=self._call_seconds))).generation
 

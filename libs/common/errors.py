@@ -50,6 +50,7 @@ class ErrorCode(StrEnum):
     SKIPPED = "SKIPPED"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    ALREADY_ENDED = "ALREADY_ENDED"
 
 
 class Mapping(NamedTuple):
@@ -84,6 +85,7 @@ MAPPINGS: dict[ErrorCode, Mapping] = {
     ErrorCode.SKIPPED: Mapping(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, False),
     ErrorCode.OUTCOME_UNKNOWN: Mapping(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT, False),
     ErrorCode.DEADLINE_EXCEEDED: Mapping(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT, True),
+    ErrorCode.ALREADY_ENDED: Mapping(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT, False),
 }
 
 NOT_ANSWERED = frozenset({ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.OUTCOME_UNKNOWN})

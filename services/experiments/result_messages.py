@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from darkroom.experiments.v1 import experiments_pb2 as messages
 
+from libs.common.database.records_experiments import RATING_METRIC
 from libs.common.rpc.messages import timestamp
 from services.experiments.analysis.comparing import Compared, Range, interval
 from services.experiments.analysis.effects import Effect
@@ -14,7 +15,7 @@ from services.experiments.analysis.judging import Judged
 from services.experiments.analysis.segments import Segment
 from services.experiments.history import Step
 from services.experiments.messages import experiment_message
-from services.experiments.results import METHOD, Results, Strength
+from services.experiments.results import METHOD, Came, Results, Strength
 
 
 def results_message(results: Results, plots: Mapping[int, str], history: Sequence[Step]) -> messages.GetResultsResponse:
@@ -48,6 +49,7 @@ def results_message(results: Results, plots: Mapping[int, str], history: Sequenc
         plots=[messages.PlotImage(plot=messages.Plot.ValueType(plot), svg=svg) for plot, svg in plots.items()],
         warnings=results.warnings,
         method=METHOD,
+        variants=[_variant(came) for came in results.counts],
         history=[
             messages.EffectPoint(
                 at=timestamp(step.at), variant_id=step.variant.id, difference=_interval(step.compared.difference)
@@ -55,6 +57,18 @@ def results_message(results: Results, plots: Mapping[int, str], history: Sequenc
             for step in history
         ],
     )
+
+
+def _variant(came: Came) -> messages.VariantResult:
+    means = came.means
+    stats = messages.VariantStats(
+        total_requests=came.generations,
+        success_rate=means.get("success_rate"),
+        avg_duration=means.get("avg_duration"),
+        avg_cost=means.get("avg_cost"),
+        avg_rating=means.get(RATING_METRIC),
+    )
+    return messages.VariantResult(variant_id=came.variant.id, stats=stats)
 
 
 def _metrics(results: Results) -> list[messages.VariantMetric]:

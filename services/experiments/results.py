@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,7 +30,7 @@ METHOD = (
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """What came to a variant."""
+    """What came to a variant, and the plain mean of each metric that was measured; none while results are withheld."""
 
     variant: VariantRecord
     units: int
@@ -38,6 +38,7 @@ class Came:
     generations: int
     in_flight: int
     cancelled: int
+    means: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ def results_of(experiment: ExperimentRecord, measured: Measured, factors: Sequen
     """The results."""
     evidence = Evidence(experiment, measured)
     split = evidence.split
-    counts = _counts(experiment, measured, split)
+    reason = deciding.withheld(experiment, split)
+    counts = _counts(experiment, measured, split, has_means=not reason)
     strength = _strength(evidence, split, asked.now)
-    if reason := deciding.withheld(experiment, split):
+    if reason:
         return Results(experiment, counts, split, strength, reason)
     found = judged(evidence)
     in_flight = [(came.in_flight, came.generations) for came in counts]
@@ -107,7 +109,7 @@ def results_of(experiment: ExperimentRecord, measured: Measured, factors: Sequen
     )
 
 
-def _counts(experiment: ExperimentRecord, measured: Measured, split: Split) -> list[Came]:
+def _counts(experiment: ExperimentRecord, measured: Measured, split: Split, *, has_means: bool) -> list[Came]:
     return [
         Came(
             variant,
@@ -116,9 +118,16 @@ def _counts(experiment: ExperimentRecord, measured: Measured, split: Split) -> l
             sum(one.generations for one in measured.arrivals if one.variant_id == variant.id),
             sum(one.generations - one.ended for one in measured.arrivals if one.variant_id == variant.id),
             sum(one.cancelled for one in measured.arrivals if one.variant_id == variant.id),
+            _means(measured, variant) if has_means else {},
         )
         for position, variant in enumerate(experiment.variants)
     ]
+
+
+def _means(measured: Measured, variant: VariantRecord) -> dict[str, float]:
+    return {
+        one.metric: one.total / one.samples for one in measured.sums if one.variant_id == variant.id and one.samples
+    }
 
 
 def _estimates(evidence: Evidence) -> list[tuple[VariantRecord, str, Estimate]]:

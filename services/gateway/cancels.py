@@ -16,7 +16,7 @@ from libs.common.database.records import GenerationRecord
 from libs.common.database.states import State
 from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.generations import GenerationStore
-from libs.common.errors import ErrorCode, NotFound
+from libs.common.errors import ErrorCode, GenerationError, NotFound
 from libs.common.rpc.deadlines import after_commit
 
 log = structlog.get_logger()
@@ -26,6 +26,14 @@ _WAKEUP_TIMEOUT_SECONDS = 2.0
 def no_generation(generation_id: str) -> NotFound:
     """There is none of that id."""
     return NotFound("id", f"There is no generation {generation_id[:100]!r}.")
+
+
+def _already_ended(record: GenerationRecord) -> GenerationError:
+    return GenerationError(
+        ErrorCode.ALREADY_ENDED,
+        f"The generation has ended as {record.state}, and cannot be cancelled any more.",
+        details={"status": str(record.state)},
+    )
 
 
 class Cancels:
@@ -45,19 +53,26 @@ class Cancels:
         self._wakeups: set[asyncio.Task[None]] = set()
 
     async def cancel(self, generation_id: str, *, owner: str | None) -> GenerationRecord:
-        """Ask for a generation to be cancelled, and answer it as it stands then. NotFound where it is not there."""
+        """Ask for a generation to be cancelled, and return it as it stands then.
+
+        Raises:
+            NotFound: there is none of that id, or it is another owner's.
+            GenerationError: ALREADY_ENDED for one that has ended before.
+        """
         state = await self._store.request(generation_id, owner=owner)
         with after_commit(generation_id=generation_id):
             record = await self._generations.get(generation_id, owner=owner)
         if record is None:
             raise no_generation(generation_id)
+        if state is None:
+            raise _already_ended(record)
         if state is State.CANCELLED:
             seconds = (record.updated_at - record.created_at).total_seconds()
             code = ErrorCode.TASK_CANCELLED.value
             metrics.count_end(record.model_identifier, record.provider_id, state, code, seconds)
-        elif state is not None:
+        else:
             self._wake_holder(record)
-        log.info("cancel requested", generation_id=generation_id, state=state.value if state else None)
+        log.info("cancel requested", generation_id=generation_id, state=state.value)
         return record
 
     async def close(self) -> None:

@@ -149,6 +149,7 @@ def stats_message(counts: Sequence[Count], from_time: datetime, to_time: datetim
     good = _number(task for task in tasks if task.outcome == TaskState.SUCCESS.value)
     bad = _number(task for task in tasks if task.outcome == TaskState.FAILED.value)
     created = _number(count for count in counts if count.kind == "generation_created")
+    task_seconds = _average(task for task in tasks if task.outcome == TaskState.SUCCESS.value)
     seconds = max(1.0, (to_time - from_time).total_seconds())
     answer = monitor_pb2.GetStatsResponse(
         total_requests=created,
@@ -157,7 +158,8 @@ def stats_message(counts: Sequence[Count], from_time: datetime, to_time: datetim
         completed_tasks=good,
         failed_tasks=bad,
         task_success_rate=good / (good + bad) if good + bad else 0.0,
-        avg_task_duration_seconds=_average(task for task in tasks if task.outcome == TaskState.SUCCESS.value),
+        avg_task_duration_seconds=task_seconds,
+        avg_task_duration=task_seconds * 1_000,
         p50_seconds=percentile(succeeded, 0.5),
         p95_seconds=percentile(succeeded, 0.95),
         p99_seconds=percentile(succeeded, 0.99),
@@ -165,6 +167,7 @@ def stats_message(counts: Sequence[Count], from_time: datetime, to_time: datetim
         spent_usd=spent_usd(counts),
         at_risk_usd=at_risk_usd(counts),
         to=timestamp(to_time),
+        time_range=monitor_pb2.TimeRange(start=timestamp(from_time), end=timestamp(to_time)),
         model_stats=_model_stats(counts),
     )
     getattr(answer, "from").FromDatetime(from_time)
@@ -206,6 +209,7 @@ def _adapter_stats(provider: str, counts: Iterable[Count], last: ErrorGroup | No
         success_count=good,
         failure_count=_number(sent) - good,
         avg_response_time_ms=_average(sent) * 1_000,
+        avg_response_time=_average(sent) * 1_000,
     )
     if last is not None:
         code = ErrorCode(last.code) if last.code in ErrorCode.__members__ else ErrorCode.INTERNAL_ERROR
@@ -221,6 +225,7 @@ def _add_use(answer: monitor_pb2.GetStatsResponse, instances: Iterable[InstanceR
     for instance in instances:
         answer.memory_usage_bytes += instance.resident_bytes
         answer.cpu_usage_percent += instance.cpu_percent
+    answer.memory_usage, answer.cpu_usage = answer.memory_usage_bytes, answer.cpu_usage_percent
 
 
 def _number(counts: Iterable[Count]) -> int:

@@ -11,7 +11,10 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.database.engine import Database
+from libs.common.errors import ErrorCode
+from libs.common.rpc.errors import from_rpc_error
 from tests.conftest import StartStack
+from tests.support.http import call
 from tests.support.infrastructure import Infrastructure
 from tests.support.rows import rows
 from tests.support.running import CANCELLED, SUCCESS, Running
@@ -111,16 +114,28 @@ async def test_while_its_result_is_on_the_way_into_storage(start_stack: StartSta
 async def test_one_that_has_ended_stays_as_it_is(running: Running) -> None:
     generation_id = await running.create("flux-pro", simulated("done", task_seconds=0))
     before = await running.ended(generation_id)
-    after = await running.cancel(generation_id)
-    assert (before.status, after) == (SUCCESS, after)
-    assert after.updated_at == before.updated_at
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.cancel(generation_id)
+    error = from_rpc_error(caught.value)
+    assert (caught.value.code(), error.code) == (grpc.StatusCode.FAILED_PRECONDITION, ErrorCode.ALREADY_ENDED)
+    assert error.details == {"status": "SUCCESS"}
+    after = await running.get(generation_id)
+    assert (before.status, after) == (SUCCESS, before)
     assert not after.HasField("cancel_requested_at")
+    reply = await call(
+        running.gateway_url(), f"/api/external/generation/{generation_id}", method="DELETE", key=running.admin_key
+    )
+    assert (reply.status, reply.json["code"]) == (409, "ALREADY_ENDED")
 
 
 async def test_cancelling_twice_is_cancelling_once(running: Running) -> None:
     generation_id = await running.create("flux-schnell", simulated("twice", task_seconds=600))
     await running.reaches(generation_id, PROCESSING)
-    await asyncio.gather(*(running.cancel(generation_id) for _ in range(5)))
+    found = await asyncio.gather(*(running.cancel(generation_id) for _ in range(5)), return_exceptions=True)
+    failures = [error for error in found if isinstance(error, grpc.aio.AioRpcError)]
+    # It may have ended before the last of them.
+    assert {error.code() for error in failures} <= {grpc.StatusCode.FAILED_PRECONDITION}
+    assert len(failures) < len(found)
     assert (await running.ended(generation_id)).status == CANCELLED
 
 

@@ -118,7 +118,7 @@ class Running:
         return (await self.gateway.GetGeneration(request, timeout=10)).generation
 
     async def cancel(self, generation_id: str) -> gateway_pb2.Generation:
-        """Ask for a generation to be cancelled; it as it stands then."""
+        """Ask for a generation to be cancelled, and return it as it stands then."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         return (await self.gateway.CancelGeneration(request, timeout=10)).generation
 

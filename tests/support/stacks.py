@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from libs.common.settings import ServiceName
 from sandbox.catalog import Adjust
 from sandbox.launcher import Stack
 from tests.conftest import PATH_SERVICES, quick, stack_folder, stack_plan
@@ -22,9 +23,14 @@ class StackOfModule:
 
 @contextmanager
 def stack_of_module(
-    shared: Infrastructure, database: str, *, settings: Mapping[str, str] | None = None, adjust: Adjust = quick
+    shared: Infrastructure,
+    database: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    adjust: Adjust = quick,
+    services: tuple[ServiceName, ...] = PATH_SERVICES,
 ) -> Iterator[StackOfModule]:
-    """Run gateway, dispatcher and poller over the shared parts, until the block ends.
+    """Run services over the shared parts, until the block ends.
 
     A module's fixture `module_stack` yields it; the fixtures `stack` and `stack_database` lead tests to it.
 
@@ -33,11 +39,12 @@ def stack_of_module(
         database: the name of the database to create; unique among all modules.
         settings: environment variables beyond those of all stacks of tests.
         adjust: changes the catalog.
+        services: which.
     """
     url = shared.postgres.create_database(database, template=TEMPLATE)
     try:
         with stack_folder() as folder:
-            plan = stack_plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=PATH_SERVICES)
+            plan = stack_plan(shared, folder, url, settings=settings or {}, adjust=adjust, services=services)
             with Stack(plan, start=shared.nursery.start) as stack:
                 yield StackOfModule(stack, url)
     finally:

@@ -208,7 +208,7 @@ class Calls:
         return None
 
     async def cancel(self, asking: Asking, generation_id: str) -> gateway_pb2.Generation:
-        """Ask for a cancel; the generation as it stands then."""
+        """Ask for a cancel, and return the generation as it stands then. ALREADY_ENDED for one that has ended."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
         call = self._gateway.CancelGeneration(request, metadata=asking.metadata, timeout=self._timeout_seconds)
         return (await answer_of(call)).generation

@@ -8,7 +8,7 @@ from aiohttp import web
 from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
-from libs.common.errors import FieldViolation, InvalidRequest, NotFound
+from libs.common.errors import ErrorCode, FieldViolation, GenerationError, InvalidRequest, NotFound
 from services.gateway.holding import end_with_key
 from services.gateway.openai.calls import Asking, Calls
 from services.gateway.openai.errors import GENERATION_ID_HEADER, MADE
@@ -84,11 +84,20 @@ class Videos:
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /v1/videos/{id}: cancels what runs; what has ended is shown no more, and its files are removed."""
-        asking = await self._calls.asking(request)
-        generation = await self._calls.cancel(asking, request.match_info["id"])
-        if _STATUSES.get(generation.status) in _ENDED:
-            await self._calls.delete(asking, generation.id)
-        return web.json_response({"id": generation.id, "object": "video.deleted", "deleted": True})
+        asking, generation_id = await self._calls.asking(request), request.match_info["id"]
+        if await self._has_ended(asking, generation_id):
+            await self._calls.delete(asking, generation_id)
+        return web.json_response({"id": generation_id, "object": "video.deleted", "deleted": True})
+
+    async def _has_ended(self, asking: Asking, generation_id: str) -> bool:
+        """Cancel a generation. Return whether it has ended, with this or before."""
+        try:
+            generation = await self._calls.cancel(asking, generation_id)
+        except GenerationError as error:
+            if error.code is ErrorCode.ALREADY_ENDED:
+                return True
+            raise
+        return _STATUSES.get(generation.status) in _ENDED
 
 
 def _answer(generation: gateway_pb2.Generation) -> web.Response:

@@ -201,6 +201,8 @@ def _failures(binding: Binding) -> dict[str, Any]:
         statuses |= {404}
     if "idempotency_key" in binding.method.input_type.fields_by_name:
         statuses |= {402, 409}
+    if binding.rpc.endswith("/CancelGeneration"):
+        statuses |= {409}
     if is_for_admins(binding.rpc) or "owner" in binding.method.input_type.fields_by_name:
         statuses |= {403}
     return {str(status): _failure(status) for status in sorted(statuses)}
