@@ -22,6 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args
 
+import boto3
+
+from libs.common.adapters.registry import adapters
 from libs.common.settings import ServiceName
 from sandbox import processes
 from tests.support.cluster.place import Place, command_at
@@ -131,6 +134,11 @@ def _serve(address: str) -> None:
     """Import all services, then fork one for each that asks, and tell it how its fork ended."""
     for name in get_args(ServiceName):
         importlib.import_module(f"{_PREFIX}{name}.__main__")
+    # What takes long in every service's start: importing the adapters and the database's driver, and boto3's reading of
+    # its models, which its default session keeps.
+    adapters()
+    importlib.import_module("psycopg2")
+    boto3.client("s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
