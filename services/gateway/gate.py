@@ -28,6 +28,8 @@ _LOOKED_AT = 100
 # The bytes that an address may send before its requests are authenticated. Some bodies are expensive to parse: a MiB of
 # chunks of one byte takes a tenth of a second.
 _KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND = 1024**2, 512 * 1024
+# What a request costs beyond its bytes until it is authenticated: an address may make 256, and 128 more each second.
+_REQUEST_BYTES = 4 * 1024
 _BUCKETS_LIMIT = 10_000
 
 
@@ -129,6 +131,7 @@ class Gate:
             yield
             return
         self._idle.pop(guarded, None)
+        guarded.charge(_REQUEST_BYTES)
         try:
             yield
         finally:
@@ -225,6 +228,12 @@ class Guarded(asyncio.Protocol):
             self._bucket = None
             self._let_go()
 
+    def charge(self, size_bytes: int) -> None:
+        """Take bytes from the token bucket of the address, unless a request of the connection is authenticated."""
+        if self._bucket is not None:
+            self._bucket.take(size_bytes, monotonic())
+            self._spent_bytes += size_bytes
+
     def _hold(self, data: bytes, wait_seconds: float) -> None:
         assert self._transport is not None
         self._held = data
@@ -257,9 +266,7 @@ class Guarded(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _pass_on(self, data: bytes) -> None:
-        if self._bucket is not None:
-            self._bucket.take(len(data), monotonic())
-            self._spent_bytes += len(data)
+        self.charge(len(data))
         if self._head is not None:
             self._head += data
             if _HEADER_END in self._head:

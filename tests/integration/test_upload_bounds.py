@@ -201,8 +201,12 @@ def _refusal_of_dribbling(address: str, key: str) -> GenerationError:
             yield _message(500)
             time.sleep(0.05)
 
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
-        GenerationServiceStub(channel).UploadBatch(messages(), metadata=(("x-api-key", key),), timeout=60)
+    # The stubs know asynchronous channels alone.
+    connect: Any = grpc.insecure_channel
+    with connect(address) as channel:
+        upload: Any = GenerationServiceStub(channel).UploadBatch
+        with pytest.raises(grpc.RpcError) as caught:
+            upload(messages(), metadata=(("x-api-key", key),), timeout=60)
     return from_rpc_error(cast("grpc.aio.AioRpcError", caught.value))
 
 

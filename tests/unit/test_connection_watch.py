@@ -203,18 +203,42 @@ async def _can_connect(port: int) -> bool:
 async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:
     async with _watched(Limits(address=100)) as watched:
         call = await watched.caller("one")
-        for _ in range(6):
+        for _ in range(40):
             await watched.sending(frames.unfinished(KEYLESS_BYTES))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         watched.watch.scan()
         assert not await _can_connect(watched.port)
         # Open connections of other clients at the address go on.
         await call()
 
 
+async def test_an_address_that_makes_many_calls_without_a_key_cannot_connect_again() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        other = await watched.caller("one")
+        address = f"127.0.0.1:{watched.port}"
+        async with grpc.aio.insecure_channel(address, _ALONE) as channel:
+            call = _calling(channel, "")
+            for _ in range(9):
+                found = await asyncio.gather(*(call() for _ in range(100)), return_exceptions=True)
+                assert {type(one).__name__ for one in found} == {"AioRpcError"}
+            watched.watch.scan()
+            assert not await _can_connect(watched.port)
+        await other()
+
+
+async def test_a_client_with_many_new_connections_that_send_at_once_is_within_the_limits() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        for _ in range(50):
+            await watched.sending(frames.unfinished(64 * 1024))
+        await asyncio.sleep(0.5)
+        assert len(watched.watch.scan()) == 50
+        await asyncio.sleep(0.2)
+        assert len(watched.watch.scan()) == 50
+
+
 async def test_what_was_sent_before_a_call_was_authenticated_is_not_held_against_the_address() -> None:
     async with _watched(Limits(address=100)) as watched:
-        for _ in range(20):
+        for _ in range(70):
             _, writer = await asyncio.open_connection("127.0.0.1", watched.port)
             writer.write(frames.unfinished(KEYLESS_BYTES // 2))
             await asyncio.sleep(0.02)
@@ -229,9 +253,9 @@ async def test_what_was_sent_before_a_call_was_authenticated_is_not_held_against
 
 async def test_addresses_without_shares_are_not_blocked() -> None:
     async with _watched(Limits()) as watched:
-        for _ in range(6):
+        for _ in range(40):
             await watched.sending(frames.unfinished(KEYLESS_BYTES))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         watched.watch.scan()
         assert await _can_connect(watched.port)
 

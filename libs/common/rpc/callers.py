@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ class Callers:
     def __init__(self) -> None:
         self._by_peer: dict[str, Caller] = {}
         self._to_reset: dict[str, Reason] = {}
+        self._arrived: Counter[str] = Counter()
         # By key.
         self._cancelled: dict[str, TokenBucket] = {}
+
+    def arrive(self, peer: str) -> None:
+        """Count a call of a peer, whatever becomes of it."""
+        if peer not in self._by_peer:
+            self._arrived[peer] += 1
 
     @contextmanager
     def calling(self, peer: str, holder: Holder) -> Iterator[None]:
@@ -77,6 +84,11 @@ class Callers:
     def by_endpoint(self) -> dict[Endpoint, Caller]:
         """Return the peers that have had authenticated calls."""
         return {endpoint: caller for peer, caller in list(self._by_peer.items()) if (endpoint := endpoint_of(peer))}
+
+    def arrived(self) -> dict[Endpoint, int]:
+        """Return the numbers of calls of peers without an authenticated call, and remove them."""
+        found = {endpoint_of(peer): self._arrived.pop(peer) for peer in list(self._arrived)}
+        return {endpoint: number for endpoint, number in found.items() if endpoint}
 
     def to_reset(self) -> dict[Endpoint, Reason]:
         """Return the peers whose connections must be reset, and remove them."""

@@ -31,8 +31,12 @@ log = structlog.get_logger()
 KEYLESS_BYTES = 256 * 1024
 """The burst that a peer may send on one connection before one of its calls is authenticated: a few thousand calls."""
 _KEYLESS_BYTES_PER_SECOND = 16 * 1024
-# The same for all such connections of one address. Connections that have sent little are not reset for this limit.
-_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 512 * 1024, 32 * 1024
+# The same for all such connections of one address. It has room for a client that opens 60 connections at once and sends
+# what the windows of HTTP/2 allow. Connections that have sent little are not reset for this limit.
+_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 4 * 1024**2, 256 * 1024
+# What an unauthenticated call costs an address beyond its bytes, of which it has few (RFC 7541 compresses headers): an
+# address may make 512 calls, and 32 more each second. And what a connection costs until a call is authenticated.
+_CALL_BYTES, _CONNECTION_BYTES = 8 * 1024, 4 * 1024
 _LITTLE_BYTES = 16 * 1024
 # While an address needs longer than this to work off its debt, which is at most its burst, it cannot open connections.
 _BLOCKED_ABOVE_SECONDS = 8.0
@@ -55,23 +59,33 @@ class _Connection:
         self.seen_at = now
         self.descriptor = descriptor
         self.received_bytes = 0
+        # The received bytes and the cost of calls, as charged to the address.
+        self.charged_bytes = 0
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
 
-    def has_sent_too_much(self, of_address: TokenBucket, now: float) -> bool:
-        """Count the bytes that came before authentication. Return whether they exceed a limit."""
+    def has_sent_too_much(self, calls: int, of_address: TokenBucket, now: float) -> bool:
+        """Count the bytes and calls that came before authentication. Return whether they exceed a limit.
+
+        Args:
+            calls: that have come since the last time.
+            of_address: the token bucket of the address.
+            now: see `TokenBucket`.
+        """
         if self.caller is not None:
             self.refund(of_address, now)
             return False
         before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
         new_bytes = self.received_bytes - before
-        is_address_spent = of_address.take(new_bytes, now)
-        return self._bucket.take(new_bytes, now) or (is_address_spent and self.received_bytes > _LITTLE_BYTES)
+        charge_bytes = new_bytes + calls * _CALL_BYTES + (0 if self.charged_bytes else _CONNECTION_BYTES)
+        self.charged_bytes += charge_bytes
+        is_address_spent = of_address.take(charge_bytes, now)
+        return self._bucket.take(new_bytes, now) or (is_address_spent and self.charged_bytes > _LITTLE_BYTES)
 
     def refund(self, of_address: TokenBucket, now: float) -> None:
-        """Do not count the bytes any more, because a call was authenticated after they came."""
-        of_address.refund(self.received_bytes, now)
-        self.received_bytes = 0
+        """Return the charge to the address, because a call was authenticated after it."""
+        of_address.refund(self.charged_bytes, now)
+        self.charged_bytes = 0
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -166,11 +180,13 @@ class ConnectionWatch:
     def scan(self) -> list[Ends]:
         """Scan all connections once, reset those beyond a limit, and return all of them."""
         callers, to_reset, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
+        arrived = self._callers.arrived()
         connections = self._connections(callers, now)
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
-            if reason := self._reason(connection, to_reset, now):
+            peer = connection.ends.peer
+            if reason := self._reason(connection, to_reset.get(peer), arrived.get(peer, 0), now):
                 closing[inode] = reason
         closing.update(_sent_most(connections, now))
         for port, limits in self._limits.items():
@@ -184,15 +200,21 @@ class ConnectionWatch:
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})
         return [connection.ends for connection in connections.values()]
 
-    def _reason(self, connection: _Connection, to_reset: Mapping[Endpoint, Reason], now: float) -> str | None:
-        """Return why a connection must be reset, apart from the number of connections; None if it need not be."""
+    def _reason(self, connection: _Connection, asked: Reason | None, calls: int, now: float) -> str | None:
+        """Return why a connection must be reset, apart from the number of connections; None if it need not be.
+
+        Args:
+            connection: which.
+            asked: why the event loop wants it reset, if it does.
+            calls: that have come on it since the last scan, if none was ever authenticated.
+            now: the time.
+        """
         bucket = self._addresses[connection.ends.port].bucket(connection.address, now)
-        reason = to_reset.get(connection.ends.peer)
-        if reason == "cancelled":
+        if asked == "cancelled":
             bucket.take(2 * _ADDRESS_BYTES, now)
-        if reason is None and connection.has_sent_too_much(bucket, now):
+        if asked is None and connection.has_sent_too_much(calls, bucket, now):
             return "keyless"
-        return reason
+        return asked
 
     def _connections(self, callers: Mapping[Endpoint, Caller], now: float) -> dict[int, _Connection]:
         """Return the connections to the ports, by inode."""

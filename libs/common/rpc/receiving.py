@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc import message_bounds
 from libs.common.rpc.arrivals import Arrivals, Unread
+from libs.common.rpc.callers import Callers
 from libs.common.rpc.context import Context, when_done
 from libs.common.rpc.interceptors import Continuation, answers_of_stream, behaviour_of, handler_like
 from libs.common.rpc.shares import Shares, current_holder
@@ -93,6 +94,7 @@ class Together(grpc.aio.ServerInterceptor):
         arrivals: waits for messages.
         unsent: counts answers that are not sent.
         is_keyless: whether a method, `/package.Service/Method`, is open to callers without a key.
+        callers: counts calls.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Together(grpc.aio.ServerInterceptor):
         *,
         arrivals: Arrivals,
         unsent: Unsent,
+        callers: Callers,
         is_keyless: Callable[[str], bool],
     ) -> None:
         self._interceptors = interceptors
         self._arrivals = arrivals
         self._unsent = unsent
+        self._callers = callers
         self._is_keyless = is_keyless
         self._wrapped: dict[str, Any] = {}
 
@@ -120,18 +124,35 @@ class Together(grpc.aio.ServerInterceptor):
                 return None
             for interceptor in reversed(self._interceptors):
                 found = await interceptor.intercept_service(_always(found), handler_call_details)
-            self._wrapped[method] = found if found.request_streaming else self._unread(found, method)
+            self._wrapped[method] = self._counted(found) if found.request_streaming else self._unread(found, method)
         return cast("grpc.RpcMethodHandler[Any, Any]", self._wrapped[method])
+
+    def _counted(self, handler: Any) -> Any:
+        behaviour, callers = behaviour_of(handler), self._callers
+
+        async def counted(requests: Any, context: Context) -> Any:
+            callers.arrive(context.peer())
+            return await behaviour(requests, context)
+
+        async def counted_stream(requests: Any, context: Context) -> AsyncIterator[Any]:
+            callers.arrive(context.peer())
+            async for answer in answers_of_stream(behaviour(requests, context)):
+                yield answer
+
+        wrapped = counted_stream if handler.response_streaming else counted
+        return handler_like(handler, wrapped, handler.request_deserializer)
 
     def _unread(self, handler: Any, method: str) -> Any:
         """The same as a handler of a stream of messages, which gRPC calls before the first has come."""
         behaviour, arrivals, is_keyless = behaviour_of(handler), self._arrivals, self._is_keyless(method)
-        unsent = self._unsent
+        unsent, callers = self._unsent, self._callers
 
         async def begun(_: Any, context: Context) -> Any:
+            callers.arrive(context.peer())
             return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
 
         async def answered(_: Any, context: Context) -> Any:
+            callers.arrive(context.peer())
             answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
             unsent.answered(context, answer.ByteSize(), is_keyless=is_keyless)
             return answer

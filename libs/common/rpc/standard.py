@@ -50,7 +50,7 @@ def standard(
         Deadline(rpc_timeout_seconds),
     ]
     arrivals = Arrivals(seconds=message_seconds, keyless=keyless_waiting)
-    return [Together(interceptors, arrivals=arrivals, unsent=unsent, is_keyless=is_keyless)]
+    return [Together(interceptors, arrivals=arrivals, unsent=unsent, callers=sharing.callers, is_keyless=is_keyless)]
 
 
 def for_health(*, write_timeout_seconds: float, sharing: Sharing) -> list[grpc.aio.ServerInterceptor]:
@@ -63,4 +63,4 @@ def for_health(*, write_timeout_seconds: float, sharing: Sharing) -> list[grpc.a
         Parse(sharing.message_bytes, sharing.answer_bytes, is_repeatable),
     ]
     arrivals = Arrivals(seconds=_MESSAGE_SECONDS, keyless=_HEALTH_WAITING)
-    return [Together(interceptors, arrivals=arrivals, unsent=unsent, is_keyless=is_keyless)]
+    return [Together(interceptors, arrivals=arrivals, unsent=unsent, callers=sharing.callers, is_keyless=is_keyless)]
