@@ -39,13 +39,19 @@ class Callers:
         self._by_peer: dict[str, Caller] = {}
         self._to_reset: dict[str, Reason] = {}
         self._arrived: Counter[str] = Counter()
+        self._gone: frozenset[Endpoint] = frozenset()
         # By key.
         self._cancelled: dict[str, TokenBucket] = {}
 
-    def arrive(self, peer: str) -> None:
-        """Count a call of a peer, whatever becomes of it."""
-        if peer not in self._by_peer:
-            self._arrived[peer] += 1
+    def arrive(self, peer: str) -> bool:
+        """Count a call of a peer, whatever becomes of it. Return whether there is anybody to answer.
+
+        gRPC hands over calls that waited on a connection which has been reset meanwhile.
+        """
+        if peer in self._by_peer:
+            return True
+        self._arrived[peer] += 1
+        return not self._gone or endpoint_of(peer) not in self._gone
 
     @contextmanager
     def calling(self, peer: str, holder: Holder) -> Iterator[None]:
@@ -84,6 +90,10 @@ class Callers:
     def by_endpoint(self) -> dict[Endpoint, Caller]:
         """Return the peers that have had authenticated calls."""
         return {endpoint: caller for peer, caller in list(self._by_peer.items()) if (endpoint := endpoint_of(peer))}
+
+    def note_reset(self, endpoints: frozenset[Endpoint]) -> None:
+        """Set the peers whose connections were reset in the last seconds."""
+        self._gone = endpoints
 
     def arrived(self) -> dict[Endpoint, int]:
         """Return the numbers of calls of peers without an authenticated call, and remove them."""

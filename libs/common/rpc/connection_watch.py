@@ -35,11 +35,14 @@ _KEYLESS_BYTES_PER_SECOND = 16 * 1024
 # what the windows of HTTP/2 allow. Connections that have sent little are not reset for this limit.
 _ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 4 * 1024**2, 256 * 1024
 # What an unauthenticated call costs an address beyond its bytes, of which it has few (RFC 7541 compresses headers): an
-# address may make 512 calls, and 32 more each second. And what a connection costs until a call is authenticated.
-_CALL_BYTES, _CONNECTION_BYTES = 8 * 1024, 4 * 1024
+# address may make 256 calls, and 16 more each second. And what a connection costs until a call is authenticated.
+_CALL_BYTES, _CONNECTION_BYTES = 16 * 1024, 4 * 1024
 _LITTLE_BYTES = 16 * 1024
-# While an address needs longer than this to work off its debt, which is at most its burst, it cannot open connections.
-_BLOCKED_ABOVE_SECONDS = 8.0
+_LARGEST_DEBT_BYTES = 2 * 1024**2
+# While an address needs longer than this to work off its debt it cannot open connections: for up to eight seconds.
+_BLOCKED_ABOVE_SECONDS = 0.5
+# How long calls may wait in gRPC's queues after their connections were reset.
+_GONE_SECONDS = 15.0
 # The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
 _INTERVAL_SECONDS = 0.1
@@ -112,7 +115,7 @@ class _Addresses:
             return _UNLIMITED
         found = self._buckets.get(address)
         if found is None:
-            found = TokenBucket(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now, _ADDRESS_BYTES)
+            found = TokenBucket(_ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND, now, _LARGEST_DEBT_BYTES)
             self._buckets[address] = found
         return found
 
@@ -149,6 +152,8 @@ class ConnectionWatch:
         self._known: dict[int, _Connection | None] = {}
         self._addresses = {port: _Addresses(limits) for port, limits in limits.items()}
         self._listeners: dict[int, tuple[int, int]] = {}
+        # When the connections of peers were reset.
+        self._reset_at: dict[Endpoint, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-watch", daemon=True)
 
@@ -194,7 +199,10 @@ class ConnectionWatch:
             closing.update(_too_many(of_port, limits, closing))
         for inode, reason in closing.items():
             sockets.reset(connections[inode].descriptor, connections[inode].ends)
+            self._reset_at[connections[inode].ends.peer] = now
             metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
+        self._reset_at = {peer: at for peer, at in self._reset_at.items() if now - at < _GONE_SECONDS}
+        self._callers.note_reset(frozenset(self._reset_at))
         for port, addresses in self._addresses.items():
             addresses.block([fd for fd, listening in self._listeners.values() if listening == port], now)
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})

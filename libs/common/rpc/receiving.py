@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -131,11 +132,13 @@ class Together(grpc.aio.ServerInterceptor):
         behaviour, callers = behaviour_of(handler), self._callers
 
         async def counted(requests: Any, context: Context) -> Any:
-            callers.arrive(context.peer())
+            if not callers.arrive(context.peer()):
+                raise asyncio.CancelledError
             return await behaviour(requests, context)
 
         async def counted_stream(requests: Any, context: Context) -> AsyncIterator[Any]:
-            callers.arrive(context.peer())
+            if not callers.arrive(context.peer()):
+                raise asyncio.CancelledError
             async for answer in answers_of_stream(behaviour(requests, context)):
                 yield answer
 
@@ -148,11 +151,13 @@ class Together(grpc.aio.ServerInterceptor):
         unsent, callers = self._unsent, self._callers
 
         async def begun(_: Any, context: Context) -> Any:
-            callers.arrive(context.peer())
+            if not callers.arrive(context.peer()):
+                raise asyncio.CancelledError
             return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
 
         async def answered(_: Any, context: Context) -> Any:
-            callers.arrive(context.peer())
+            if not callers.arrive(context.peer()):
+                raise asyncio.CancelledError
             answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
             unsent.answered(context, answer.ByteSize(), is_keyless=is_keyless)
             return answer
