@@ -62,10 +62,17 @@ class _Connection:
         self.seen_at = now
         self.descriptor = descriptor
         self.received_bytes = 0
+        self._new_bytes = 0
         # The received bytes and the cost of calls, as charged to the address.
         self.charged_bytes = 0
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
+
+    def look(self) -> None:
+        """Read the number of bytes that have come, unless a call was authenticated by the last scan."""
+        if self.caller is None:
+            before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
+            self._new_bytes = self.received_bytes - before
 
     def has_sent_too_much(self, calls: int, of_address: TokenBucket, now: float) -> bool:
         """Count the bytes and calls that came before authentication. Return whether they exceed a limit.
@@ -78,12 +85,10 @@ class _Connection:
         if self.caller is not None:
             self.refund(of_address, now)
             return False
-        before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
-        new_bytes = self.received_bytes - before
-        charge_bytes = new_bytes + calls * _CALL_BYTES + (0 if self.charged_bytes else _CONNECTION_BYTES)
+        charge_bytes = self._new_bytes + calls * _CALL_BYTES + (0 if self.charged_bytes else _CONNECTION_BYTES)
         self.charged_bytes += charge_bytes
         is_address_spent = of_address.take(charge_bytes, now)
-        return self._bucket.take(new_bytes, now) or (is_address_spent and self.charged_bytes > _LITTLE_BYTES)
+        return self._bucket.take(self._new_bytes, now) or (is_address_spent and self.charged_bytes > _LITTLE_BYTES)
 
     def refund(self, of_address: TokenBucket, now: float) -> None:
         """Return the charge to the address, because a call was authenticated after it."""
@@ -150,6 +155,7 @@ class ConnectionWatch:
         self._callers = callers
         # By the inode of the socket. None: the socket is not a connection to one of the ports.
         self._known: dict[int, _Connection | None] = {}
+        self._closed: list[_Connection] = []
         self._addresses = {port: _Addresses(limits) for port, limits in limits.items()}
         self._listeners: dict[int, tuple[int, int]] = {}
         # When the connections of peers were reset.
@@ -184,9 +190,13 @@ class ConnectionWatch:
 
     def scan(self) -> list[Ends]:
         """Scan all connections once, reset those beyond a limit, and return all of them."""
-        callers, to_reset, now = self._callers.by_endpoint(), self._callers.to_reset(), monotonic()
-        arrived = self._callers.arrived()
-        connections = self._connections(callers, now)
+        now = monotonic()
+        connections = self._connections(now)
+        for connection in connections.values():
+            connection.look()
+        # After the counters, because a client sends megabytes as soon as one of its calls is authenticated.
+        callers, to_reset, arrived = self._callers.by_endpoint(), self._callers.to_reset(), self._callers.arrived()
+        self._refund_closed(callers, now)
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
@@ -224,14 +234,21 @@ class ConnectionWatch:
             return "keyless"
         return asked
 
-    def _connections(self, callers: Mapping[Endpoint, Caller], now: float) -> dict[int, _Connection]:
+    def _refund_closed(self, callers: Mapping[Endpoint, Caller], now: float) -> None:
+        """Refund what closed connections were charged before one of their calls was authenticated."""
+        for closed in self._closed:
+            if closed.ends.peer in callers:
+                closed.refund(self._addresses[closed.ends.port].bucket(closed.address, now), now)
+        self._closed.clear()
+
+    def _connections(self, now: float) -> dict[int, _Connection]:
         """Return the connections to the ports, by inode."""
         found = sockets.sockets()
         for inode in self._known.keys() - found.keys():
             closed = self._known.pop(inode)
             self._listeners.pop(inode, None)
-            if closed is not None and closed.ends.peer in callers:
-                closed.refund(self._addresses[closed.ends.port].bucket(closed.address, now), now)
+            if closed is not None:
+                self._closed.append(closed)
         for inode in found.keys() - self._known.keys():
             ends = sockets.ends_of(found[inode], self._limits)
             self._known[inode] = None if ends is None else _Connection(ends, now, found[inode])
