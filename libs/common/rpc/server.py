@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -79,6 +80,10 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
     )
 
 
+# How long no call may come until a server that stops takes it that none is waiting, and how long it waits for that.
+_QUIET_SECONDS, _SETTLING_SECONDS = 0.05, 1.0
+
+
 class _Server(aio_server.Server):
     def __init__(
         self,
@@ -90,6 +95,12 @@ class _Server(aio_server.Server):
         self._loop = cygrpc.get_working_loop()
         arguments = aio_server._augment_channel_arguments(tuple(options), None)  # noqa: SLF001
         self._server = _Accepting(self._loop, interceptors, arguments, maximum_concurrent_rpcs)
+
+    async def stop(self, grace: float | None) -> None:
+        """Stop as grpc.aio's server does, but accept first what clients have sent: gRPC would cancel it."""
+        if grace:
+            await self._server.settle(min(grace, _SETTLING_SECONDS))
+        await super().stop(grace)
 
 
 class _Accepting(cygrpc.AioServer):  # type: ignore[misc]
@@ -108,6 +119,14 @@ class _Accepting(cygrpc.AioServer):  # type: ignore[misc]
         self._maximum = maximum_concurrent_rpcs
         self._answering: set[asyncio.Task[None]] = set()
         self._refusing: set[asyncio.Task[None]] = set()
+        self._accepted = 0
+
+    async def settle(self, within: float) -> None:
+        """Wait until no call has come for a moment, or so many seconds."""
+        until, before = monotonic() + within, -1
+        while before != self._accepted and monotonic() < until:
+            before = self._accepted
+            await asyncio.sleep(_QUIET_SECONDS)
 
     def add_registered_method_handlers(self, handlers: Mapping[str, Any]) -> None:
         """Serve methods, by their paths."""
@@ -127,6 +146,7 @@ class _Accepting(cygrpc.AioServer):  # type: ignore[misc]
         loop, path = asyncio.get_running_loop(), method.decode()
         while True:
             call = await self._request_registered_call(method)
+            self._accepted += 1
             is_full = self._maximum is not None and len(self._answering) >= self._maximum
             # As AioServer does it. A call beyond the limit is answered RESOURCE_EXHAUSTED.
             answer = cygrpc._handle_rpc(path, self._methods, self._interceptors, call, loop, is_full)  # noqa: SLF001
