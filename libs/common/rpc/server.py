@@ -81,7 +81,7 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
 
 
 # How long no call may come until a server that stops takes it that none is waiting, and how long it waits for that.
-_QUIET_SECONDS, _SETTLING_SECONDS = 0.05, 1.0
+_QUIET_SECONDS, _SETTLING_SECONDS = 0.05, 2.0
 
 
 class _Server(aio_server.Server):
