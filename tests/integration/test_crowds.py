@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from tempfile import NamedTemporaryFile
 from time import perf_counter
@@ -26,6 +27,7 @@ from tests.fuzz import frames
 from tests.support.console import SESSION, visitor
 from tests.support.relays import relay
 from tests.support.running import Running
+from tests.support.waiting import eventually
 
 HealthStub: Any = health_pb2_grpc.HealthStub
 CHECK = health_pb2.HealthCheckRequest()
@@ -329,6 +331,16 @@ def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crow
     }
 
 
+async def _lets_in(port: int) -> bool:
+    try:
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except TimeoutError:
+        return False
+    writer.close()
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: StartStack) -> None:
@@ -361,6 +373,9 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
             | _http_crowds(running, wanted, active)
         )
         for name, crowd in crowds.items():
+            for port in (running.gateway_port(), health_port):
+                # The crowd before may have had its address blocked.
+                await eventually(partial(_lets_in, port), within=30, what="the address of the crowd is let in")
             async with crowd() as let_in:
                 figures = await others.figures()
             _show(name, let_in, figures)

@@ -10,6 +10,7 @@ Source: AioServer._server_main_loop of grpcio 1.85, src/python/grpcio/grpc/_cyth
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, NoReturn, cast
@@ -41,9 +42,15 @@ def make_server(
         maximum_concurrent_rpcs: how many calls of registered methods may be in progress. None: any number.
         options: of the channel.
     """
+    logging.getLogger(cygrpc.__name__).addFilter(_is_of_interest)
     made = _Server(interceptors, maximum_concurrent_rpcs, options)
     # The stubs and the package declare the same class twice.
     return cast("grpc.aio.Server", made)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    # grpcio logs an error with a traceback if a client has gone before its response is sent.
+    return record.exc_info is None or not isinstance(record.exc_info[1], cygrpc.ExecuteBatchError)
 
 
 def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, int], ...]:
