@@ -48,7 +48,11 @@ async def test_the_whole_way_over_http(running: Running) -> None:
     deleted = await call(
         running.gateway_url(), f"{GENERATION}/{made.json['id']}", method="DELETE", key=running.admin_key
     )
-    assert (deleted.status, deleted.json["status"]) == (200, "SUCCESS")
+    assert (deleted.status, deleted.json["code"], deleted.json["details"]["status"]) == (
+        409,
+        "ALREADY_ENDED",
+        "SUCCESS",
+    )
 
 
 async def test_models_and_submissions_are_listed(running: Running) -> None:
