@@ -41,14 +41,14 @@ SHARES_REFUSED = Counter(
 RPC_CONNECTIONS_CLOSED = Counter(
     "darkroom_connections_closed_total",
     "Connections to the ports of gRPC, health and metrics that were closed. `reason`: the share that was used up "
-    "(total, address, key, owner), keyless (too many bytes without an authenticated call), unread (answers not "
+    "(total, address, key, owner), keyless (too many bytes or calls, none of them authenticated), unread (answers not "
     "taken) or cancelled (calls cancelled as soon as they were made).",
     ["reason"],
 )
 RPC_ADDRESSES_BLOCKED = Counter(
     "darkroom_addresses_blocked_total",
-    "Addresses that could not open connections to a port of gRPC, health or metrics for some seconds, because their "
-    "connections had been reset for `keyless` or `cancelled` several times.",
+    "Addresses that could not open connections to a gRPC port for some seconds, because they exceeded the limit of "
+    "unauthenticated bytes and calls, or cancelled calls as soon as they had made them.",
 )
 WATCHERS = Gauge("darkroom_gateway_watchers", "Streams that wait for changes.")
 AUTHENTICATIONS = Counter("darkroom_gateway_authentications_total", "API keys looked at.", ["outcome"])

@@ -203,13 +203,14 @@ def _one_model(model: str, provider: str, counts: Sequence[Count]) -> monitor_pb
 def _adapter_stats(provider: str, counts: Iterable[Count], last: ErrorGroup | None) -> monitor_pb2.AdapterStats:
     sent = [count for count in counts if count.kind == "submission_ended" and count.provider_id == provider]
     good = _number(count for count in sent if count.outcome in _ANSWERED)
+    milliseconds = _average(sent) * 1_000
     answer = monitor_pb2.AdapterStats(
         adapter_name=provider,
         call_count=_number(sent),
         success_count=good,
         failure_count=_number(sent) - good,
-        avg_response_time_ms=_average(sent) * 1_000,
-        avg_response_time=_average(sent) * 1_000,
+        avg_response_time_ms=milliseconds,
+        avg_response_time=milliseconds,
     )
     if last is not None:
         code = ErrorCode(last.code) if last.code in ErrorCode.__members__ else ErrorCode.INTERNAL_ERROR

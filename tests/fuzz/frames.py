@@ -44,11 +44,7 @@ def written(headers: list[tuple[bytes, bytes]], content: bytes) -> bytes:
 
 def unread(path: bytes, calls: int, *, message: bytes = b"", key: bytes = b"") -> bytes:
     """Unary calls on one connection, none of whose answers is let through: no stream has a window for them."""
-    headers = [
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
-        (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
-    ]  # fmt: skip
-    block = b"".join(_literal(name, value) for name, value in headers)
+    block = _call(path, key)
     content = struct.pack(">BI", 0, len(message)) + message
     frames = [_frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0)), _frame(_SETTINGS, _ACK, 0, b"")]
     for stream in range(1, 2 * calls, 2):
@@ -65,11 +61,7 @@ def cancelled(path: bytes, calls: int, *, key: bytes = b"", message: bytes | Non
         key: the API key, if any.
         message: what each call sends. None: nothing, it is reset after its headers.
     """
-    headers = [
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
-        (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
-    ]  # fmt: skip
-    block = b"".join(_literal(name, value) for name, value in headers)
+    block = _call(path, key)
     frames = [_PREFACE, _frame(_SETTINGS, 0, 0, b""), _frame(_SETTINGS, _ACK, 0, b"")]
     for stream in range(1, 2 * calls, 2):
         frames.append(_frame(_HEADERS, _END_HEADERS, stream, block))
@@ -81,11 +73,7 @@ def cancelled(path: bytes, calls: int, *, key: bytes = b"", message: bytes | Non
 
 def unfinished(size_bytes: int) -> bytes:
     """A call without a key whose headers do not end: CONTINUATION frames of 11 kB, up to so many bytes."""
-    headers = [
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/grpc.health.v1.Health/Check"),
-        (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers"),
-    ]  # fmt: skip
-    begun = b"".join(_literal(name, value) for name, value in headers)
+    begun = _call(b"/grpc.health.v1.Health/Check")
     more = _frame(_CONTINUATION, 0, 1, b"".join(_literal(b"x-%03d" % index, bytes(b"v" * 100)) for index in range(100)))
     frames = (_frame(_SETTINGS, 0, 0, b""), _frame(_HEADERS, 0, 1, begun))
     return _PREFACE + b"".join(frames) + more * (size_bytes // len(more))
@@ -164,6 +152,15 @@ def _odd_frames(block: bytes, random: Random) -> tuple[bytes, ...]:
 
 def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
     return struct.pack(">I", len(content))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + content
+
+
+def _call(path: bytes, key: bytes = b"") -> bytes:
+    """The headers of a call, with an API key where one is given."""
+    headers = [
+        (b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"),
+        (b"content-type", b"application/grpc"), (b"te", b"trailers"), *([(b"x-api-key", key)] if key else []),
+    ]  # fmt: skip
+    return b"".join(_literal(name, value) for name, value in headers)
 
 
 def _literal(name: bytes, value: bytes) -> bytes:

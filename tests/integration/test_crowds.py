@@ -25,6 +25,7 @@ from sandbox.processes import free_port
 from tests.conftest import StartStack
 from tests.fuzz import frames
 from tests.support.console import SESSION, visitor
+from tests.support.ports import can_connect
 from tests.support.relays import relay
 from tests.support.running import Running
 from tests.support.waiting import eventually
@@ -331,16 +332,6 @@ def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crow
     }
 
 
-async def _lets_in(port: int) -> bool:
-    try:
-        async with asyncio.timeout(1.0):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except TimeoutError:
-        return False
-    writer.close()
-    return True
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: StartStack) -> None:
@@ -375,7 +366,7 @@ async def test_a_crowd_of_one_address_and_key_locks_nobody_out(start_stack: Star
         for name, crowd in crowds.items():
             for port in (running.gateway_port(), health_port):
                 # The crowd before may have had its address blocked.
-                await eventually(partial(_lets_in, port), within=30, what="the address of the crowd is let in")
+                await eventually(partial(can_connect, port), within=30, what="the address of the crowd is let in")
             async with crowd() as let_in:
                 figures = await others.figures()
             _show(name, let_in, figures)

@@ -151,7 +151,7 @@ async def test_streams_without_a_key_are_few_and_end_and_checks_are_always_answe
 
         async with grpc.aio.insecure_channel(f"127.0.0.1:{probed}") as channel:
             port = HealthStub(channel)
-            crowd = [open_streams.enter_context(cancelling(port.Watch(CHECK))) for _ in range(200)]
+            crowd = [open_streams.enter_context(cancelling(port.Watch(CHECK))) for _ in range(300)]
             codes = await asyncio.gather(*map(_begun, crowd))
             assert codes.count(None) == 20
             assert (await port.Check(CHECK, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING

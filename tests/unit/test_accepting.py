@@ -11,13 +11,10 @@ from typing import Any
 
 import grpc
 from darkroom.monitor.v1 import monitor_pb2
-from darkroom.monitor.v1.monitor_pb2_grpc import (
-    MonitorServiceServicer,
-    MonitorServiceStub,
-    add_MonitorServiceServicer_to_server,
-)
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 
 from libs.common.rpc.server import make_server
+from tests.support.servicers import serve_log_error
 from tests.support.waiting import eventually
 
 _REQUEST = monitor_pb2.LogErrorRequest()
@@ -27,12 +24,7 @@ _REQUEST = monitor_pb2.LogErrorRequest()
 async def _served(behaviour: Any, *, maximum: int | None = None) -> AsyncIterator[tuple[grpc.aio.Server, Any]]:
     """A server of one method with this behaviour, and a stub of it."""
     server = make_server(maximum_concurrent_rpcs=maximum)
-    # A generated servicer of which one method is written.
-    service: Any = MonitorServiceServicer
-    servicer = service()
-    servicer.LogError = behaviour
-    add_MonitorServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = serve_log_error(server, behaviour)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", (("grpc.enable_retries", 0),)) as channel:

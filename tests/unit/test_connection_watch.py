@@ -11,11 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from darkroom.monitor.v1 import monitor_pb2
-from darkroom.monitor.v1.monitor_pb2_grpc import (
-    MonitorServiceServicer,
-    MonitorServiceStub,
-    add_MonitorServiceServicer_to_server,
-)
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 
 from libs.common.rpc.callers import Callers
 from libs.common.rpc.connection_watch import KEYLESS_BYTES, ConnectionWatch
@@ -27,6 +23,8 @@ from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.standard import standard
 from libs.common.settings import Settings
 from tests.fuzz import frames
+from tests.support.ports import can_connect
+from tests.support.servicers import serve_log_error
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_INFO of Linux")
 _ALONE = (("grpc.use_local_subchannel_pool", 1),)
@@ -53,10 +51,10 @@ async def _lasting(request: Any, context: Any) -> monitor_pb2.LogErrorResponse:
 class _Watched:
     """A server, and a `ConnectionWatch` of its port that scans only when a test calls it."""
 
-    def __init__(self, port: int, limits: Limits, callers: Callers) -> None:
+    def __init__(self, port: int, limits: Limits, callers: Callers, probe_ports: tuple[int, ...]) -> None:
         self.port = port
         self.callers = callers
-        self.watch = ConnectionWatch({port: limits}, callers)
+        self.watch = ConnectionWatch({port: limits}, callers, probe_ports)
         self._open = AsyncExitStack()
 
     async def connected(self) -> asyncio.StreamReader:
@@ -96,7 +94,7 @@ def _calling(channel: grpc.aio.Channel, key: str) -> Any:
 
 
 @asynccontextmanager
-async def _watched(limits: Limits) -> AsyncIterator[_Watched]:
+async def _watched(limits: Limits, *, is_for_probes: bool = False) -> AsyncIterator[_Watched]:
     callers, settings = Callers(), Settings(database_url="postgresql://nowhere")
     interceptors = standard(
         _ByKey(),
@@ -106,14 +104,9 @@ async def _watched(limits: Limits) -> AsyncIterator[_Watched]:
     )
     options = server_options(settings, is_bounded=True)
     server = make_server(interceptors=interceptors, maximum_concurrent_rpcs=None, options=options)
-    # A generated servicer of which one method is written.
-    service: Any = MonitorServiceServicer
-    servicer = service()
-    servicer.LogError = _lasting
-    add_MonitorServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = serve_log_error(server, _lasting)
     await server.start()
-    watched = _Watched(port, limits, callers)
+    watched = _Watched(port, limits, callers, (port,) if is_for_probes else ())
     try:
         yield watched
     finally:
@@ -190,16 +183,6 @@ async def test_whoever_has_a_key_may_send_much() -> None:
         assert await under_way == monitor_pb2.LogErrorResponse()
 
 
-async def _can_connect(port: int) -> bool:
-    try:
-        async with asyncio.timeout(0.5):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except TimeoutError:
-        return False
-    writer.close()
-    return True
-
-
 async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:
     async with _watched(Limits(address=100)) as watched:
         call = await watched.caller("one")
@@ -207,7 +190,7 @@ async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:
             await watched.sending(frames.unfinished(KEYLESS_BYTES))
         await asyncio.sleep(0.5)
         watched.watch.scan()
-        assert not await _can_connect(watched.port)
+        assert not await can_connect(watched.port)
         # Open connections of other clients at the address go on.
         await call()
 
@@ -222,8 +205,35 @@ async def test_an_address_that_makes_many_calls_without_a_key_cannot_connect_aga
                 found = await asyncio.gather(*(call() for _ in range(100)), return_exceptions=True)
                 assert {type(one).__name__ for one in found} == {"AioRpcError"}
             watched.watch.scan()
-            assert not await _can_connect(watched.port)
+            assert not await can_connect(watched.port)
         await other()
+
+
+async def test_calls_of_a_reset_connection_are_dropped_until_its_port_is_used_again() -> None:
+    async with _watched(Limits()) as watched:
+        reader, writer = await asyncio.open_connection("127.0.0.1", watched.port)
+        local_port = writer.get_extra_info("sockname")[1]
+        peer = f"ipv4:127.0.0.1:{local_port}"
+        writer.write(frames.unfinished(2 * KEYLESS_BYTES))
+        await asyncio.sleep(0.2)
+        assert watched.callers.count_call(peer)
+        watched.watch.scan()
+        assert await _ended([reader]) == [True]
+        assert not watched.callers.count_call(peer)
+        _, again = await asyncio.open_connection("127.0.0.1", watched.port, local_addr=("127.0.0.1", local_port))
+        await asyncio.sleep(0.2)
+        watched.watch.scan()
+        assert watched.callers.count_call(peer)
+        again.close()
+
+
+async def test_a_port_for_probes_blocks_nobody() -> None:
+    async with _watched(Limits(address=100), is_for_probes=True) as watched:
+        readers = [await watched.sending(frames.unfinished(2 * KEYLESS_BYTES)) for _ in range(40)]
+        await asyncio.sleep(0.5)
+        watched.watch.scan()
+        assert await _ended(readers) == [True] * 40
+        assert await can_connect(watched.port)
 
 
 async def test_a_client_with_many_new_connections_that_send_at_once_is_within_the_limits() -> None:
@@ -248,7 +258,7 @@ async def test_what_was_sent_before_a_call_was_authenticated_is_not_held_against
                 writer.transport.abort()
             await asyncio.sleep(0.02)
             watched.watch.scan()
-        assert await _can_connect(watched.port)
+        assert await can_connect(watched.port)
 
 
 async def test_addresses_without_shares_are_not_blocked() -> None:
@@ -257,7 +267,7 @@ async def test_addresses_without_shares_are_not_blocked() -> None:
             await watched.sending(frames.unfinished(KEYLESS_BYTES))
         await asyncio.sleep(0.5)
         watched.watch.scan()
-        assert await _can_connect(watched.port)
+        assert await can_connect(watched.port)
 
 
 async def _cancel_many(watched: _Watched, calls: int, after_seconds: float) -> None:
@@ -282,7 +292,7 @@ async def test_a_key_whose_calls_are_cancelled_at_once_is_cut_off() -> None:
         assert len(watched.watch.scan()) == 2
         await asyncio.sleep(0.1)
         assert {end.peer for end in watched.watch.scan()} == before
-        assert not await _can_connect(watched.port)
+        assert not await can_connect(watched.port)
         await other()
 
 
@@ -292,7 +302,7 @@ async def test_calls_that_are_cancelled_later_are_not_held_against_their_key() -
         watched.watch.scan()
         await asyncio.sleep(0.1)
         assert len(watched.watch.scan()) == 1
-        assert await _can_connect(watched.port)
+        assert await can_connect(watched.port)
 
 
 async def test_what_was_known_of_connections_is_forgotten_with_them() -> None:

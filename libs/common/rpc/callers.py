@@ -16,7 +16,8 @@ from libs.common.rpc.token_bucket import TokenBucket
 
 Reason = Literal["unread", "cancelled"]
 """Why a connection is reset: its client does not read responses, or cancels calls as soon as it has made them."""
-# Calls that their client cancels sooner than a handler could answer have no use (CVE-2023-44487): the limit of a key.
+# The limit of calls of one key that are cancelled within so many seconds. They are of no use to a client, and cost the
+# server as much as others (CVE-2023-44487).
 _CANCELLED_SECONDS = 0.1
 _CANCELLED_CALLS, _CANCELLED_PER_SECOND = 300, 50
 
@@ -38,20 +39,20 @@ class Callers:
     def __init__(self) -> None:
         self._by_peer: dict[str, Caller] = {}
         self._to_reset: dict[str, Reason] = {}
-        self._arrived: Counter[str] = Counter()
-        self._gone: frozenset[Endpoint] = frozenset()
+        self._unauthenticated_calls: Counter[str] = Counter()
+        self._reset_peers: frozenset[Endpoint] = frozenset()
         # By key.
         self._cancelled: dict[str, TokenBucket] = {}
 
-    def arrive(self, peer: str) -> bool:
-        """Count a call of a peer, whatever becomes of it. Return whether there is anybody to answer.
+    def count_call(self, peer: str) -> bool:
+        """Count a call if its peer has had no authenticated call. Return False if its connection has been reset.
 
-        gRPC hands over calls that waited on a connection which has been reset meanwhile.
+        gRPC returns calls that waited to be accepted also after their connection was reset.
         """
         if peer in self._by_peer:
             return True
-        self._arrived[peer] += 1
-        return not self._gone or endpoint_of(peer) not in self._gone
+        self._unauthenticated_calls[peer] += 1
+        return not self._reset_peers or endpoint_of(peer) not in self._reset_peers
 
     @contextmanager
     def calling(self, peer: str, holder: Holder) -> Iterator[None]:
@@ -75,29 +76,37 @@ class Callers:
         self._to_reset[peer] = reason
 
     def _count_cancelled(self, peer: str, key: str) -> None:
+        """Count a call that was cancelled at once. Beyond the limit of its key, request resets.
+
+        All connections of the key from the same address are reset, because calls that are cancelled before their
+        handler starts are not counted, so that the other connections may do the same.
+        """
+        if endpoint_of(peer) is None:
+            # The gateway calls itself for clients of REST, over a socket that is never reset.
+            return
         now = monotonic()
         bucket = self._cancelled.get(key)
         if bucket is None:
             bucket = self._cancelled[key] = TokenBucket(_CANCELLED_CALLS, _CANCELLED_PER_SECOND, now, _CANCELLED_CALLS)
-        if bucket.take(1, now) and peer not in self._to_reset:
-            # Calls that end before they are received are not counted, so that its other connections may be as busy.
-            address, peers = network_of_peer(peer), list(self._by_peer.items())
-            of_key = (other for other, caller in peers if caller.holder.key == key)
-            self._to_reset.update(
-                dict.fromkeys((one for one in of_key if network_of_peer(one) == address), "cancelled")
-            )
+        if not bucket.take(1, now) or peer in self._to_reset:
+            return
+        address = network_of_peer(peer)
+        for other, caller in list(self._by_peer.items()):
+            if caller.holder.key == key and network_of_peer(other) == address:
+                self.reset(other, "cancelled")
 
     def by_endpoint(self) -> dict[Endpoint, Caller]:
         """Return the peers that have had authenticated calls."""
         return {endpoint: caller for peer, caller in list(self._by_peer.items()) if (endpoint := endpoint_of(peer))}
 
-    def note_reset(self, endpoints: frozenset[Endpoint]) -> None:
+    def set_reset_peers(self, endpoints: frozenset[Endpoint]) -> None:
         """Set the peers whose connections were reset in the last seconds."""
-        self._gone = endpoints
+        self._reset_peers = endpoints
 
-    def arrived(self) -> dict[Endpoint, int]:
-        """Return the numbers of calls of peers without an authenticated call, and remove them."""
-        found = {endpoint_of(peer): self._arrived.pop(peer) for peer in list(self._arrived)}
+    def take_unauthenticated_calls(self) -> dict[Endpoint, int]:
+        """Return the numbers of calls of peers without an authenticated call since the last time."""
+        counts = self._unauthenticated_calls
+        found = {endpoint_of(peer): counts.pop(peer) for peer in list(counts)}
         return {endpoint: number for endpoint, number in found.items() if endpoint}
 
     def to_reset(self) -> dict[Endpoint, Reason]:

@@ -1,7 +1,8 @@
 """Limits the TCP connections of ports that libraries serve: their number, and the bytes that they send without a key.
 
-An address that goes on after its connections were reset cannot open new ones for some seconds. Without this, clients
-that connect again at once would fill gRPC's queues of calls between two scans.
+An address beyond its limit cannot open new connections for some seconds. Without this, a client that reconnects at once
+would fill the queues in which gRPC keeps calls until they are accepted. Ports that serve probes alone never block an
+address, because a blocked probe would have the process restarted.
 
 The servers of gRPC and of metrics limit neither the connections of one address nor the bytes that a peer sends
 before it is authenticated. gRPC accepts 16 MiB of headers on each connection whose client has not acknowledged the
@@ -29,7 +30,7 @@ from libs.common.rpc.token_bucket import TokenBucket
 
 log = structlog.get_logger()
 KEYLESS_BYTES = 256 * 1024
-"""The burst that a peer may send on one connection before one of its calls is authenticated: a few thousand calls."""
+"""The burst that a peer may send on one connection before one of its calls is authenticated."""
 _KEYLESS_BYTES_PER_SECOND = 16 * 1024
 # The same for all such connections of one address. It has room for a client that opens 60 connections at once and sends
 # what the windows of HTTP/2 allow. Connections that have sent little are not reset for this limit.
@@ -41,7 +42,7 @@ _LITTLE_BYTES = 16 * 1024
 _LARGEST_DEBT_BYTES = 2 * 1024**2
 # While an address needs longer than this to work off its debt it cannot open connections: for up to eight seconds.
 _BLOCKED_ABOVE_SECONDS = 0.5
-# How long calls may wait in gRPC's queues after their connections were reset.
+# How long calls may wait to be accepted after their connection was reset.
 _GONE_SECONDS = 15.0
 # The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
@@ -50,6 +51,7 @@ _INTERVAL_SECONDS = 0.1
 _SCAN_SHARE = 0.1
 
 
+# For addresses without a share.
 _UNLIMITED = TokenBucket(2**62, 0, 0.0)
 
 
@@ -68,8 +70,8 @@ class _Connection:
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
 
-    def look(self) -> None:
-        """Read the number of bytes that have come, unless a call was authenticated by the last scan."""
+    def count_bytes(self) -> None:
+        """Read the number of received bytes, unless a call was authenticated by the last scan."""
         if self.caller is None:
             before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
             self._new_bytes = self.received_bytes - before
@@ -78,7 +80,7 @@ class _Connection:
         """Count the bytes and calls that came before authentication. Return whether they exceed a limit.
 
         Args:
-            calls: that have come since the last time.
+            calls: unauthenticated calls since the last scan.
             of_address: the token bucket of the address.
             now: see `TokenBucket`.
         """
@@ -109,8 +111,9 @@ class _Addresses:
     Where addresses have no share of the connections, as behind a proxy, they have no share of bytes either.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, is_for_probes: bool) -> None:
         self._is_limited = bool(limits.address)
+        self._is_for_probes = is_for_probes
         self._buckets: dict[str, TokenBucket] = {}
         self._blocked: frozenset[str] = frozenset()
 
@@ -128,6 +131,8 @@ class _Addresses:
         """Block the addresses with a large debt at the port's listening sockets, given by their descriptors."""
         for address in [address for address, bucket in self._buckets.items() if bucket.is_full(now)]:
             del self._buckets[address]
+        if self._is_for_probes:
+            return
         waits = {address: bucket.wait_seconds(now) for address, bucket in self._buckets.items()}
         blocked = frozenset(address for address, seconds in waits.items() if seconds > _BLOCKED_ABOVE_SECONDS)
         if blocked == self._blocked:
@@ -148,15 +153,19 @@ class ConnectionWatch:
     Args:
         limits: the connections that each port may have: in total, and of one address, key and owner.
         callers: the peers that have authenticated calls, and the peers whose connections must be reset.
+        probe_ports: those of the ports that serve probes alone. There calls cost nothing and no address is blocked.
     """
 
-    def __init__(self, limits: Mapping[int, Limits], callers: Callers) -> None:
+    def __init__(self, limits: Mapping[int, Limits], callers: Callers, probe_ports: Collection[int] = ()) -> None:
         self._limits = limits
+        self._probe_ports = probe_ports
         self._callers = callers
         # By the inode of the socket. None: the socket is not a connection to one of the ports.
         self._known: dict[int, _Connection | None] = {}
         self._closed: list[_Connection] = []
-        self._addresses = {port: _Addresses(limits) for port, limits in limits.items()}
+        self._addresses = {
+            port: _Addresses(of_port, is_for_probes=port in probe_ports) for port, of_port in limits.items()
+        }
         self._listeners: dict[int, tuple[int, int]] = {}
         # When the connections of peers were reset.
         self._reset_at: dict[Endpoint, float] = {}
@@ -193,46 +202,51 @@ class ConnectionWatch:
         now = monotonic()
         connections = self._connections(now)
         for connection in connections.values():
-            connection.look()
+            connection.count_bytes()
         # After the counters, because a client sends megabytes as soon as one of its calls is authenticated.
-        callers, to_reset, arrived = self._callers.by_endpoint(), self._callers.to_reset(), self._callers.arrived()
+        callers, to_reset = self._callers.by_endpoint(), self._callers.to_reset()
+        calls = self._callers.take_unauthenticated_calls()
         self._refund_closed(callers, now)
         closing: dict[int, str] = {}
         for inode, connection in connections.items():
             connection.caller = callers.get(connection.ends.peer)
             peer = connection.ends.peer
-            if reason := self._reason(connection, to_reset.get(peer), arrived.get(peer, 0), now):
+            charged_calls = 0 if connection.ends.port in self._probe_ports else calls.get(peer, 0)
+            if reason := self._reason(connection, to_reset.get(peer), charged_calls, now):
                 closing[inode] = reason
         closing.update(_sent_most(connections, now))
         for port, limits in self._limits.items():
             of_port = {inode: one for inode, one in connections.items() if one.ends.port == port}
             closing.update(_too_many(of_port, limits, closing))
         for inode, reason in closing.items():
-            sockets.reset(connections[inode].descriptor, connections[inode].ends)
-            self._reset_at[connections[inode].ends.peer] = now
-            metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
+            self._reset(connections[inode], reason, now)
         self._reset_at = {peer: at for peer, at in self._reset_at.items() if now - at < _GONE_SECONDS}
-        self._callers.note_reset(frozenset(self._reset_at))
+        self._callers.set_reset_peers(frozenset(self._reset_at))
         for port, addresses in self._addresses.items():
             addresses.block([fd for fd, listening in self._listeners.values() if listening == port], now)
         self._callers.forget(callers, {connection.ends.peer for connection in connections.values()})
         return [connection.ends for connection in connections.values()]
 
-    def _reason(self, connection: _Connection, asked: Reason | None, calls: int, now: float) -> str | None:
+    def _reset(self, connection: _Connection, reason: str, now: float) -> None:
+        sockets.reset(connection.descriptor, connection.ends)
+        self._reset_at[connection.ends.peer] = now
+        metrics.RPC_CONNECTIONS_CLOSED.labels(reason).inc()
+
+    def _reason(self, connection: _Connection, requested: Reason | None, calls: int, now: float) -> str | None:
         """Return why a connection must be reset, apart from the number of connections; None if it need not be.
 
         Args:
             connection: which.
-            asked: why the event loop wants it reset, if it does.
-            calls: that have come on it since the last scan, if none was ever authenticated.
-            now: the time.
+            requested: the reason for which `Callers` requests a reset, if it does.
+            calls: unauthenticated calls since the last scan.
+            now: see `TokenBucket`.
         """
         bucket = self._addresses[connection.ends.port].bucket(connection.address, now)
-        if asked == "cancelled":
+        if requested == "cancelled":
             bucket.take(2 * _ADDRESS_BYTES, now)
-        if asked is None and connection.has_sent_too_much(calls, bucket, now):
+        if requested is None and connection.has_sent_too_much(calls, bucket, now):
             return "keyless"
-        return asked
+        return requested
 
     def _refund_closed(self, callers: Mapping[Endpoint, Caller], now: float) -> None:
         """Refund what closed connections were charged before one of their calls was authenticated."""
@@ -252,7 +266,10 @@ class ConnectionWatch:
         for inode in found.keys() - self._known.keys():
             ends = sockets.ends_of(found[inode], self._limits)
             self._known[inode] = None if ends is None else _Connection(ends, now, found[inode])
-            if ends is None and (port := sockets.listening_port_of(found[inode])):
+            if ends is not None:
+                # The peer may use the port of a connection that was reset.
+                self._reset_at.pop(ends.peer, None)
+            elif port := sockets.listening_port_of(found[inode]):
                 self._listeners[inode] = found[inode], port
         return {inode: connection for inode, connection in self._known.items() if connection is not None}
 

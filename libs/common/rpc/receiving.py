@@ -95,7 +95,7 @@ class Together(grpc.aio.ServerInterceptor):
         arrivals: waits for messages.
         unsent: counts answers that are not sent.
         is_keyless: whether a method, `/package.Service/Method`, is open to callers without a key.
-        callers: counts calls.
+        callers: counts calls of unauthenticated peers, and knows whose connections were reset.
     """
 
     def __init__(
@@ -129,16 +129,15 @@ class Together(grpc.aio.ServerInterceptor):
         return cast("grpc.RpcMethodHandler[Any, Any]", self._wrapped[method])
 
     def _counted(self, handler: Any) -> Any:
+        """Return a handler of a stream of requests that counts its calls."""
         behaviour, callers = behaviour_of(handler), self._callers
 
         async def counted(requests: Any, context: Context) -> Any:
-            if not callers.arrive(context.peer()):
-                raise asyncio.CancelledError
+            _check_connected(callers, context)
             return await behaviour(requests, context)
 
         async def counted_stream(requests: Any, context: Context) -> AsyncIterator[Any]:
-            if not callers.arrive(context.peer()):
-                raise asyncio.CancelledError
+            _check_connected(callers, context)
             async for answer in answers_of_stream(behaviour(requests, context)):
                 yield answer
 
@@ -151,13 +150,11 @@ class Together(grpc.aio.ServerInterceptor):
         unsent, callers = self._unsent, self._callers
 
         async def begun(_: Any, context: Context) -> Any:
-            if not callers.arrive(context.peer()):
-                raise asyncio.CancelledError
+            _check_connected(callers, context)
             return await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
 
         async def answered(_: Any, context: Context) -> Any:
-            if not callers.arrive(context.peer()):
-                raise asyncio.CancelledError
+            _check_connected(callers, context)
             answer = await behaviour(Unread(arrivals, context, is_keyless=is_keyless), context)
             unsent.answered(context, answer.ByteSize(), is_keyless=is_keyless)
             return answer
@@ -165,6 +162,12 @@ class Together(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(begun, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(answered, None, handler.response_serializer)
+
+
+def _check_connected(callers: Callers, context: Context) -> None:
+    """Count the call. Raise CancelledError, as gRPC does for calls that end, if its connection has been reset."""
+    if not callers.count_call(context.peer()):
+        raise asyncio.CancelledError
 
 
 def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]:

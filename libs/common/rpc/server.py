@@ -25,7 +25,7 @@ _METADATA_LIMIT_BYTES = 16 * 1024
 _BEGINNING_MS = 10_000
 _READ_BYTES = 64 * 1024
 _UNBOUNDED = 2**31 - 2
-# How many loops accept calls of one method. More do not make it faster.
+# How many loops accept calls of one method. With 32, floods were measured to delay others as long as with 4.
 _ACCEPTED_AT_ONCE = 4
 
 
@@ -42,14 +42,14 @@ def make_server(
         maximum_concurrent_rpcs: how many calls of registered methods may be in progress. None: any number.
         options: of the channel.
     """
-    logging.getLogger(cygrpc.__name__).addFilter(_is_of_interest)
+    logging.getLogger(cygrpc.__name__).addFilter(_is_no_disconnect)
     made = _Server(interceptors, maximum_concurrent_rpcs, options)
     # The stubs and the package declare the same class twice.
     return cast("grpc.aio.Server", made)
 
 
-def _is_of_interest(record: logging.LogRecord) -> bool:
-    # grpcio logs an error with a traceback if a client has gone before its response is sent.
+def _is_no_disconnect(record: logging.LogRecord) -> bool:
+    # grpcio logs an error with a traceback if a client disconnects before its response is sent.
     return record.exc_info is None or not isinstance(record.exc_info[1], cygrpc.ExecuteBatchError)
 
 
@@ -87,7 +87,7 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
     )
 
 
-# How long no call may come until a server that stops takes it that none is waiting, and how long it waits for that.
+# A server that stops waits until it has accepted no call for this time, but not longer than the other (seconds).
 _QUIET_SECONDS, _SETTLING_SECONDS = 0.05, 2.0
 
 
@@ -104,7 +104,7 @@ class _Server(aio_server.Server):
         self._server = _Accepting(self._loop, interceptors, arguments, maximum_concurrent_rpcs)
 
     async def stop(self, grace: float | None) -> None:
-        """Stop as grpc.aio's server does, but accept first what clients have sent: gRPC would cancel it."""
+        """Accept the calls that wait, which gRPC would cancel, then stop as grpc.aio's server does."""
         if grace:
             await self._server.settle(min(grace, _SETTLING_SECONDS))
         await super().stop(grace)
@@ -129,7 +129,7 @@ class _Accepting(cygrpc.AioServer):  # type: ignore[misc]
         self._accepted = 0
 
     async def settle(self, within: float) -> None:
-        """Wait until no call has come for a moment, or so many seconds."""
+        """Wait until no call was accepted for a moment, at most so many seconds."""
         until, before = monotonic() + within, -1
         while before != self._accepted and monotonic() < until:
             before = self._accepted

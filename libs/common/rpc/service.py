@@ -271,13 +271,13 @@ class Frame:
         settings = self.settings
         total = settings.grpc_connections
         probed = Limits(_PROBE_CONNECTIONS, address=_PROBE_CONNECTIONS // 2)
-        limits = {settings.metrics_port(self.name): probed}
-        if settings.health_port is not None:
-            limits[settings.health_port] = probed
+        ports = (settings.metrics_port(self.name), settings.health_port)
+        probe_ports = frozenset(port for port in ports if port is not None)
+        limits = dict.fromkeys(probe_ports, probed)
         limits[settings.grpc_port(self.name)] = Limits(
             total, settings.grpc_connections_per_address, key=total // 4, owner=total // 2
         )
-        return ConnectionWatch(limits, self._callers)
+        return ConnectionWatch(limits, self._callers, probe_ports)
 
     def _server(self, guard: Before, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
         """A server of all RPCs, without a port."""

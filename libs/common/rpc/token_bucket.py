@@ -1,4 +1,7 @@
-"""A token bucket for bytes or calls: limits a rate and permits bursts. Source: https://en.wikipedia.org/wiki/Token_bucket."""
+"""A token bucket for bytes or calls: limits a rate and permits bursts.
+
+Source: https://en.wikipedia.org/wiki/Token_bucket.
+"""
 
 from __future__ import annotations
 
