@@ -14,8 +14,9 @@ from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 
 from libs.common.rpc.callers import Callers
-from libs.common.rpc.connection_watch import KEYLESS_BYTES, ConnectionWatch
+from libs.common.rpc.connection_watch import ConnectionWatch
 from libs.common.rpc.interceptors import Before, Call
+from libs.common.rpc.keyless_limits import KEYLESS_BYTES
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.server import make_server, server_options
 from libs.common.rpc.shares import Holder, Limits, hold_as
