@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("untimed")
 PATH_SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller")
 # Faults are seen, and healed, in the time of a test.
 QUICK = {
-    "DARKROOM_LEASE_SECONDS": "2",
+    "DARKROOM_LEASE_SECONDS": "10",
     "DARKROOM_SWEEP_SECONDS": "0.3",
     "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
     "DARKROOM_HEALTH_CHECK_SECONDS": "0.5",

@@ -21,7 +21,7 @@ async def _batch(stage: Stage, *prompts: str, concurrency: int = 10, model: str 
     requests = [gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=words) for words in prompts]
     options = gateway_pb2.BatchOptions(max_concurrency=concurrency)
     answer = await stage.running.gateway.CreateBatch(
-        gateway_pb2.CreateBatchRequest(requests=requests, options=options), timeout=10
+        gateway_pb2.CreateBatchRequest(requests=requests, options=options), timeout=60
     )
     return str(answer.batch_id)
 

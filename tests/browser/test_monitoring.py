@@ -34,7 +34,7 @@ async def _logged(stage: Stage, message: str, generation_id: str, times: int = 3
         entry.occurred_at.FromDatetime(datetime.now(UTC) - timedelta(hours=back))
         entries.append(entry)
     stub = MonitorServiceStub(stage.running.channel("monitor"))
-    await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=10)
+    await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=60)
 
 
 async def test_an_error_is_found_followed_and_resolved(stage: Stage, operator: Operator) -> None:
@@ -70,7 +70,7 @@ async def _raised(stage: Stage) -> tuple[str, str]:
         type=kind, severity=monitor_pb2.ALERT_SEVERITY_WARNING, message="Somebody should look."
     )
     stub = MonitorServiceStub(stage.running.channel("monitor"))
-    return (await stub.SendAlert(request, timeout=10)).id, kind
+    return (await stub.SendAlert(request, timeout=60)).id, kind
 
 
 async def test_an_alert_is_acknowledged(stage: Stage, operator: Operator) -> None:

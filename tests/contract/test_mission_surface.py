@@ -334,8 +334,8 @@ async def test_the_polling_interface(surface: Running) -> None:
     generation = await surface.ended(generation_id)
     assert generation.status == SUCCESS
     asked = poller_pb2.GetTaskStatusRequest(provider_id="bfl", task_id=generation.provider_task_id)
-    assert (await poller.GetTaskStatus(asked, timeout=10)).task.state == poller_pb2.TASK_STATE_SUCCESS
-    added = await poller.AddTask(poller_pb2.AddTaskRequest(generation_id=generation_id), timeout=10)
+    assert (await poller.GetTaskStatus(asked, timeout=60)).task.state == poller_pb2.TASK_STATE_SUCCESS
+    added = await poller.AddTask(poller_pb2.AddTaskRequest(generation_id=generation_id), timeout=60)
     assert not added.created
     ended_task = poller_pb2.RemoveTaskRequest(provider_id="bfl", task_id=generation.provider_task_id)
-    assert not (await poller.RemoveTask(ended_task, timeout=10)).removed
+    assert not (await poller.RemoveTask(ended_task, timeout=60)).removed

@@ -136,7 +136,7 @@ async def test_a_lost_commit_is_not_called_unavailable(
     async with grpc.aio.insecure_channel(_address(running)) as channel:
         metadata = (("x-api-key", running.admin_key),)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await GenerationServiceStub(channel).CreateGeneration(_request(), metadata=metadata, timeout=20)
+            await GenerationServiceStub(channel).CreateGeneration(_request(), metadata=metadata, timeout=60)
     error = from_rpc_error(caught.value)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert (error.code, error.is_retryable) == (ErrorCode.OUTCOME_UNKNOWN, False)
@@ -153,7 +153,7 @@ async def test_our_client_repeats_a_lost_commit_under_one_key(
         generation_id = await client.submit("flux-pro", "an apple")
         assert await rows(database, "SELECT id FROM generation_requests") == [{"id": generation_id}]
         proxy.lose(loss, after=INTAKE)
-        again = await client.gateway.CreateGeneration(_request(), timeout=20)
+        again = await client.gateway.CreateGeneration(_request(), timeout=60)
         assert len(await rows(database, "SELECT id FROM generation_requests")) == 2, "gRPC has repeated it under a key"
         assert again.id != generation_id
         proxy.lose(loss, after="INSERT INTO generation_batches")

@@ -108,19 +108,19 @@ async def _fill(running: Running, world: World, key: str, quick: str) -> None:
     world.values["generations"] = made + slow
     requests = [gateway_pb2.CreateGenerationRequest(model_identifier="flux-dev", prompt=quick) for _ in range(3)]
     world.values["batches"] = [
-        (await running.gateway.CreateBatch(gateway_pb2.CreateBatchRequest(requests=requests), timeout=20)).batch_id
+        (await running.gateway.CreateBatch(gateway_pb2.CreateBatchRequest(requests=requests), timeout=60)).batch_id
         for _ in range(2)
     ]
     experiments = ExperimentServiceStub(running.channel("experiments"))
     world.values["experiments"] = [
-        (await experiments.CreateExperiment(create_request(), timeout=20)).experiment.id for _ in range(3)
+        (await experiments.CreateExperiment(create_request(), timeout=60)).experiment.id for _ in range(3)
     ]
     alert = monitor_pb2.SendAlertRequest(
         type="FUZZ", severity=monitor_pb2.ALERT_SEVERITY_WARNING, message="for the fuzzer"
     )
-    world.values["alerts"] = [(await MonitorServiceStub(running.channel("monitor")).SendAlert(alert, timeout=20)).id]
+    world.values["alerts"] = [(await MonitorServiceStub(running.channel("monitor")).SendAlert(alert, timeout=60)).id]
     submissions = await running.gateway.ListSubmissions(
-        gateway_pb2.ListSubmissionsRequest(generation_id=made[0]), timeout=20
+        gateway_pb2.ListSubmissionsRequest(generation_id=made[0]), timeout=60
     )
     world.values["submissions"] = [one.id for one in submissions.submissions]
 

@@ -33,7 +33,7 @@ LIST = gateway_pb2.ListModelsRequest()
 
 async def _models(running: Running, key: str) -> grpc.StatusCode:
     try:
-        await GenerationServiceStub(running.channel_of(key)).ListModels(LIST, timeout=10)
+        await GenerationServiceStub(running.channel_of(key)).ListModels(LIST, timeout=60)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -61,7 +61,7 @@ async def test_a_key_comes_in_either_header_over_either_port(running: Running, h
     reply = await call(running.gateway_url(), "/api/external/models", headers={header: value})
     assert reply.status == 200
     stub = GenerationServiceStub(running.channel_of(""))
-    assert (await stub.ListModels(LIST, metadata=((header, value),), timeout=10)).models
+    assert (await stub.ListModels(LIST, metadata=((header, value),), timeout=60)).models
 
 
 async def test_a_revoked_key_is_worthless_at_once_here_and_soon_on_other_replicas(start_stack: StartStack) -> None:
@@ -69,7 +69,7 @@ async def test_a_revoked_key_is_worthless_at_once_here_and_soon_on_other_replica
     replica = await running.stack_replica("gateway")
     made = await running.new_key("acme")
     there = GenerationServiceStub(running.channel_of(made.key, replica=replica))
-    await there.ListModels(LIST, timeout=10, wait_for_ready=True)
+    await there.ListModels(LIST, timeout=60, wait_for_ready=True)
     assert await _models(running, made.key) is grpc.StatusCode.OK
 
     await running.admin.RevokeApiKey(admin_pb2.RevokeApiKeyRequest(id=made.api_key.id))
@@ -77,7 +77,7 @@ async def test_a_revoked_key_is_worthless_at_once_here_and_soon_on_other_replica
 
     async def refused() -> bool:
         try:
-            await there.ListModels(LIST, timeout=10)
+            await there.ListModels(LIST, timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code() is grpc.StatusCode.UNAUTHENTICATED
         return False

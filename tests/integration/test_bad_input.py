@@ -90,14 +90,14 @@ async def test_an_unknown_id_is_not_found(running: Running) -> None:
 
 async def test_the_request_id_comes_back_and_stays_with_the_generation(running: Running) -> None:
     request = gateway_pb2.CreateGenerationRequest(model_identifier="gpt-image-1", prompt="x")
-    call = running.gateway.CreateGeneration(request, metadata=(("x-request-id", "trace-42"),), timeout=10)
+    call = running.gateway.CreateGeneration(request, metadata=(("x-request-id", "trace-42"),), timeout=60)
     answer = await call
     assert dict(await call.trailing_metadata())["x-request-id"] == "trace-42"
     assert (await running.get(answer.id)).request_id == "trace-42"
 
 
 async def test_the_models_are_listed_with_price_and_schema(running: Running) -> None:
-    answer = await running.gateway.ListModels(gateway_pb2.ListModelsRequest(), timeout=10)
+    answer = await running.gateway.ListModels(gateway_pb2.ListModelsRequest(), timeout=60)
     models = {model.identifier: model for model in answer.models}
     assert models["flux-pro"].price_per_output_usd == pytest.approx(0.04)
     schema = MessageToDict(models["dall-e-3"].parameters_schema)
@@ -106,8 +106,8 @@ async def test_the_models_are_listed_with_price_and_schema(running: Running) -> 
 
 
 async def test_models_are_listed_by_media_type(running: Running) -> None:
-    videos = await running.gateway.ListModels(gateway_pb2.ListModelsRequest(media_type="video"), timeout=10)
+    videos = await running.gateway.ListModels(gateway_pb2.ListModelsRequest(media_type="video"), timeout=60)
     assert {model.media_type for model in videos.models} == {"video"}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.gateway.ListModels(gateway_pb2.ListModelsRequest(media_type="sound"), timeout=10)
+        await running.gateway.ListModels(gateway_pb2.ListModelsRequest(media_type="sound"), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -45,7 +45,7 @@ async def test_progress_and_end_come_signed_and_in_order(running: Running, hook:
     assert [key for key, _ in hook.events()] == [f"cb_{number}_{n + 1}" for n in range(len(payloads))]
 
     asking = gateway_pb2.ListCallbacksRequest(batch_id=batch_id)
-    listed = (await client.ListCallbacks(asking, timeout=10)).callbacks
+    listed = (await client.ListCallbacks(asking, timeout=60)).callbacks
     assert {callback.batch_id for callback in listed} == {batch_id}
-    again = (await client.ReplayCallback(gateway_pb2.ReplayCallbackRequest(id=listed[0].id), timeout=10)).callback
+    again = (await client.ReplayCallback(gateway_pb2.ReplayCallbackRequest(id=listed[0].id), timeout=60)).callback
     assert (again.event, again.generation_id) == ("batch.partial_failed", "")

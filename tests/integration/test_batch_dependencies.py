@@ -80,7 +80,7 @@ async def test_what_depends_on_a_failure_is_skipped_with_its_cause_all_the_way(r
         assert task.attempts == 0
 
     resumed = gateway_pb2.ResumeBatchRequest(batch_id=batch_id, error_codes=[common_pb2.ERROR_CODE_SKIPPED])
-    await running.gateway.ResumeBatch(resumed, timeout=10)
+    await running.gateway.ResumeBatch(resumed, timeout=60)
     again = await ended(running.gateway, batch_id)
     assert (again.status, again.skipped_tasks) == (PARTIAL_FAILED, 2), "what they depend on has failed still"
     assert again.tasks[1].continues_id == skipped[0].id

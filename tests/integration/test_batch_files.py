@@ -105,11 +105,11 @@ async def test_a_stream_has_its_options_first_and_is_taken_whole(running: Runnin
         yield gateway_pb2.UploadBatchRequest(options=options, requests=[asked(_prompt())])
         yield gateway_pb2.UploadBatchRequest(requests=[asked(_prompt())], options=options if late else None)
 
-    answer = await running.gateway.UploadBatch(messages(late=False), timeout=20)
+    answer = await running.gateway.UploadBatch(messages(late=False), timeout=60)
     assert answer.total_tasks == 2
     assert (await ended(running.gateway, answer.batch_id)).completed_tasks == 2
     with pytest.raises(grpc.aio.AioRpcError, match="options: must be set in the first message only"):
-        await running.gateway.UploadBatch(messages(late=True), timeout=20)
+        await running.gateway.UploadBatch(messages(late=True), timeout=60)
     assert await rows(database, "SELECT * FROM batch_uploads") == []
 
 

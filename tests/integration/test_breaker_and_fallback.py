@@ -28,7 +28,7 @@ def _sensitive(catalog: dict[str, Any]) -> None:
 
 async def _queue(running: Running, provider_id: str) -> dispatcher_pb2.ProviderQueue:
     stub = DispatcherServiceStub(running.channel("dispatcher"))
-    answer = await stub.GetQueue(dispatcher_pb2.GetQueueRequest(provider_id=provider_id), timeout=10)
+    answer = await stub.GetQueue(dispatcher_pb2.GetQueueRequest(provider_id=provider_id), timeout=60)
     (found,) = answer.providers
     return found
 

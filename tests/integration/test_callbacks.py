@@ -35,7 +35,7 @@ async def hook() -> AsyncIterator[Receiver]:
 async def _callbacks(running: Running, generation_id: str) -> list[gateway_pb2.Callback]:
     """Oldest first."""
     request = gateway_pb2.ListCallbacksRequest(generation_id=generation_id)
-    return list(reversed((await running.gateway.ListCallbacks(request, timeout=10)).callbacks))
+    return list(reversed((await running.gateway.ListCallbacks(request, timeout=60)).callbacks))
 
 
 async def _reach(running: Running, generation_id: str, *states: int, within: float = 10) -> list[gateway_pb2.Callback]:
@@ -56,12 +56,12 @@ async def test_each_change_comes_signed_once_and_in_order(running: Running, hook
     request = gateway_pb2.CreateGenerationRequest(
         model_identifier="flux-pro", prompt=simulated("told", task_seconds=0.3), labels={"team": "red"}
     )
-    generation_id = (await stub.CreateGeneration(request, timeout=10)).id
+    generation_id = (await stub.CreateGeneration(request, timeout=60)).id
     await _reach(running, generation_id, DELIVERED, DELIVERED)
 
     number = generation_id.removeprefix("gen_")
     assert hook.events() == [(f"cb_{number}_1", "generation.processing"), (f"cb_{number}_2", "generation.success")]
-    secret = (await stub.GetCallbackSecret(gateway_pb2.GetCallbackSecretRequest(), timeout=10)).secret
+    secret = (await stub.GetCallbackSecret(gateway_pb2.GetCallbackSecretRequest(), timeout=60)).secret
     assert secret == made.callback_secret
     payloads = [request.verified(secret) for request in hook.received]
     assert [payload["data"]["status"] for payload in payloads] == ["PROCESSING", "SUCCESS"]
@@ -129,13 +129,13 @@ async def test_after_a_day_it_is_a_dead_letter_that_can_be_replayed(
         return {callback.state for callback in await _callbacks(running, generation_id)} == {DEAD}
 
     await eventually(dead, within=10, what="both are given up")
-    listed = await running.gateway.ListCallbacks(gateway_pb2.ListCallbacksRequest(state=DEAD), timeout=10)
+    listed = await running.gateway.ListCallbacks(gateway_pb2.ListCallbacksRequest(state=DEAD), timeout=60)
     assert len(listed.callbacks) == 2
 
     hook.answer = lambda _: web.Response(status=200)
     hook.received.clear()
     for callback in reversed(listed.callbacks):
-        answer = await running.gateway.ReplayCallback(gateway_pb2.ReplayCallbackRequest(id=callback.id), timeout=10)
+        answer = await running.gateway.ReplayCallback(gateway_pb2.ReplayCallbackRequest(id=callback.id), timeout=60)
         assert answer.callback.state == PENDING
     await _reach(running, generation_id, DELIVERED, DELIVERED)
     assert [identifier for identifier, _ in hook.events()] == [c.id for c in reversed(listed.callbacks)]

@@ -41,7 +41,7 @@ def _entry(message: str, *, seconds_ago: float = 0, **fields: Any) -> monitor_pb
 
 async def _log(running: Running, *entries: monitor_pb2.ErrorEntry) -> int:
     stub = MonitorServiceStub(running.channel("monitor"))
-    return (await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=10)).accepted
+    return (await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=60)).accepted
 
 
 async def _get(running: Running, path: str) -> Any:

@@ -68,7 +68,7 @@ async def rate(running: Running, generation_id: str, rating: int, **context: Any
     given = Struct()
     given.update(context)
     request = gateway_pb2.RateGenerationRequest(id=generation_id, rating=rating, feedback="so", context=given)
-    return await running.gateway.RateGeneration(request, timeout=10)
+    return await running.gateway.RateGeneration(request, timeout=60)
 
 
 @pytest.mark.timeout(300)
@@ -196,7 +196,7 @@ async def _refusals(running: Running, generation_id: str) -> None:
         assert (caught.value.details() or "").startswith(f"{field}:")
     other = await running.client("another")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await other.RateGeneration(gateway_pb2.RateGenerationRequest(id=generation_id, rating=3), timeout=10)
+        await other.RateGeneration(gateway_pb2.RateGenerationRequest(id=generation_id, rating=3), timeout=60)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -227,7 +227,7 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
     request = experiments_pb2.GetExperimentRequest(id=experiment.id)
 
     async def paused() -> experiments_pb2.Experiment | None:
-        found = (await stub(running).GetExperiment(request, timeout=10)).experiment
+        found = (await stub(running).GetExperiment(request, timeout=60)).experiment
         return found if found.status == experiments_pb2.EXPERIMENT_STATUS_PAUSED else None
 
     # One variant alone is no experiment.
@@ -239,7 +239,7 @@ async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_tol
     (later,) = await asked(running, ["user 0"])
     assert (await running.get(later)).experiment_id == ""
     with pytest.raises(grpc.aio.AioRpcError, match="has one variant left"):
-        await stub(running).StartExperiment(experiments_pb2.StartExperimentRequest(id=experiment.id), timeout=10)
+        await stub(running).StartExperiment(experiments_pb2.StartExperimentRequest(id=experiment.id), timeout=60)
     found = await results(running, experiment.id)
     assert "was taken out" in found.reason or "breaks the guardrail" in found.reason
     assert any(warning.startswith("Variant 'broken' was taken out") for warning in found.warnings)
@@ -261,14 +261,14 @@ async def test_without_the_experiments_service_requests_run_plain(
     (first,) = await asked(running, ["user 0"])
     assert (await running.get(first)).experiment_id == experiment.id
     allocated = await stub(running).AllocateVariant(
-        experiments_pb2.AllocateVariantRequest(model_identifier="flux-pro", user_id="user 0"), timeout=10
+        experiments_pb2.AllocateVariantRequest(model_identifier="flux-pro", user_id="user 0"), timeout=60
     )
     assert allocated.experiment_id == experiment.id
     assert allocated.probability in {0.01, 0.99}
     change = experiments_pb2.ChangeAllocationRequest(
         id=experiment.id, traffic_allocation={"variant_0": 2, "variant_1": 98}
     )
-    changed = (await stub(running).ChangeAllocation(change, timeout=10)).experiment
+    changed = (await stub(running).ChangeAllocation(change, timeout=60)).experiment
     assert dict(changed.traffic_allocation) == {"variant_0": 2.0, "variant_1": 98.0}
     running.stack.kill("experiments")
 

@@ -29,7 +29,7 @@ async def test_a_path_that_is_not_utf8_does_not_end_the_server(running: Running,
             answer += await reader.read(4_096)
             assert not reader.at_eof()
     writer.close()
-    assert (await running.gateway.ListModels(gateway_pb2.ListModelsRequest(), timeout=10)).models
+    assert (await running.gateway.ListModels(gateway_pb2.ListModelsRequest(), timeout=60)).models
     assert await _errors(running) == before
 
 
@@ -39,6 +39,6 @@ async def test_what_is_not_implemented_is_told_so(running: Running, path: str) -
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.gateway_port()}") as channel:
         call: Any = channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(b"", metadata=[("x-api-key", running.admin_key)], timeout=10)
+            await call(b"", metadata=[("x-api-key", running.admin_key)], timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert await _errors(running) == before

@@ -50,7 +50,7 @@ async def test_a_hundred_duplicates_at_once_are_one_row_and_one_bill(
     made = await running.new_key("acme")
     stubs = [GenerationServiceStub(running.channel_of(made.key, replica=name)) for name in ("gateway", replica)]
     for stub in stubs:
-        await stub.ListModels(gateway_pb2.ListModelsRequest(), timeout=10, wait_for_ready=True)
+        await stub.ListModels(gateway_pb2.ListModelsRequest(), timeout=60, wait_for_ready=True)
     request = _request(simulated("a hundred times", task_seconds=0.1), idempotency_key="once")
     answers = await asyncio.gather(*(stubs[n % 2].CreateGeneration(request, timeout=30) for n in range(100)))
     (generation_id,) = {answer.id for answer in answers}
@@ -63,7 +63,7 @@ async def test_a_hundred_duplicates_at_once_are_one_row_and_one_bill(
 
 async def _refusal(running: Running, request: Any) -> GenerationError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.gateway.CreateGeneration(request, timeout=10)
+        await running.gateway.CreateGeneration(request, timeout=60)
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
     return from_rpc_error(caught.value)
 
@@ -83,11 +83,11 @@ async def test_another_body_under_the_same_key_is_told_by_its_fields(
 ) -> None:
     key = f"body {fields}"
     first: dict[str, Any] = {"prompt": "x", "parameters": {"seed": 1}, "idempotency_key": key}
-    generation_id = (await running.gateway.CreateGeneration(_request(**first), timeout=10)).id
+    generation_id = (await running.gateway.CreateGeneration(_request(**first), timeout=60)).id
     error = await _refusal(running, _request(**{**first, **changes}))
     assert [violation.field for violation in error.violations] == fields
     assert error.details == {"fields": fields, "generation_id": generation_id}
-    again = await running.gateway.CreateGeneration(_request(**first), timeout=10)
+    again = await running.gateway.CreateGeneration(_request(**first), timeout=60)
     assert (again.id, again.is_repeat) == (generation_id, True)
 
 
@@ -95,7 +95,7 @@ async def test_in_one_group_the_first_wins_and_its_neighbours_are_not_harmed(run
     async def send(prompt: str, key: str) -> str:
         request = _request(prompt, idempotency_key=key)
         try:
-            return (await running.gateway.CreateGeneration(request, timeout=10)).id
+            return (await running.gateway.CreateGeneration(request, timeout=60)).id
         except grpc.aio.AioRpcError as error:
             return error.code().name
 
@@ -133,7 +133,7 @@ async def test_the_key_may_come_as_a_header(running: Running) -> None:
     }  # fmt: skip
     assert len(ids) == 1
     answer = await running.gateway.CreateGeneration(
-        _request("header", idempotency_key="by header", parameters={}), timeout=10
+        _request("header", idempotency_key="by header", parameters={}), timeout=60
     )
     assert answer.is_repeat
 

@@ -180,7 +180,7 @@ async def _status(running: Running, service: str, method: Any, fields: Mapping[s
         f"/{method.containing_service.full_name}/{method.name}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=GetMessageClass(method.output_type).FromString,
-    )(request, timeout=10)
+    )(request, timeout=60)
     try:
         with cancelling(rpc):
             await (rpc.read() if method.server_streaming else rpc)

@@ -48,7 +48,7 @@ class _Watched:
         request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
         while not under_way.done():
             began = perf_counter()
-            await self._stub.CreateGeneration(request, timeout=20)
+            await self._stub.CreateGeneration(request, timeout=60)
             self.creates.append(perf_counter() - began)
             self.growth_bytes = max(self.growth_bytes, process.memory_info().rss - before_bytes)
             await asyncio.sleep(0.02)

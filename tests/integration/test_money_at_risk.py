@@ -41,7 +41,7 @@ def _prompt(**fields: Any) -> str:
 async def _lost(running: Running, stub: GenerationServiceStub) -> tuple[gateway_pb2.Generation, str]:
     """A failed generation whose submission is uncertain, and the id of that."""
     request = gateway_pb2.CreateGenerationRequest(model_identifier=MODEL, prompt=_prompt(faults=LOST_REPLY))
-    generation = await running.ended((await stub.CreateGeneration(request, timeout=10)).id)
+    generation = await running.ended((await stub.CreateGeneration(request, timeout=60)).id)
     assert generation.status == FAILED
     return generation, str(generation.error.details["submission_id"])
 
@@ -54,12 +54,12 @@ async def _usage(running: Running, key_id: str) -> tuple[float, float, float]:
 
 
 async def _listed(running: Running, **fields: Any) -> gateway_pb2.ListSubmissionsResponse:
-    return await running.gateway.ListSubmissions(gateway_pb2.ListSubmissionsRequest(**fields), timeout=10)
+    return await running.gateway.ListSubmissions(gateway_pb2.ListSubmissionsRequest(**fields), timeout=60)
 
 
 async def _say(running: Running, submission_id: str, **fields: Any) -> gateway_pb2.Submission:
     request = gateway_pb2.ResolveSubmissionRequest(submission_id=submission_id, **fields)
-    return (await running.gateway.ResolveSubmission(request, timeout=10)).submission
+    return (await running.gateway.ResolveSubmission(request, timeout=60)).submission
 
 
 async def test_a_lost_reply_counts_against_the_budget_until_an_operator_says_that_it_was_not_billed(
@@ -148,17 +148,17 @@ async def test_many_are_resolved_at_once_after_a_dry_run(running: Running) -> No
     assert (listed.total_submissions, round(listed.total_at_risk_usd, 6)) == (1, PRICE_USD)
 
     named = gateway_pb2.ResolveSubmissionsRequest(submission_ids=[*ids[:2], "sub_nobody"], billing=BILLED, dry_run=True)
-    dry = await running.gateway.ResolveSubmissions(named, timeout=10)
+    dry = await running.gateway.ResolveSubmissions(named, timeout=60)
     assert (dry.resolved_submissions, dry.skipped_submissions) == (2, 1)
     assert (round(dry.at_risk_usd, 6), round(dry.spent_usd, 6)) == (PRICE_USD * 2, PRICE_USD * 2)
     assert await _usage(running, made.api_key.id) == (0, 0, round(PRICE_USD * 3, 6))
     named.dry_run = False
-    assert await running.gateway.ResolveSubmissions(named, timeout=10) == dry
+    assert await running.gateway.ResolveSubmissions(named, timeout=60) == dry
     assert await _usage(running, made.api_key.id) == (0, PRICE_USD * 2, PRICE_USD)
 
     selection = gateway_pb2.SubmissionSelection(provider_id="replicate", model_identifier=MODEL)
     rest = gateway_pb2.ResolveSubmissionsRequest(selection=selection, billing=NOT_BILLED, dismiss=True, note="no bill")
-    await running.gateway.ResolveSubmissions(rest, timeout=10)
+    await running.gateway.ResolveSubmissions(rest, timeout=60)
     assert await _usage(running, made.api_key.id) == (0, PRICE_USD * 2, 0)
     assert (
         await _listed(running, concern=gateway_pb2.SUBMISSION_CONCERN_ANY, provider_id="replicate")
@@ -176,7 +176,7 @@ async def test_many_are_resolved_at_once_after_a_dry_run(running: Running) -> No
 )
 async def test_a_bulk_request_with_faults_is_refused(running: Running, fields: dict[str, Any], wrong: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match=wrong) as caught:
-        await running.gateway.ResolveSubmissions(gateway_pb2.ResolveSubmissionsRequest(**fields), timeout=10)
+        await running.gateway.ResolveSubmissions(gateway_pb2.ResolveSubmissionsRequest(**fields), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -184,7 +184,7 @@ async def test_clients_may_not_resolve_money(running: Running) -> None:
     stub = await running.client("acme")
     request = gateway_pb2.ResolveSubmissionsRequest(submission_ids=["sub_1"], billing=NOT_BILLED)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.ResolveSubmissions(request, timeout=10)
+        await stub.ResolveSubmissions(request, timeout=60)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 

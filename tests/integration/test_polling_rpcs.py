@@ -43,15 +43,15 @@ def _request(task_id: str, /, **fields: Any) -> poller_pb2.AddTaskRequest:
 async def test_a_task_handed_in_becomes_a_generation(running: Running, simulator: Simulator) -> None:
     task_id = await _submitted_elsewhere(running, simulator, task_seconds=0.3)
 
-    answer = await _poller(running).AddTask(_request(task_id), timeout=10)
-    again = await _poller(running).AddTask(_request(task_id), timeout=10)
+    answer = await _poller(running).AddTask(_request(task_id), timeout=60)
+    again = await _poller(running).AddTask(_request(task_id), timeout=60)
 
     assert (answer.created, again.created) == (True, False)
     assert again.generation_id == answer.generation_id
     generation = await running.ended(answer.generation_id)
     assert (generation.status, generation.provider_task_id) == (SUCCESS, task_id)
     found = await _poller(running).GetTaskStatus(
-        poller_pb2.GetTaskStatusRequest(provider_id="bfl", task_id=task_id), timeout=10
+        poller_pb2.GetTaskStatusRequest(provider_id="bfl", task_id=task_id), timeout=60
     )
     assert found.task.state == poller_pb2.TASK_STATE_SUCCESS
     assert found.task.attempts >= 1
@@ -60,11 +60,11 @@ async def test_a_task_handed_in_becomes_a_generation(running: Running, simulator
 
 async def test_a_task_can_be_removed(running: Running, simulator: Simulator) -> None:
     task_id = await _submitted_elsewhere(running, simulator, task_seconds=60)
-    answer = await _poller(running).AddTask(_request(task_id), timeout=10)
+    answer = await _poller(running).AddTask(_request(task_id), timeout=60)
     request = poller_pb2.RemoveTaskRequest(provider_id="bfl", task_id=task_id)
 
-    assert (await _poller(running).RemoveTask(request, timeout=10)).removed
-    assert not (await _poller(running).RemoveTask(request, timeout=10)).removed
+    assert (await _poller(running).RemoveTask(request, timeout=60)).removed
+    assert not (await _poller(running).RemoveTask(request, timeout=60)).removed
 
     generation = await running.get(answer.generation_id)
     assert generation.status == gateway_pb2.GENERATION_STATUS_CANCELLED
@@ -74,13 +74,13 @@ async def test_a_task_can_be_removed(running: Running, simulator: Simulator) -> 
 async def test_tasks_are_listed_page_by_page(running: Running, simulator: Simulator) -> None:
     ids = {await _submitted_elsewhere(running, simulator, task_seconds=60) for _ in range(5)}
     for task_id in ids:
-        await _poller(running).AddTask(_request(task_id, poll_interval_ms=300_000), timeout=10)
+        await _poller(running).AddTask(_request(task_id, poll_interval_ms=300_000), timeout=60)
 
     listed: list[str] = []
     token = ""
     while True:
         request = poller_pb2.ListTasksRequest(provider_id="bfl", page_size=2, page_token=token)
-        page = await _poller(running).ListTasks(request, timeout=10)
+        page = await _poller(running).ListTasks(request, timeout=60)
         assert len(page.tasks) <= 2
         listed += [task.task_id for task in page.tasks]
         token = page.next_page_token
@@ -90,7 +90,7 @@ async def test_tasks_are_listed_page_by_page(running: Running, simulator: Simula
     assert ids <= set(listed)
     assert len(listed) == len(set(listed))
     for task_id in ids:
-        await _poller(running).RemoveTask(poller_pb2.RemoveTaskRequest(provider_id="bfl", task_id=task_id), timeout=10)
+        await _poller(running).RemoveTask(poller_pb2.RemoveTaskRequest(provider_id="bfl", task_id=task_id), timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_tasks_are_listed_page_by_page(running: Running, simulator: Simula
 )
 async def test_a_bad_task_is_refused(running: Running, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _poller(running).AddTask(_request("some-task", **fields), timeout=10)
+        await _poller(running).AddTask(_request("some-task", **fields), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (caught.value.details() or "").startswith(f"{field}:")
 
@@ -116,21 +116,21 @@ async def test_a_bad_task_is_refused(running: Running, fields: dict[str, Any], f
 @pytest.mark.parametrize("request_fields", [{"page_size": -1}, {"page_size": 1_001}, {"page_token": "nonsense"}])
 async def test_a_bad_page_is_refused(running: Running, request_fields: dict[str, Any]) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _poller(running).ListTasks(poller_pb2.ListTasksRequest(**request_fields), timeout=10)
+        await _poller(running).ListTasks(poller_pb2.ListTasksRequest(**request_fields), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_an_unknown_task_is_not_found(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _poller(running).GetTaskStatus(
-            poller_pb2.GetTaskStatusRequest(provider_id="bfl", task_id="none"), timeout=10
+            poller_pb2.GetTaskStatusRequest(provider_id="bfl", task_id="none"), timeout=60
         )
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_the_queue_shows_every_provider_account(running: Running) -> None:
     dispatcher = DispatcherServiceStub(running.channel("dispatcher"))
-    answer = await dispatcher.GetQueue(dispatcher_pb2.GetQueueRequest(), timeout=10)
+    answer = await dispatcher.GetQueue(dispatcher_pb2.GetQueueRequest(), timeout=60)
     limits = {queue.provider_id: queue.concurrent_tasks_limit for queue in answer.providers}
     assert set(limits) == set(load(SHIPPED_CATALOG).providers)
     assert (limits["bfl"], limits["tuzi"]) == (24, 0)

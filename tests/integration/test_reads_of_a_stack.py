@@ -73,7 +73,7 @@ async def _costs(database: Database, generation_id: str) -> None:
 async def _task_of(stack: Running, generation_id: str) -> poller_pb2.PollTask:
     generation = await stack.get(generation_id)
     request = poller_pb2.GetTaskStatusRequest(provider_id=generation.provider_id, task_id=generation.provider_task_id)
-    return (await PollingServiceStub(stack.channel("poller")).GetTaskStatus(request, timeout=10)).task
+    return (await PollingServiceStub(stack.channel("poller")).GetTaskStatus(request, timeout=60)).task
 
 
 async def test_a_key_that_is_revoked_for_longer_than_all_deadlines_loses_nothing(
@@ -177,7 +177,7 @@ async def test_a_late_report_of_a_failure_frees_the_money_at_risk(stack: Running
     report = poller_pb2.ReportTaskRequest(
         provider_id=task.provider_id, task_id=task.task_id, state=poller_pb2.TASK_STATE_FAILED, error=error
     )
-    await PollingServiceStub(stack.channel("poller")).ReportTask(report, timeout=10)
+    await PollingServiceStub(stack.channel("poller")).ReportTask(report, timeout=60)
     assert await rows(stack_database, MONEY, id=timed_out) == [{**NO_MONEY, "billing": "NOT_BILLED"}]
 
 

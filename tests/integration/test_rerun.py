@@ -25,12 +25,12 @@ _numbers = itertools.count()
 
 async def _create(stub: GenerationServiceStub, prompt: str, model: str = "flux-schnell", **fields: Any) -> str:
     request = gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=prompt, **fields)
-    return (await stub.CreateGeneration(request, timeout=10)).id
+    return (await stub.CreateGeneration(request, timeout=60)).id
 
 
 async def _rerun(stub: GenerationServiceStub, generation_id: str, **fields: Any) -> str:
     request = gateway_pb2.RerunGenerationRequest(id=generation_id, **fields)
-    return (await stub.RerunGeneration(request, timeout=10)).id
+    return (await stub.RerunGeneration(request, timeout=60)).id
 
 
 async def _refused(stub: GenerationServiceStub, generation_id: str, **fields: Any) -> Any:
@@ -93,7 +93,7 @@ async def test_another_model_gets_the_parameters_if_they_fit(running: Running) -
     assert refused.violations
     request = gateway_pb2.RerunGenerationRequest(id=original.id, model_identifier="flux-schnell")
     request.parameters.SetInParent()
-    new_id = (await running.gateway.RerunGeneration(request, timeout=10)).id
+    new_id = (await running.gateway.RerunGeneration(request, timeout=60)).id
     assert (await running.ended(new_id)).model_identifier == "flux-schnell"
     assert (await _refused(running.gateway, original.id, model_identifier="nobody")).code == "NOT_FOUND"
 

@@ -33,7 +33,7 @@ async def _uncertain(running: Running, model: str = "flux-schnell") -> tuple[gat
 
 async def _listed(running: Running, **fields: Any) -> list[gateway_pb2.Submission]:
     request = gateway_pb2.ListSubmissionsRequest(page_size=1_000, **fields)
-    return list((await running.gateway.ListSubmissions(request, timeout=10)).submissions)
+    return list((await running.gateway.ListSubmissions(request, timeout=60)).submissions)
 
 
 async def test_an_uncertain_submit_waits_for_an_operator_with_what_is_known_of_it(running: Running) -> None:
@@ -169,7 +169,7 @@ async def test_pages_of_submissions(running: Running) -> None:
     token = ""
     while True:
         request = gateway_pb2.ListSubmissionsRequest(page_size=2, page_token=token)
-        page = await running.gateway.ListSubmissions(request, timeout=10)
+        page = await running.gateway.ListSubmissions(request, timeout=60)
         seen += [entry.id for entry in page.submissions]
         token = page.next_page_token
         if not token:

@@ -104,7 +104,7 @@ async def _status(stub: Any, method: str) -> grpc.StatusCode:
         "ResumeBatch": gateway_pb2.ResumeBatchRequest(),
     }
     try:
-        await getattr(stub, method)(requests.get(method) or parts(), timeout=20)
+        await getattr(stub, method)(requests.get(method) or parts(), timeout=60)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

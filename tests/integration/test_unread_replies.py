@@ -22,7 +22,7 @@ async def test_it_is_kept_with_the_submission(running: Running, simulator: Simul
     assert len(await simulator.bills(prompt)) == 1
 
     request = gateway_pb2.ListSubmissionsRequest(generation_id=generation.id)
-    (found,) = (await running.gateway.ListSubmissions(request, timeout=10)).submissions
+    (found,) = (await running.gateway.ListSubmissions(request, timeout=60)).submissions
     assert found.state == gateway_pb2.SUBMISSION_STATE_UNCERTAIN
     assert (found.reply.http_status, found.reply.content_type) == (200, "text/html")
     assert found.reply.body == "<html><body>502 Bad Gateway</body></html>"
@@ -32,5 +32,5 @@ async def test_it_is_kept_with_the_submission(running: Running, simulator: Simul
 async def test_a_reply_that_can_be_read_is_not_kept(running: Running) -> None:
     generation = await running.ended(await running.create("gpt-image-1", simulated("read", task_seconds=0)))
     request = gateway_pb2.ListSubmissionsRequest(generation_id=generation.id)
-    (found,) = (await running.gateway.ListSubmissions(request, timeout=10)).submissions
+    (found,) = (await running.gateway.ListSubmissions(request, timeout=60)).submissions
     assert not found.HasField("reply")

@@ -86,7 +86,7 @@ async def test_nothing_is_stored_for_a_key_whose_quota_has_no_room(
     stub = await running.client("acme", quota=admin_pb2.ApiKeyQuota(**quota))
     if "monthly_budget_usd" not in quota:
         request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
-        await stub.CreateGeneration(request, timeout=10)
+        await stub.CreateGeneration(request, timeout=60)
     before = await _written_bytes(database)
 
     uploads = [await _Upload(stub).begun() for _ in range(4)]

@@ -44,10 +44,10 @@ async def test_changes_come_until_the_end_also_from_another_replica(start_stack:
     replica = await running.stack_replica("gateway")
     key = (await running.new_key("acme")).key
     here, there = (GenerationServiceStub(running.channel_of(key, replica=name)) for name in ("gateway", replica))
-    await there.ListModels(gateway_pb2.ListModelsRequest(), timeout=10, wait_for_ready=True)
+    await there.ListModels(gateway_pb2.ListModelsRequest(), timeout=60, wait_for_ready=True)
     prompt = simulated("watched", task_seconds=1.0)
     request = gateway_pb2.CreateGenerationRequest(model_identifier="kling-v1-6", prompt=prompt)
-    generation_id = (await here.CreateGeneration(request, timeout=10)).id
+    generation_id = (await here.CreateGeneration(request, timeout=60)).id
     for changes in await asyncio.gather(_watch(here, generation_id), _watch(there, generation_id)):
         assert _distinct(changes)[-2:] == [PROCESSING, SUCCESS]
         assert changes[-1].generation.results

@@ -32,13 +32,13 @@ async def create(
 ) -> str:
     """Hand in a batch and answer its id."""
     request = gateway_pb2.CreateBatchRequest(requests=requests, options=gateway_pb2.BatchOptions(**options))
-    return (await gateway.CreateBatch(request, timeout=20)).batch_id
+    return (await gateway.CreateBatch(request, timeout=60)).batch_id
 
 
 async def look(gateway: GenerationServiceStub, batch_id: str, **fields: Any) -> gateway_pb2.Batch:
     """The batch with its generations."""
     request = gateway_pb2.GetBatchRequest(batch_id=batch_id, **fields)
-    return (await gateway.GetBatch(request, timeout=10)).batch
+    return (await gateway.GetBatch(request, timeout=60)).batch
 
 
 async def ended(gateway: GenerationServiceStub, batch_id: str, *, within: float = 30) -> gateway_pb2.Batch:

@@ -45,10 +45,10 @@ def stub(running: Running) -> ExperimentServiceStub:
 async def started(running: Running, **changes: Any) -> experiments_pb2.Experiment:
     """An experiment that runs, and that the gateway knows of."""
     service = stub(running)
-    made = (await service.CreateExperiment(create_request(**changes), timeout=10)).experiment
-    await service.StartExperiment(experiments_pb2.StartExperimentRequest(id=made.id), timeout=10)
+    made = (await service.CreateExperiment(create_request(**changes), timeout=60)).experiment
+    await service.StartExperiment(experiments_pb2.StartExperimentRequest(id=made.id), timeout=60)
     await gateway_knows(running)
-    return (await service.GetExperiment(experiments_pb2.GetExperimentRequest(id=made.id), timeout=10)).experiment
+    return (await service.GetExperiment(experiments_pb2.GetExperimentRequest(id=made.id), timeout=60)).experiment
 
 
 async def gateway_knows(running: Running) -> None:
@@ -99,4 +99,4 @@ async def service_answers(running: Running) -> None:
 async def results(running: Running, experiment_id: str, **fields: Any) -> experiments_pb2.GetResultsResponse:
     """What is known of an experiment by now."""
     request = experiments_pb2.GetResultsRequest(id=experiment_id, **fields)
-    return await stub(running).GetResults(request, timeout=20)
+    return await stub(running).GetResults(request, timeout=60)

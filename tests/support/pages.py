@@ -53,7 +53,7 @@ async def pages(
     for one in (*made, video, failed, lost):
         await running.ended(one)
     rating = gateway_pb2.RateGenerationRequest(id=made[0], rating=4, feedback=f"lovely{text}")
-    await running.gateway.RateGeneration(rating, timeout=10)
+    await running.gateway.RateGeneration(rating, timeout=60)
     batch = await _batch(stage, [words(f"{prompt} again") for prompt in prompts], text)
     error = await _error(stage, failed, text)
     alert = await _alert(stage, text)
@@ -93,7 +93,7 @@ async def _batch(stage: Stage, prompts: Sequence[str], text: str) -> str:
     ]
     options = gateway_pb2.BatchOptions(max_concurrency=4)
     request = gateway_pb2.CreateBatchRequest(requests=requests, options=options)
-    answer = await stage.running.gateway.CreateBatch(request, timeout=10)
+    answer = await stage.running.gateway.CreateBatch(request, timeout=60)
     watching = gateway_pb2.WatchBatchRequest(batch_id=answer.batch_id)
     with cancelling(stage.running.gateway.WatchBatch(watching, timeout=30)) as stream:
         async for change in stream:
@@ -117,7 +117,7 @@ async def _error(stage: Stage, generation_id: str, text: str) -> str:
         entry.occurred_at.FromDatetime(datetime.now(UTC) - timedelta(hours=back * back % 23))
         entries.append(entry)
     stub = MonitorServiceStub(stage.running.channel("monitor"))
-    await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=10)
+    await stub.LogError(monitor_pb2.LogErrorRequest(errors=entries), timeout=60)
     row = await stage.row("SELECT group_id FROM error_logs WHERE id = :id LIMIT 1", id=entries[0].id)
     return str(row["group_id"])
 
@@ -129,10 +129,10 @@ async def _alert(stage: Stage, text: str) -> str:
         severity=monitor_pb2.ALERT_SEVERITY_CRITICAL,
         message=f"212 generations wait for bfl, the oldest for 7 minutes.{text}",
     )
-    alert = await stub.SendAlert(request, timeout=10)
+    alert = await stub.SendAlert(request, timeout=60)
     silence = monitor_pb2.SilenceAlertsRequest(type="PROVIDER_COSTS", subject=f"kling{text}", reason=f"known{text}")
     silence.until.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
-    await stub.SilenceAlerts(silence, timeout=10)
+    await stub.SilenceAlerts(silence, timeout=60)
     return str(alert.id)
 
 
@@ -140,8 +140,8 @@ async def _experiment(stage: Stage, users: int, text: str, words: Callable[[str]
     stub = ExperimentServiceStub(stage.running.channel("experiments"))
     request = create_request(name=f"Is flux-dev good enough?{text}", hypothesis=f"It is, and cheaper.{text}")
     request.variants[1].name = f"dev{text}"[:100]
-    made = (await stub.CreateExperiment(request, timeout=10)).experiment
-    await stub.StartExperiment(experiments_pb2.StartExperimentRequest(id=made.id), timeout=10)
+    made = (await stub.CreateExperiment(request, timeout=60)).experiment
+    await stub.StartExperiment(experiments_pb2.StartExperimentRequest(id=made.id), timeout=60)
     await gateway_knows(stage.running)
     found = await users_of(stage.database, made.id, users)
     ids = await asyncio.gather(
@@ -151,5 +151,5 @@ async def _experiment(stage: Stage, users: int, text: str, words: Callable[[str]
         )
     )
     await asyncio.gather(*(stage.running.ended(one, within=60) for one in ids))
-    await stub.PauseExperiment(experiments_pb2.PauseExperimentRequest(id=made.id), timeout=10)
+    await stub.PauseExperiment(experiments_pb2.PauseExperimentRequest(id=made.id), timeout=60)
     return str(made.id)

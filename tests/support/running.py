@@ -87,7 +87,7 @@ class Running:
 
     async def new_key(self, owner: str, **fields: Any) -> admin_pb2.CreateApiKeyResponse:
         """Make an API key."""
-        return await self.admin.CreateApiKey(admin_pb2.CreateApiKeyRequest(owner=owner, **fields), timeout=10)
+        return await self.admin.CreateApiKey(admin_pb2.CreateApiKeyRequest(owner=owner, **fields), timeout=60)
 
     async def client(self, owner: str, *, replica: str = "gateway", **fields: Any) -> GenerationServiceStub:
         """The gateway's RPCs with a new client key of that owner."""
@@ -110,24 +110,24 @@ class Running:
         given = Struct()
         given.update(dict(parameters or {}))
         request = gateway_pb2.CreateGenerationRequest(model_identifier=model, prompt=prompt, parameters=given, **fields)
-        return (await self.gateway.CreateGeneration(request, timeout=10)).id
+        return (await self.gateway.CreateGeneration(request, timeout=60)).id
 
     async def get(self, generation_id: str) -> gateway_pb2.Generation:
         """The generation as a client sees it."""
         request = gateway_pb2.GetGenerationRequest(id=generation_id)
-        return (await self.gateway.GetGeneration(request, timeout=10)).generation
+        return (await self.gateway.GetGeneration(request, timeout=60)).generation
 
     async def cancel(self, generation_id: str) -> gateway_pb2.Generation:
         """Ask for a generation to be cancelled, and return it as it stands then."""
         request = gateway_pb2.CancelGenerationRequest(id=generation_id)
-        return (await self.gateway.CancelGeneration(request, timeout=10)).generation
+        return (await self.gateway.CancelGeneration(request, timeout=60)).generation
 
     async def resolve(
         self, submission_id: str, resolution: gateway_pb2.SubmissionResolution.ValueType, **fields: Any
     ) -> str:
         """Say what became of an uncertain submit; the id of the generation that continues it."""
         request = gateway_pb2.ResolveSubmissionRequest(submission_id=submission_id, resolution=resolution, **fields)
-        return (await self.gateway.ResolveSubmission(request, timeout=10)).generation_id
+        return (await self.gateway.ResolveSubmission(request, timeout=60)).generation_id
 
     async def ended(self, generation_id: str, *, within: float = 20) -> gateway_pb2.Generation:
         """The generation once it has ended."""

@@ -89,7 +89,7 @@ class _Watched:
 def _calling(channel: grpc.aio.Channel, key: str) -> Any:
     async def call(seconds: float = 0.0, request: Any = _REQUEST) -> Any:
         metadata = (("x-api-key", key), ("x-seconds", str(seconds)))
-        return await MonitorServiceStub(channel).LogError(request, metadata=metadata, timeout=10)
+        return await MonitorServiceStub(channel).LogError(request, metadata=metadata, timeout=60)
 
     return call
 

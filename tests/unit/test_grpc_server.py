@@ -47,7 +47,7 @@ async def port() -> AsyncIterator[int]:
 async def _call(port: int, path: str) -> bytes:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary(path)
-        return bytes(await call(b"", timeout=10))
+        return bytes(await call(b"", timeout=60))
 
 
 @pytest.mark.parametrize("path", [b"/\xff\xfe", b"\xff", b"/\xed\xa0\x80/x"])

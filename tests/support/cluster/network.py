@@ -144,17 +144,17 @@ def _in_turn(addresses: Sequence[str]) -> str:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=60)
 
 
 def _batch(lines: Sequence[str], *, inside: str | None = None) -> None:
     place = ["-n", inside] if inside else []
     text = "\n".join(lines)
-    subprocess.run(["ip", *place, "-batch", "-"], input=text, check=True, capture_output=True, text=True, timeout=20)
+    subprocess.run(["ip", *place, "-batch", "-"], input=text, check=True, capture_output=True, text=True, timeout=60)
 
 
 def _nft(lines: Sequence[str]) -> None:
     done = subprocess.run(
-        ["nft", "-f", "-"], input="\n".join([*lines, ""]), capture_output=True, text=True, check=False, timeout=20
+        ["nft", "-f", "-"], input="\n".join([*lines, ""]), capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
