@@ -42,7 +42,7 @@ RPC_CONNECTIONS_CLOSED = Counter(
     "darkroom_connections_closed_total",
     "Connections to the ports of gRPC, health and metrics that were closed. `reason`: the share that was used up "
     "(total, address, key, owner), keyless (too many bytes or calls, none of them authenticated), unread (answers not "
-    "taken) or cancelled (calls cancelled as soon as they were made).",
+    "taken), cancelled (calls cancelled as soon as they were made) or frames (bytes that belong to no call).",
     ["reason"],
 )
 RPC_ADDRESSES_BLOCKED = Counter(

@@ -22,6 +22,8 @@ from services.gateway.images.wishes import wish_of
 from services.gateway.sameness import callback_faults, digests_of, request_hash
 
 _FALLBACKS_LIMIT = 10
+# No model has as many.
+_PARAMETERS_LIMIT = 100
 _OF_BATCHES = ("ref", "depends_on", "images_from", "on_failure")
 _POLICIES: dict[int, UncertainPolicy] = {
     gateway_pb2.UNCERTAIN_SUBMIT_POLICY_FAIL: "fail",
@@ -190,6 +192,8 @@ def _fallbacks(
     if len(message.fallback_models) > _FALLBACKS_LIMIT:
         found.append(FieldViolation("fallback_models", "length", f"must be at most {_FALLBACKS_LIMIT}"))
         return
+    if len(message.parameters.fields) > _PARAMETERS_LIMIT:
+        return
     for index, name in enumerate(message.fallback_models or model.fallbacks):
         fault, fallback = _fallback(message, model, name, catalog)
         if fallback is not None:
@@ -231,6 +235,9 @@ def _fallback(
 def _parameters(
     message: gateway_pb2.CreateGenerationRequest, model: Model, catalog: Catalog, found: list[FieldViolation]
 ) -> Parameters | None:
+    if len(message.parameters.fields) > _PARAMETERS_LIMIT:
+        found.append(FieldViolation("parameters", "length", f"must be at most {_PARAMETERS_LIMIT}"))
+        return None
     try:
         return catalog.parameters(model, from_struct(message.parameters))
     except ValidationError as error:

@@ -22,7 +22,7 @@ async def test_attempt_whose_lease_ended_while_it_was_recorded_is_not_sent(
     start_stack: StartStack, simulator: Simulator, database: Database
 ) -> None:
     await execute(database, _SLOW)
-    running = await start_stack()
+    running = await start_stack(settings={"DARKROOM_LEASE_SECONDS": "2"})
     await running.stack_replica("dispatcher")
     prompt = simulated("slow to record", task_seconds=0)
     generation = await running.ended(await running.create("flux-pro", prompt))

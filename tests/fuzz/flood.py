@@ -1,23 +1,31 @@
-"""Sends the content of a file on several connections. Each is held until it is closed, and is then opened again."""
+"""Sends the content of a file on several connections. Each is held until it is closed, and is then opened again.
+
+A second file holds what is sent before, half a second earlier: for instance a call with a key.
+"""
 
 from __future__ import annotations
 
 import argparse
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _CONNECTIONS = 20
+_PAUSE_SECONDS = 0.5
 
 
-def flood(port: int, content: bytes, begun: threading.Event) -> None:
-    """Send the content on one connection after another, for ever."""
+def flood(port: int, content: bytes, first: bytes, begun: threading.Event) -> None:
+    """Send the contents on one connection after another, for ever."""
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
             begun.set()
             reading = threading.Thread(target=_read_all, args=(connection,), daemon=True)
             reading.start()
+            if first:
+                connection.sendall(first)
+                time.sleep(_PAUSE_SECONDS)
             connection.sendall(content)
             reading.join()
 
@@ -33,10 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("file", type=Path)
+    parser.add_argument("first", type=Path, nargs="?")
     given = parser.parse_args()
+    content, first = given.file.read_bytes(), given.first.read_bytes() if given.first else b""
     begun = threading.Event()
     for _ in range(_CONNECTIONS):
-        threading.Thread(target=flood, args=(given.port, given.file.read_bytes(), begun)).start()
+        threading.Thread(target=flood, args=(given.port, content, first, begun)).start()
     begun.wait()
     print("begun", flush=True)
 

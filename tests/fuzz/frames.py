@@ -71,6 +71,23 @@ def cancelled(path: bytes, calls: int, *, key: bytes = b"", message: bytes | Non
     return b"".join(frames)
 
 
+def one_call(path: bytes, key: bytes) -> bytes:
+    """A connection's first call, with an empty message."""
+    frames = (
+        _frame(_SETTINGS, 0, 0, b""),
+        _frame(_SETTINGS, _ACK, 0, b""),
+        _frame(_HEADERS, _END_HEADERS, 1, _call(path, key)),
+        _frame(_DATA, _END_STREAM, 1, bytes(5)),
+    )
+    return _PREFACE + b"".join(frames)
+
+
+def of_no_call(size_bytes: int, kind: int = _SETTINGS, payload: bytes = b"") -> bytes:
+    """Frames of the connection itself, so many bytes; `kind`: for example one that HTTP/2 does not define."""
+    frame = _frame(kind, 0, 0, payload)
+    return frame * (size_bytes // len(frame))
+
+
 def unfinished(size_bytes: int) -> bytes:
     """A call without a key whose headers do not end: CONTINUATION frames of 11 kB, up to so many bytes."""
     begun = _call(b"/grpc.health.v1.Health/Check")

@@ -53,9 +53,10 @@ class _Watched:
     """A server, and a `ConnectionWatch` of its port that scans only when a test calls it."""
 
     def __init__(self, port: int, limits: Limits, callers: Callers, probe_ports: tuple[int, ...]) -> None:
+        settings = Settings(database_url="postgresql://nowhere")
         self.port = port
         self.callers = callers
-        self.watch = ConnectionWatch({port: limits}, callers, probe_ports)
+        self.watch = ConnectionWatch({port: limits}, callers, settings.grpc_message_limit_bytes, probe_ports)
         self._open = AsyncExitStack()
 
     async def connected(self) -> asyncio.StreamReader:
@@ -182,6 +183,53 @@ async def test_whoever_has_a_key_may_send_much() -> None:
         await asyncio.sleep(0.3)
         watched.watch.scan()
         assert await under_way == monitor_pb2.LogErrorResponse()
+
+
+async def _keyed(watched: _Watched) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+    """A connection that has made one call with a key, and its name as a peer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", watched.port)
+    writer.write(frames.one_call(b"/darkroom.monitor.v1.MonitorService/LogError", b"one"))
+    await asyncio.sleep(0.2)
+    watched.watch.scan()
+    return reader, writer, f"ipv4:127.0.0.1:{writer.get_extra_info('sockname')[1]}"
+
+
+@pytest.mark.parametrize(("kind", "payload"), [(4, b""), (0x20, bytes(16_000))], ids=["SETTINGS", "undefined"])
+async def test_whoever_sends_frames_of_no_call_is_cut_off(kind: int, payload: bytes) -> None:
+    async with _watched(Limits(address=100)) as watched:
+        other = await watched.caller("two")
+        reader, writer, _ = await _keyed(watched)
+        writer.write(frames.of_no_call(4 * 1024**2, kind, payload))
+        await asyncio.sleep(0.5)
+        watched.watch.scan()
+        assert await _ended([reader]) == [True]
+        assert not await can_connect(watched.port)
+        await other()
+
+
+async def test_large_messages_are_no_frames_of_no_call() -> None:
+    async with _watched(Limits(address=100)) as watched:
+        call = await watched.caller("one")
+        request = monitor_pb2.LogErrorRequest(errors=[monitor_pb2.ErrorEntry(message="x" * 4 * 1024**2)])
+        under_way = [asyncio.create_task(call(0.0, request)) for _ in range(20)]
+        while not all(task.done() for task in under_way):
+            watched.watch.scan()
+            await asyncio.sleep(0.02)
+        assert await asyncio.gather(*under_way) == [monitor_pb2.LogErrorResponse()] * 20
+
+
+@pytest.mark.parametrize(("aborted", "is_cut_off"), [(4, False), (0, True)])
+async def test_messages_that_were_cancelled_on_the_way_are_no_frames_of_no_call(aborted: int, is_cut_off: bool) -> None:
+    async with _watched(Limits(address=100)) as watched:
+        reader, writer, peer = await _keyed(watched)
+        for _ in range(aborted):
+            with suppress(asyncio.CancelledError), watched.callers.receiving(peer):
+                raise asyncio.CancelledError
+        writer.write(frames.of_no_call(4 * 1024**2, 0x20, bytes(16_000)))
+        await asyncio.sleep(0.5)
+        watched.watch.scan()
+        assert await _ended([reader]) == [is_cut_off]
+        writer.close()
 
 
 async def test_an_address_that_goes_on_sending_cannot_connect_again() -> None:

@@ -97,6 +97,7 @@ def test_an_unknown_model_is_not_found() -> None:
         pytest.param({}, {"size_or_ratio": "1000x1000"}, "parameters.size_or_ratio", id="size not a multiple of 32"),
         pytest.param({}, {"size_or_ratio": "5:1"}, "parameters.size_or_ratio", id="unknown ratio"),
         pytest.param({}, {"sed": 1}, "parameters.sed", id="unknown parameter"),
+        pytest.param({}, {f"p{n}": 1 for n in range(101)}, "parameters", id="101 parameters"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_with_its_path(

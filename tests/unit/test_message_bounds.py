@@ -33,7 +33,8 @@ def _nested(values: int) -> Struct:
     [
         (gateway_pb2.CreateGenerationRequest(input_images=["x"] * 300_000), "input_images"),
         (gateway_pb2.CreateGenerationRequest(labels={str(number): "x" for number in range(20_001)}), "labels"),
-        (gateway_pb2.CreateGenerationRequest(parameters=_nested(20_001)), "parameters"),
+        (gateway_pb2.CreateGenerationRequest(parameters=_nested(4_001)), "parameters"),
+        (gateway_pb2.CreateGenerationRequest(parameters=_struct({str(n): n for n in range(2_001)})), "parameters"),
         (gateway_pb2.CreateGenerationRequest(fallback_models=["x"] * 9_999, depends_on=["x"] * 10_002), "depends_on"),
         (
             gateway_pb2.CreateBatchRequest(
@@ -43,7 +44,7 @@ def _nested(values: int) -> Struct:
         ),
         (gateway_pb2.CreateBatchRequest(requests=[gateway_pb2.CreateGenerationRequest()] * 20_001), "requests"),
     ],
-    ids=["list", "map", "struct", "two lists", "message of a list", "list of messages"],
+    ids=["list", "map", "list in a struct", "struct", "two lists", "message of a list", "list of messages"],
 )  # fmt: skip
 async def test_too_many_values_are_refused(request_: Message, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

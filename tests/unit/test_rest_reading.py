@@ -217,3 +217,22 @@ def test_of_many_faults_a_hundred_are_told_and_the_rest_is_counted(body: dict[st
     assert len(caught.value.violations) == 100
     assert caught.value.details["omitted_violations"] > 8_000
     assert sum("did you mean" in violation.description for violation in caught.value.violations) <= 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        dict.fromkeys(map(str, range(2_001)), 1),
+        {"a": list(range(2_000))},
+        {"a": {"b": [[], {}] * 1_000}},
+    ],
+    ids=["names", "list", "nested"],
+)
+def test_an_object_of_free_form_has_a_limited_number_of_values(value: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _read({"parameters": value})
+    assert [(violation.field, violation.rule) for violation in caught.value.violations] == [("parameters", "values")]
+
+
+def test_an_object_of_free_form_may_be_as_large_as_its_limit() -> None:
+    assert _read({"parameters": {"a": list(range(1_999))}}).parameters["a"] == list(range(1_999))

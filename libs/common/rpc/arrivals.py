@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import grpc
 
 from libs.common.errors import ErrorCode, GenerationError
+from libs.common.rpc.callers import Callers
 from libs.common.rpc.shares import current_holder
 
 _SWEEP_SECONDS = 1.0
@@ -25,10 +26,12 @@ class Arrivals:
         seconds: how long one may take.
         keyless: how many calls without a key may wait at once. Beyond that the oldest is ended: the message of a probe
             follows its headers immediately, so a probe is not the oldest.
+        callers: whose messages are counted.
     """
 
-    def __init__(self, *, seconds: float, keyless: int) -> None:
+    def __init__(self, *, seconds: float, keyless: int, callers: Callers) -> None:
         self._seconds = seconds
+        self._callers = callers
         self._keyless_limit = keyless
         self._since: dict[asyncio.Task[Any], float] = {}
         self._keyless: dict[asyncio.Task[Any], None] = {}
@@ -51,7 +54,10 @@ class Arrivals:
             self._make_room(task)
         try:
             async with self._turn_of(current_holder().key):
-                message = await context.read()
+                with self._callers.receiving(context.peer()) as count:
+                    message = await context.read()
+                    if message is not grpc.aio.EOF:
+                        count(len(message))
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -14,20 +14,40 @@ from libs.common.rpc.shares import Holder, network_of_peer
 from libs.common.rpc.sockets import Endpoint, endpoint_of
 from libs.common.rpc.token_bucket import TokenBucket
 
-Reason = Literal["unread", "cancelled"]
-"""Why a connection is reset: its client does not read responses, or cancels calls as soon as it has made them."""
+Reason = Literal["unread", "cancelled", "frames"]
+"""Why a connection is reset: its client does not read responses, cancels calls as soon as it has made them, or sends
+frames that belong to no message of a call."""
 # The limit of calls of one key that are cancelled within so many seconds. They are of no use to a client, and cost the
 # server as much as others (CVE-2023-44487).
 _CANCELLED_SECONDS = 0.1
 _CANCELLED_CALLS, _CANCELLED_PER_SECOND = 300, 50
+# What a call may send beside its message: its headers, and as much of the message as its window permits (64 KiB) if the
+# call ends before the message is received.
+_CALL_BYTES = 96 * 1024
+# What a call may have sent that was cancelled while its message was received, as after a deadline: how much of it was
+# received is unknown. And how many such calls of one key are taken for more than an attack, also each second.
+_ABORTED_BYTES, _ABORTED_CALLS, _ABORTED_PER_SECOND = 16 * 1024**2, 4, 1
 
 
 @dataclass(slots=True)
 class Caller:
-    """A peer with authenticated calls: the key and the owner of its first call, and the number of calls in progress."""
+    """A peer with authenticated calls.
+
+    Attributes:
+        holder: the key and the owner of its first call.
+        calls: the number of calls in progress.
+        receiving: how many of them receive a message.
+        explained_bytes: the bytes that the calls and the received messages until now account for.
+    """
 
     holder: Holder
     calls: int = 0
+    receiving: int = 0
+    explained_bytes: int = 0
+
+    def has_received(self, size_bytes: int) -> None:
+        """Count a message. An eighth more is for what HTTP/2 and TLS add to it."""
+        self.explained_bytes += size_bytes + size_bytes // 8
 
 
 class Callers:
@@ -43,6 +63,7 @@ class Callers:
         self._reset_peers: frozenset[Endpoint] = frozenset()
         # By key.
         self._cancelled: dict[str, TokenBucket] = {}
+        self._aborted: dict[str, TokenBucket] = {}
 
     def count_call(self, peer: str) -> bool:
         """Count a call if its peer has had no authenticated call. Return False if its connection has been reset.
@@ -61,6 +82,7 @@ class Callers:
         if caller is None:
             caller = self._by_peer.setdefault(peer, Caller(holder))
         caller.calls += 1
+        caller.explained_bytes += _CALL_BYTES
         began = monotonic()
         try:
             yield
@@ -70,6 +92,33 @@ class Callers:
             raise
         finally:
             caller.calls -= 1
+
+    @contextmanager
+    def receiving(self, peer: str) -> Iterator[Callable[[int], None]]:
+        """Count the receiving of messages until the block ends.
+
+        Yields a function that counts a received message, given its bytes.
+        """
+        caller = self._by_peer.get(peer)
+        if caller is None:
+            yield _ignore
+            return
+        caller.receiving += 1
+        try:
+            yield caller.has_received
+        except asyncio.CancelledError:
+            self._explain_aborted(caller)
+            raise
+        finally:
+            caller.receiving -= 1
+
+    def _explain_aborted(self, caller: Caller) -> None:
+        now, key = monotonic(), caller.holder.key
+        bucket = self._aborted.get(key)
+        if bucket is None:
+            bucket = self._aborted[key] = TokenBucket(_ABORTED_CALLS, _ABORTED_PER_SECOND, now, 0)
+        if not bucket.take(1, now):
+            caller.has_received(_ABORTED_BYTES)
 
     def reset(self, peer: str, reason: Reason) -> None:
         """Request that the connection of a peer is reset."""
@@ -118,9 +167,14 @@ class Callers:
     def forget(self, known: Iterable[Endpoint], but: Container[Endpoint]) -> None:
         """Remove the peers of `known` that are not in `but`, because their connections have ended."""
         now = monotonic()
-        for key in [key for key, bucket in list(self._cancelled.items()) if bucket.is_full(now)]:
-            self._cancelled.pop(key)
+        for buckets in (self._cancelled, self._aborted):
+            for key in [key for key, bucket in list(buckets.items()) if bucket.is_full(now)]:
+                buckets.pop(key)
         gone = {endpoint for endpoint in known if endpoint not in but}
         for peer in list(self._by_peer) if gone else ():
             if endpoint_of(peer) in gone:
                 del self._by_peer[peer]
+
+
+def _ignore(size_bytes: int) -> None:
+    del size_bytes

@@ -29,6 +29,8 @@ from libs.common.rpc.shares import NOBODY, Limits
 from libs.common.rpc.sockets import Endpoint, Ends
 
 log = structlog.get_logger()
+# Reasons for which an address is blocked, because a client that only reconnected would do the same again.
+_BLOCKING: frozenset[Reason | None] = frozenset({"cancelled", "frames"})
 # How long calls may wait to be accepted after their connection was reset.
 _GONE_SECONDS = 15.0
 # The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
@@ -44,11 +46,19 @@ class ConnectionWatch:
     Args:
         limits: the connections that each port may have: in total, and of one address, key and owner.
         callers: the peers that have authenticated calls, and the peers whose connections must be reset.
+        message_limit_bytes: the largest message that the ports accept.
         probe_ports: those of the ports that serve probes alone. There calls cost nothing and no address is blocked.
     """
 
-    def __init__(self, limits: Mapping[int, Limits], callers: Callers, probe_ports: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        limits: Mapping[int, Limits],
+        callers: Callers,
+        message_limit_bytes: int,
+        probe_ports: Collection[int] = (),
+    ) -> None:
         self._limits = limits
+        self._message_limit_bytes = message_limit_bytes
         self._probe_ports = probe_ports
         self._callers = callers
         # By the inode of the socket. None: the socket is not a connection to one of the ports.
@@ -133,7 +143,9 @@ class ConnectionWatch:
             now: see `TokenBucket`.
         """
         addresses = self._addresses[connection.ends.port]
-        if requested == "cancelled":
+        if requested is None and connection.has_sent_frames(self._message_limit_bytes, now):
+            requested = "frames"
+        if requested in _BLOCKING:
             addresses.exhaust(connection.address, now)
         bucket = addresses.bucket(connection.address, now)
         if requested is None and connection.has_sent_too_much(calls, bucket, now):

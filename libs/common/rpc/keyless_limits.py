@@ -1,4 +1,4 @@
-"""What peers may send to a gRPC port before one of their calls is authenticated, by connection and by address."""
+"""What peers may send to a gRPC port beside authenticated calls, by connection and by address."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ _LITTLE_BYTES = 16 * 1024
 _LARGEST_DEBT_BYTES = 2 * 1024**2
 # While an address needs longer than this to work off its debt it cannot open connections: for up to eight seconds.
 _BLOCKED_ABOVE_SECONDS = 0.5
+# What a connection with authenticated calls may send that belongs to none of them, as floods of SETTINGS or of unknown
+# frames do (CVE-2019-9515): as a burst, which has room for calls that wait to be accepted, and each second.
+_FRAMES_BYTES, _FRAMES_BYTES_PER_SECOND = 2 * 1024**2, 256 * 1024
 # For addresses without a share.
 _UNLIMITED = TokenBucket(2**62, 0, 0.0)
 
@@ -45,12 +48,27 @@ class Connection:
         self.charged_bytes = 0
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
+        self._unexplained_bytes = 0
+        self._frames_bucket = TokenBucket(_FRAMES_BYTES, _FRAMES_BYTES_PER_SECOND, now)
 
     def count_bytes(self) -> None:
-        """Read the number of received bytes, unless a call was authenticated by the last scan."""
+        """Read the number of received bytes."""
+        before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
+        self._new_bytes = self.received_bytes - before
+
+    def has_sent_frames(self, message_limit_bytes: int, now: float) -> bool:
+        """Return whether the connection, which has authenticated calls, sent too much that belongs to none of them.
+
+        Args:
+            message_limit_bytes: how large a message may be that is being received.
+            now: see `TokenBucket`.
+        """
         if self.caller is None:
-            before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
-            self._new_bytes = self.received_bytes - before
+            return False
+        explained_bytes = self.caller.explained_bytes + self.caller.receiving * message_limit_bytes
+        more_bytes = max(0, self.received_bytes - explained_bytes - self._unexplained_bytes)
+        self._unexplained_bytes += more_bytes
+        return self._frames_bucket.take(more_bytes, now)
 
     def has_sent_too_much(self, calls: int, of_address: TokenBucket, now: float) -> bool:
         """Count the bytes and calls that came before authentication. Return whether they exceed a limit.

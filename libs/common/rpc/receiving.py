@@ -17,7 +17,8 @@ from libs.common.rpc.arrivals import Arrivals, Unread
 from libs.common.rpc.callers import Callers
 from libs.common.rpc.context import Context, when_done
 from libs.common.rpc.interceptors import Continuation, answers_of_stream, behaviour_of, handler_like
-from libs.common.rpc.shares import Shares, current_holder
+from libs.common.rpc.shares import current_holder
+from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.unsent import Unsent
 
 # Smaller messages do not hold a share of bytes: the number of calls limits their memory.
@@ -29,14 +30,16 @@ class Parse(grpc.aio.ServerInterceptor):
     """Reads requests: bytes that are no message are the caller's fault, and are answered as such.
 
     Args:
-        message_bytes: the shares of bytes of large requests, held until the handler returns.
-        answer_bytes: the shares of bytes of large responses, held until they are sent.
+        sharing: the shares of bytes: large requests hold them until their handlers return, large responses until they
+            are sent. Its callers' messages are counted.
         may_refuse: whether a method has no side effects, so that a response beyond a share may become an error.
     """
 
-    def __init__(self, message_bytes: Shares, answer_bytes: Shares, may_refuse: Callable[[str], bool]) -> None:
-        self._message_bytes = message_bytes
-        self._answer_bytes = answer_bytes
+    def __init__(self, sharing: Sharing, may_refuse: Callable[[str], bool]) -> None:
+        self._message_bytes = sharing.message_bytes
+        self._answer_bytes = sharing.answer_bytes
+        self._callers = sharing.callers
+        self._counts_values = sharing.counts_values
         self._may_refuse = may_refuse
 
     async def intercept_service(
@@ -50,13 +53,13 @@ class Parse(grpc.aio.ServerInterceptor):
         may_refuse = self._may_refuse(handler_call_details.method)
 
         def parsed_each(requests: Any, context: Context) -> Any:
-            return behaviour(_each(requests, read), context)
+            return behaviour(self._each(requests, read, context.peer()), context)
 
         async def parsed(request: Unread, context: Context) -> Any:
             given = await request.message()
             try:
                 with self._held(len(given)):
-                    answer = await behaviour(await _read(given, read), context)
+                    answer = await behaviour(await self._read(given, read), context)
             finally:
                 # The traceback of an error keeps the frame's variables alive until the next garbage collection.
                 del given
@@ -64,13 +67,28 @@ class Parse(grpc.aio.ServerInterceptor):
             return answer
 
         async def parsed_stream(request: Unread, context: Context) -> AsyncIterator[Any]:
-            message = await _read(await request.message(), read)
+            message = await self._read(await request.message(), read)
             async for answer in answers_of_stream(behaviour(message, context)):
                 yield answer
 
         if handler.request_streaming:
             return handler_like(handler, parsed_each, None)
         return handler_like(handler, parsed_stream if handler.response_streaming else parsed, None)
+
+    async def _read(self, given: bytes, read: Any) -> Any:
+        """The message that `read`, the `FromString` of its class, makes of the bytes."""
+        if self._counts_values and len(given) > message_bounds.COUNTED_ABOVE_BYTES:
+            await message_bounds.check(given, read.__self__.DESCRIPTOR)
+        try:
+            return read(given)
+        except DecodeError as error:
+            raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
+
+    async def _each(self, given: AsyncIterator[bytes], read: Any, peer: str) -> AsyncIterator[Any]:
+        with self._callers.receiving(peer) as count:
+            async for request in given:
+                count(len(request))
+                yield await self._read(request, read)
 
     def _held(self, size_bytes: int) -> AbstractContextManager[None]:
         return self._message_bytes.held(current_holder(), size_bytes) if size_bytes > _SMALL_BYTES else _NOTHING
@@ -175,18 +193,3 @@ def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
         return handler
 
     return continuation
-
-
-async def _read(given: bytes, read: Any) -> Any:
-    """The message that `read`, the `FromString` of its class, makes of the bytes."""
-    if len(given) > message_bounds.COUNTED_ABOVE_BYTES:
-        await message_bounds.check(given, read.__self__.DESCRIPTOR)
-    try:
-        return read(given)
-    except DecodeError as error:
-        raise GenerationError(ErrorCode.INVALID_REQUEST, "The request is no message of this RPC's.") from error
-
-
-async def _each(given: AsyncIterator[bytes], read: Any) -> AsyncIterator[Any]:
-    async for request in given:
-        yield await _read(request, read)

@@ -277,7 +277,7 @@ class Frame:
         limits[settings.grpc_port(self.name)] = Limits(
             total, settings.grpc_connections_per_address, key=total // 4, owner=total // 2
         )
-        return ConnectionWatch(limits, self._callers, probe_ports)
+        return ConnectionWatch(limits, self._callers, settings.grpc_message_limit_bytes, probe_ports)
 
     def _server(self, guard: Before, sharing: Sharing, *, maximum_rpcs: int | None) -> grpc.aio.Server:
         """A server of all RPCs, without a port."""

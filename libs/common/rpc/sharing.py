@@ -35,6 +35,7 @@ class Sharing:
         answer_bytes: bytes of the responses to them, until they are sent.
         open_streams: knows the streams of a key.
         callers: records the peers with authenticated calls.
+        counts_values: whether the values of requests are counted. The process counts those of its own calls before.
     """
 
     calls: Shares
@@ -45,6 +46,7 @@ class Sharing:
     answer_bytes: Shares
     open_streams: OpenStreams
     callers: Callers
+    counts_values: bool = True
 
     @classmethod
     def of_callers(cls, settings: Settings, open_streams: OpenStreams, callers: Callers) -> Self:
@@ -68,7 +70,17 @@ class Sharing:
     @classmethod
     def of_own(cls, open_streams: OpenStreams) -> Self:
         """Without limits: for the address at which a process calls itself, for requests that have shares already."""
-        return cls(Shares(), Shares(), Shares(), _NEVER_SECONDS, Shares(), Shares(), open_streams, Callers())
+        return cls(
+            Shares(),
+            Shares(),
+            Shares(),
+            _NEVER_SECONDS,
+            Shares(),
+            Shares(),
+            open_streams,
+            Callers(),
+            counts_values=False,
+        )
 
     @classmethod
     def of_health(cls, settings: Settings, callers: Callers) -> Self:

@@ -45,11 +45,11 @@ def standard(
         MapErrors(),
         guard,
         ShareOut(sharing),
-        Parse(sharing.message_bytes, sharing.answer_bytes, is_repeatable),
+        Parse(sharing, is_repeatable),
         # Within Parse, for it looks into requests.
         Deadline(rpc_timeout_seconds),
     ]
-    arrivals = Arrivals(seconds=message_seconds, keyless=keyless_waiting)
+    arrivals = Arrivals(seconds=message_seconds, keyless=keyless_waiting, callers=sharing.callers)
     return [Together(interceptors, arrivals=arrivals, unsent=unsent, callers=sharing.callers, is_keyless=is_keyless)]
 
 
@@ -60,7 +60,7 @@ def for_health(*, write_timeout_seconds: float, sharing: Sharing) -> list[grpc.a
         BoundWrites(write_timeout_seconds, unsent),
         MapErrors(),
         ShareOut(sharing),
-        Parse(sharing.message_bytes, sharing.answer_bytes, is_repeatable),
+        Parse(sharing, is_repeatable),
     ]
-    arrivals = Arrivals(seconds=_MESSAGE_SECONDS, keyless=_HEALTH_WAITING)
+    arrivals = Arrivals(seconds=_MESSAGE_SECONDS, keyless=_HEALTH_WAITING, callers=sharing.callers)
     return [Together(interceptors, arrivals=arrivals, unsent=unsent, callers=sharing.callers, is_keyless=is_keyless)]

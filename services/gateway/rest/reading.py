@@ -26,6 +26,8 @@ from services.gateway.rest.bindings import Binding
 from services.gateway.rest.scalars import Unreadable, finite, from_query, scalar_of, text_of
 
 _DEPTH_LIMIT = bounded_json.DEPTH_LIMIT
+# The values of one Struct, such as the parameters of a generation. protobuf needs microseconds to convert each.
+STRUCT_VALUES_LIMIT = 2_000
 # A suggestion compares a name with all that are known: the first few unknown ones get one.
 _SUGGESTIONS, _SUGGESTED_CHARACTERS = 5, 64
 # Beyond it a double, which a Struct's numbers are, no longer tells integers apart.
@@ -226,7 +228,8 @@ class Reader:
         elif isinstance(message, FieldMask):
             self._read_mask(message, value, path)
         elif isinstance(message, Value):
-            if self._is_plain(value, path, 0):
+            within = not isinstance(value, (dict, list)) or self._is_within_values(value, path)
+            if within and self._is_plain(value, path, 0):
                 ParseDict(value, message)
         else:
             message.SetInParent()
@@ -249,8 +252,20 @@ class Reader:
         """Fill a Struct with a JSON object, as far as a Struct can hold it; else note why not."""
         if not isinstance(value, dict):
             self._fault(path, "type", "must be an object")
-        elif self._is_plain(value, path, 0):
+        elif self._is_within_values(value, path) and self._is_plain(value, path, 0):
             struct.update(value)
+
+    def _is_within_values(self, value: Any, path: str) -> bool:
+        """Count the values of a Struct before they are looked at."""
+        count, waiting = 0, [value]
+        while waiting and count <= STRUCT_VALUES_LIMIT:
+            inner = waiting.pop()
+            count += len(inner)
+            values = inner.values() if isinstance(inner, dict) else inner
+            waiting.extend(one for one in values if isinstance(one, (dict, list)))
+        if count > STRUCT_VALUES_LIMIT:
+            self._fault(path, "values", f"must hold at most {STRUCT_VALUES_LIMIT:,} values")
+        return count <= STRUCT_VALUES_LIMIT
 
     def _is_plain(self, value: Any, path: str, depth: int) -> bool:
         if depth > _DEPTH_LIMIT:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,6 +29,8 @@ from services.gateway.rest.reading import Reader
 _RESUME_FIELD = "resume_token"
 # A watcher that is refused is so at once; after this the stream has begun.
 _FIRST_EVENT_SECONDS = 1.0
+# Bodies of up to this size are read in a few milliseconds.
+_SMALL_BYTES = 16 * 1024
 
 
 class Transcoder:
@@ -57,6 +61,8 @@ class Transcoder:
         self._bodies = bodies
         self._timeout_seconds = timeout_seconds
         self._send_timeout_seconds = send_timeout_seconds
+        # One thread: other requests wait for the interpreter's lock for milliseconds, and not until a body is read.
+        self._large_bodies = ThreadPoolExecutor(1, "large-bodies")
 
     def routes(self, bindings: list[Binding]) -> list[web.RouteDef]:
         """What is served."""
@@ -90,7 +96,10 @@ class Transcoder:
 
     async def _read(self, binding: Binding, request: web.Request, reader: Reader) -> Message:
         body = await self._bodies.read_json(request)
-        return reader.read(binding, body=body, path=request.match_info, query=request.query.items())
+        read = partial(reader.read, binding, body=body, path=request.match_info, query=request.query.items())
+        if len(body) <= _SMALL_BYTES:
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self._large_bodies, read)
 
     async def _unary(
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
