@@ -15,8 +15,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # One environment for whoever runs it: no bytecode of another Python, no surprises from a user's own packages.
 export PYTHONNOUSERSITE := 1
 
+# Of `make test-changed`: from where to look for changes, and how long to run.
+SINCE ?= origin/main
+MINUTES ?= 15
+
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz migration new-adapter lock baseline clean
+.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +36,11 @@ test: $(VENV)/.development $(GENERATED)/.made  ## Run the tests; they start what
 	@# What is promised of a machine that does nothing else. 5: none of those is among what was asked for.
 	@$(BIN)/python -m pytest -m alone -n 0 $(ARGS) || [ $$? -eq 5 ]
 
-test-slow: $(VENV)/.development $(GENERATED)/.made  ## Run the tests that take longer: crowds, the fuzzer, costs of images, oversized fields.
-	@$(BIN)/python -m pytest -m slow -n 0 -s $(ARGS)
+test-slow: $(VENV)/.development $(GENERATED)/.made  ## Run the suites that take longer (tests/suites.toml): all, or make test-slow SUITES="chaos fuzzer"
+	@$(BIN)/python -m tests.suites $(SUITES) -s $(ARGS)
+
+test-changed: $(VENV)/.development $(GENERATED)/.made  ## Run those of them that the changes since SINCE can break, as far as MINUTES permit.
+	@$(BIN)/python -m tests.suites --since $(SINCE) --minutes $(MINUTES) $(ARGS)
 
 cluster: $(VENV)/.development $(GENERATED)/.made  ## Run the manifests of deploy/k8s as a cluster of processes, and probe, kill and roll them (Linux, as root).
 	@DARKROOM_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \

@@ -27,6 +27,10 @@ from tests.support.simulator import Simulator
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
+# What is slower belongs to a suite of tests/suites.toml, unless it waits for a machine that does other things.
+_BUDGET_SECONDS = 60.0
+_over_budget: list[str] = []
+
 PATH_SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller")
 # Faults are seen, and healed, in the time of a test.
 QUICK = {
@@ -61,6 +65,24 @@ def quick(catalog: dict[str, Any]) -> None:
         provider.get("limits", {}).pop("requests_per_minute", None)
     for model in catalog["models"].values():
         model["polling"] = {"strategy": "fixed", "interval_seconds": 0.1}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note a test that takes longer than it may without the mark `slow`."""
+    if report.when == "call" and report.duration > _BUDGET_SECONDS and "slow" not in report.keywords:
+        _over_budget.append(f"{report.nodeid} took {report.duration:.0f} s, of {_BUDGET_SECONDS:.0f}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run whose tests took longer than they may."""
+    if _over_budget and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which these were."""
+    for told in _over_budget:
+        terminalreporter.write_line(f"over budget: {told}")
 
 
 class StartStack(Protocol):

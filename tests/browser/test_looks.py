@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from tests.support.browser import NARROW, WIDE, Operator, Stage, needed
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _WAYS: tuple[dict[str, Any], ...] = (
     {"viewport": WIDE, "color_scheme": "light", "locale": "en-US"},
     {"viewport": NARROW, "color_scheme": "dark", "locale": "zh-CN"},

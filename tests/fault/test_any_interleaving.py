@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
@@ -367,6 +368,12 @@ class Interleaving(DatabaseMachine):
         return self._open_attempt(generation_id) is not None
 
 
+def test_any_short_interleaving_keeps_to_the_table(database_url: str) -> None:
+    assert run_machine(Interleaving, database_url, examples=20, steps=30, is_random=False) <= set(State)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_any_interleaving_keeps_to_the_table(database_url: str) -> None:
     # Nothing here makes batches, which alone hold.
     all_states = set(State) - {State.HELD}

@@ -10,6 +10,8 @@ from chaos.audit import LAWS
 from chaos.run import Run
 from chaos.schedule import Kind, Schedule, schedule
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(300)
 async def test_under_chaos_nothing_is_lost_billed_twice_or_stuck(tmp_path: Path) -> None:

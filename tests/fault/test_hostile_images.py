@@ -96,6 +96,7 @@ async def test_files_cut_off_anywhere_are_told_so(workers: Workers) -> None:
     assert outcomes["truncated"] > 0.8 * (outcomes.total() - outcomes["prepared"])
 
 
+@pytest.mark.slow
 async def test_flipped_bits_end_in_pixels_or_in_a_reason(workers: Workers) -> None:
     before = await _outcomes(workers, hostile.samples().items())
     assert before == {"prepared": len(hostile.samples())}
@@ -118,6 +119,7 @@ async def test_one_that_needs_too_much_memory_is_refused_and_the_worker_goes_on(
     await workers.close()
 
 
+@pytest.mark.slow
 async def test_the_largest_that_is_taken_fits_into_a_workers_memory(workers: Workers) -> None:
     content = png_of_zeros(8_000, 8_000)
     configs = [PreprocessConfig.model_validate({"format": wanted}) for wanted in ("webp", "jpeg", "png")]

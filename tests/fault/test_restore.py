@@ -25,6 +25,8 @@ from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 _BETWEEN_SECONDS = 0.05
 PENDING = gateway_pb2.GENERATION_STATUS_PENDING
 UNSPECIFIED = gateway_pb2.UNCERTAIN_SUBMIT_POLICY_UNSPECIFIED

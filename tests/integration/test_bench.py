@@ -21,6 +21,7 @@ from sandbox.postgres import Postgres
 from sandbox.processes import free_port
 
 
+@pytest.mark.slow
 async def test_our_poller_is_measured(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", free_port(), durable=False)
     await asyncio.to_thread(postgres.start)
@@ -37,6 +38,7 @@ async def test_our_poller_is_measured(tmp_path: Path) -> None:
     assert found.peak_bytes > 2**20
 
 
+@pytest.mark.slow
 async def test_our_gateway_is_measured_beside_an_echo(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", free_port(), durable=False)
     await asyncio.to_thread(postgres.start)

@@ -13,6 +13,8 @@ from tests.support.running import Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 LATENESS = "darkroom_poller_lateness_seconds_bucket"
 ROUNDS = 3
 

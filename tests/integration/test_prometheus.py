@@ -59,6 +59,7 @@ async def _use(running: Running, callback_url: str) -> None:
 
 @needed
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 async def test_every_query_returns_data_from_a_running_stack(
     start_stack: StartStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

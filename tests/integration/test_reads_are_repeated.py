@@ -25,6 +25,8 @@ from tests.support.simulator import Simulator, simulated
 from tests.support.stacks import StackOfModule, stack_of_module
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 KINDS = (
     "html", "401", "403", "404", "408", "410", "429", "500", "502", "503", "reset", "truncated", "cut_off", "nothing",
     "empty",

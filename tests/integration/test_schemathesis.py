@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import StartStack
 
+pytestmark = pytest.mark.slow
+
 # Others of its checks ask for what we do not promise, such as that any text is a prompt that passes.
 _CHECKS = (
     "not_a_server_error",

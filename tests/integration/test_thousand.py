@@ -17,6 +17,8 @@ from tests.support.running import Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 COUNT = 1_000
 # A turn of a loop more or less in so long a time is less than a statement a second.
 _IDLE_SECONDS = 6

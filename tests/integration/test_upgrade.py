@@ -23,6 +23,8 @@ from tests.support.running import Running
 from tests.support.simulator import Simulator
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 4
 _SHARED = ("_KEY", "_SECRET", "_TOKEN")
 

@@ -91,6 +91,7 @@ async def test_events_come_over_http_and_go_on_from_the_last_id(running: Running
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 async def test_a_thousand_watchers_cost_one_question_a_tick(start_stack: StartStack, database: Database) -> None:
     # Its upkeep asks seldom, so that what is counted are the ticks.
     settings = {**CALM, "DARKROOM_WATCH_INTERVAL_SECONDS": "0.25"}

@@ -25,8 +25,10 @@ class DatabaseMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
 
-def run_machine(kind: type[DatabaseMachine], database_url: str, *, examples: int, steps: int) -> set[Any]:
-    """Run it on an empty database, and answer what it has reached."""
+def run_machine(
+    kind: type[DatabaseMachine], database_url: str, *, examples: int, steps: int, is_random: bool = True
+) -> set[Any]:
+    """Run it on an empty database, and answer what it has reached. `is_random`: whether each run takes other steps."""
     loop = asyncio.new_event_loop()
     database = Database(database_url, size=2, statement_timeout_seconds=10, application_name="test")
     reached: set[Any] = set()
@@ -38,6 +40,7 @@ def run_machine(kind: type[DatabaseMachine], database_url: str, *, examples: int
                 max_examples=examples,
                 stateful_step_count=steps,
                 deadline=None,
+                derandomize=not is_random,
                 suppress_health_check=list(HealthCheck),
             ),
         )

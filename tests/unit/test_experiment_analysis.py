@@ -153,27 +153,33 @@ def test_scores_of_students_t_lead_there_and_back(score: float, degrees: float) 
     assert sequential.student_score(abs(there), degrees) == pytest.approx(abs(score), rel=1e-4)
 
 
+@pytest.mark.parametrize("times", [15, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", peeking.KINDS, ids=lambda kind: kind.name)
-def test_peeking_names_no_winner_where_there_is_none(kind: peeking.Kind) -> None:
-    always, fixed, _ = peeking.false_winners(kind, 60, np.random.default_rng(5))
-    # 5 % and what chance may add to it in sixty.
-    assert always <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / 60)
+def test_peeking_names_no_winner_where_there_is_none(kind: peeking.Kind, times: int) -> None:
+    always, fixed, _ = peeking.false_winners(kind, times, np.random.default_rng(5))
+    # 5 % and what chance may add to it in so many.
+    assert always <= 0.05 + 1.96 * math.sqrt(0.05 * 0.95 / times)
     assert fixed > always
 
 
+@pytest.mark.parametrize(("times", "slack"), [(40, 0.1), pytest.param(300, 0.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", coverage.KINDS, ids=lambda kind: kind.name)
-def test_intervals_hold_the_truth_and_the_plan_finds_it(kind: coverage.Kind) -> None:
-    found = coverage.covered(kind, 300, np.random.default_rng(6))
-    assert found.fixed_coverage > 0.92
-    assert found.coverage_throughout > 0.95
-    assert 0.72 < found.power < 0.9
-    assert 0.72 < found.fixed_power < 0.9
+def test_intervals_hold_the_truth_and_the_plan_finds_it(kind: coverage.Kind, times: int, slack: float) -> None:
+    # `slack`: what chance adds in few.
+    found = coverage.covered(kind, times, np.random.default_rng(6))
+    assert found.fixed_coverage > 0.92 - slack
+    assert found.coverage_throughout > 0.95 - slack
+    assert 0.72 - slack < found.power < 0.9 + slack
+    assert 0.72 - slack < found.fixed_power < 0.9 + slack
     assert found.samples > found.fixed_samples
 
 
-def test_bandits_lose_less_than_a_fixed_split_and_their_intervals_hold() -> None:
+@pytest.mark.parametrize("times", [12, pytest.param(60, marks=pytest.mark.slow)])
+def test_bandits_lose_less_than_a_fixed_split_and_their_intervals_hold(times: int) -> None:
     random = np.random.default_rng(7)
-    fixed, thompson = (adaptive.adapted(mode, 60, random) for mode in (AllocationMode.FIXED, AllocationMode.THOMPSON))
+    fixed, thompson = (
+        adaptive.adapted(mode, times, random) for mode in (AllocationMode.FIXED, AllocationMode.THOMPSON)
+    )
     assert thompson.regret < 0.5 * fixed.regret
     assert min(*thompson.coverage, thompson.difference_coverage) > 0.85
     assert thompson.found_best == pytest.approx(1.0, abs=0.05)
