@@ -19,18 +19,15 @@ from typing import Protocol, cast
 from libs.common import metrics
 from libs.common.rpc import sockets
 from libs.common.rpc.shares import network_of
-from libs.common.rpc.token_bucket import TokenBucket
+from services.gateway.address_limit import AddressLimit
 
 _HEADER_END = b"\r\n\r\n"
 _HEADER_LIMIT_BYTES = 64 * 1024
 # Among the connections that have waited longest, all are idle but those whose next request has come at this moment.
 _LOOKED_AT = 100
-# The bytes that an address may send before its requests are authenticated. Some bodies are expensive to parse: a MiB of
-# chunks of one byte takes a tenth of a second.
-_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND = 1024**2, 512 * 1024
 # What a request costs beyond its bytes until it is authenticated: an address may make 256, and 128 more each second.
 _REQUEST_BYTES = 4 * 1024
-_BUCKETS_LIMIT = 10_000
+_ADDRESSES_LIMIT = 10_000
 
 
 class Inner(Protocol):
@@ -95,7 +92,7 @@ class Gate:
         # Dicts in the place of sets, for they keep the order: who has been idle for longest comes first.
         self._idle: dict[Guarded, None] = {}
         self._by_address: defaultdict[str, dict[Guarded, None]] = defaultdict(dict)
-        self._buckets: dict[str, TokenBucket] = {}
+        self._limits: dict[str, AddressLimit] = {}
 
     def __call__(self) -> Guarded:
         """A protocol for one connection."""
@@ -147,17 +144,16 @@ class Gate:
         if guarded is not None:
             guarded.know()
 
-    def bucket_of(self, address: str) -> TokenBucket | None:
-        """Return the token bucket of an address; None if addresses have no shares, as behind a proxy."""
+    def limit_of(self, address: str) -> AddressLimit | None:
+        """Return the limit of an address; None if addresses have no shares, as behind a proxy."""
         if not self._per_address:
             return None
-        bucket = self._buckets.get(address)
-        if bucket is None:
-            now = monotonic()
-            if len(self._buckets) >= _BUCKETS_LIMIT:
-                self._buckets = {one: kept for one, kept in self._buckets.items() if not kept.is_full(now)}
-            bucket = self._buckets[address] = TokenBucket(_KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
-        return bucket
+        limit = self._limits.get(address)
+        if limit is None:
+            if len(self._limits) >= _ADDRESSES_LIMIT:
+                self._limits = {one: kept for one, kept in self._limits.items() if not kept.is_unused}
+            limit = self._limits[address] = AddressLimit()
+        return limit
 
     def _make_room(self, among: Iterable[Guarded]) -> bool:
         for guarded in islice(among, _LOOKED_AT):
@@ -178,10 +174,10 @@ class Guarded(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self.answered_at = 0.0
-        self._bucket: TokenBucket | None = None
+        self._limit: AddressLimit | None = None
         self._spent_bytes = 0
-        self._held = b""
-        self._held_timer: asyncio.TimerHandle | None = None
+        # The data that is held back.
+        self._held: bytes | None = None
         self._has_ended = False
         self._head: bytes | None = b""
         self._is_in = False
@@ -205,57 +201,49 @@ class Guarded(asyncio.Protocol):
             self._cut_off(refused)
             return
         self._is_in = True
-        self._bucket = self._gate.bucket_of(self.address)
+        self._limit = self._gate.limit_of(self.address)
         self._expect_headers()
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Check the first headers and pass the data on; later if the token bucket of the address is in debt."""
+        """Check the first headers and pass the data on; later if the address is beyond its limit."""
         if not self._is_in:
             return
-        if self._held_timer is not None:
+        if self._held is not None:
             # Data that was read before reading was paused.
             self._held += data
-        elif self._bucket is not None and (wait_seconds := self._bucket.wait_seconds(monotonic())):
-            self._hold(data, wait_seconds)
+        elif self._limit is not None and self._limit.holds(self, self._spent_bytes, self._let_go):
+            self._hold(data)
         else:
             self._pass_on(data)
 
     def know(self) -> None:
         """Stop counting the bytes of this connection, and refund those that were counted."""
-        if self._bucket is not None:
-            self._bucket.refund(self._spent_bytes, monotonic())
-            self._bucket = None
+        if self._limit is not None:
+            self._limit.refund(self._spent_bytes)
+            self._limit.leave(self)
+            self._limit = None
             self._let_go()
 
     def charge(self, size_bytes: int) -> None:
-        """Take bytes from the token bucket of the address, unless a request of the connection is authenticated."""
-        if self._bucket is not None:
-            self._bucket.take(size_bytes, monotonic())
+        """Charge bytes to the address, unless a request of the connection is authenticated."""
+        if self._limit is not None:
+            self._limit.charge(size_bytes)
             self._spent_bytes += size_bytes
 
-    def _hold(self, data: bytes, wait_seconds: float) -> None:
+    def _hold(self, data: bytes) -> None:
         assert self._transport is not None
         self._held = data
         if self._timer is not None:
             # The header timeout must not run while the data is held.
             self._timer.cancel()
         self._transport.pause_reading()
-        self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
-
-    def _look_again(self) -> None:
-        """Pass the held data on, unless other connections of the address have put its token bucket into debt again."""
-        wait_seconds = self._bucket.wait_seconds(monotonic()) if self._bucket is not None else 0.0
-        if wait_seconds:
-            self._held_timer = asyncio.get_running_loop().call_later(wait_seconds, self._look_again)
-        else:
-            self._let_go()
 
     def _let_go(self) -> None:
-        if self._held_timer is None or self._transport is None:
+        """Pass the held data on."""
+        if self._held is None or self._transport is None:
             return
-        self._held_timer.cancel()
-        self._held_timer, held, self._held = None, self._held, b""
+        held, self._held = self._held, None
         if self._timer is not None:
             self._expect_headers()
         self._pass_on(held)
@@ -278,7 +266,7 @@ class Guarded(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """Pass on, after the held data."""
-        if self._held_timer is not None:
+        if self._held is not None:
             self._has_ended = True
             return True
         return self.inner.eof_received() if self._is_in else None
@@ -287,9 +275,9 @@ class Guarded(asyncio.Protocol):
         """Forget it."""
         self._end_watch()
         self._end_unread()
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
+        if self._limit is not None:
+            self._limit.leave(self)
+        self._held = None
         self._gate.leave(self)
         if self._is_in:
             self._is_in = False

@@ -7,6 +7,7 @@ from time import monotonic
 
 import pytest
 
+from tests.support.http import call
 from tests.support.running import Running
 
 _PIECE = b"10000\r\n" + bytes(64 * 1024) + b"\r\n"
@@ -64,3 +65,15 @@ async def test_who_has_a_key_does_not_wait_for_long(running: Running) -> None:
     assert {status.split()[1] for status, _ in answers} == {b"400"}
     # 30 MB: without a key a minute.
     assert sum(seconds for _, seconds in answers) < 15
+
+
+async def test_small_requests_do_not_wait_for_large_ones_of_their_address(spent: Running) -> None:
+    large = [asyncio.create_task(_answered(spent, _POST, 28)) for _ in range(4)]
+    await asyncio.sleep(0.5)
+    key = (await spent.new_key("small")).key
+    health = await _answered(spent, b"GET /api/health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n", 0)
+    listed = await call(spent.gateway_url(), "/api/external/models", key=key)
+    assert not all(task.done() for task in large)
+    assert (health[0].split()[1], listed.status) == (b"200", 200)
+    assert health[1] < 1
+    await asyncio.gather(*large, return_exceptions=True)
