@@ -11,7 +11,9 @@ from time import monotonic
 
 from libs.common.rpc.token_bucket import TokenBucket
 
-_BYTES, _BYTES_PER_SECOND = 1024**2, 512 * 1024
+# The largest debt is eight seconds' worth: a client may send thousands of requests in one piece (pipelining, RFC 9112,
+# section 9.3.2), whose cost is known only when they are read.
+_BYTES, _BYTES_PER_SECOND, _LARGEST_DEBT_BYTES = 1024**2, 512 * 1024, 4 * 1024**2
 # Connections that have sent little wait only for what is beyond four seconds' worth of debt, so that large bodies of an
 # address delay each other and not its other requests.
 _LITTLE_BYTES, _LITTLE_SECONDS = 16 * 1024, 4.0
@@ -23,7 +25,7 @@ class AddressLimit:
     """Holds data of connections back while their address is beyond its limit. The first to wait are the first to go."""
 
     def __init__(self) -> None:
-        self._bucket = TokenBucket(_BYTES, _BYTES_PER_SECOND, monotonic())
+        self._bucket = TokenBucket(_BYTES, _BYTES_PER_SECOND, monotonic(), _LARGEST_DEBT_BYTES)
         # Dicts in the place of queues, for connections also leave from the middle.
         self._little: dict[object, LetGo] = {}
         self._large: dict[object, LetGo] = {}

@@ -13,6 +13,8 @@ from tests.support.running import Running
 _PIECE = b"10000\r\n" + bytes(64 * 1024) + b"\r\n"
 _POST = b"POST /api/webhooks/replicate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n"
 
+_HEALTH = b"GET /api/health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+
 
 async def _connect(running: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("127.0.0.1", running.stack.plan.ports.gateway_http)
@@ -71,9 +73,23 @@ async def test_small_requests_do_not_wait_for_large_ones_of_their_address(spent:
     large = [asyncio.create_task(_answered(spent, _POST, 28)) for _ in range(4)]
     await asyncio.sleep(0.5)
     key = (await spent.new_key("small")).key
-    health = await _answered(spent, b"GET /api/health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n", 0)
+    health = await _answered(spent, _HEALTH, 0)
     listed = await call(spent.gateway_url(), "/api/external/models", key=key)
     assert not all(task.done() for task in large)
     assert (health[0].split()[1], listed.status) == (b"200", 200)
     assert health[1] < 1
     await asyncio.gather(*large, return_exceptions=True)
+
+
+async def test_many_requests_in_one_piece_do_not_keep_others_of_their_address_waiting_for_long(
+    running: Running,
+) -> None:
+    reader, writer = await _connect(running)
+    writer.write(b"GET /nope HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000)
+    for _ in range(5_000):
+        await reader.readuntil(b"HTTP/1.1 404 ")
+    status, seconds = await _answered(running, _HEALTH, 0)
+    assert status.split()[1] == b"200"
+    # The largest debt is worth eight, of which small requests wait for four.
+    assert seconds < 10
+    writer.close()
