@@ -19,14 +19,12 @@ from typing import Protocol, cast
 from libs.common import metrics
 from libs.common.rpc import sockets
 from libs.common.rpc.shares import network_of
-from services.gateway.address_limit import AddressLimit
+from services.gateway.address_limit import AddressLimit, Charges
 
 _HEADER_END = b"\r\n\r\n"
 _HEADER_LIMIT_BYTES = 64 * 1024
 # Among the connections that have waited longest, all are idle but those whose next request has come at this moment.
 _LOOKED_AT = 100
-# What a request costs beyond its bytes until it is authenticated: an address may make 256, and 128 more each second.
-_REQUEST_BYTES = 4 * 1024
 _ADDRESSES_LIMIT = 10_000
 
 
@@ -128,10 +126,11 @@ class Gate:
             yield
             return
         self._idle.pop(guarded, None)
-        guarded.charge(_REQUEST_BYTES)
+        guarded.begin_request()
         try:
             yield
         finally:
+            guarded.end_request()
             if inner in self._open:
                 guarded.answered_at = monotonic()
                 self._idle[guarded] = None
@@ -174,8 +173,8 @@ class Guarded(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self.answered_at = 0.0
-        self._limit: AddressLimit | None = None
-        self._spent_bytes = 0
+        # Until a request of the connection is authenticated.
+        self._charges: Charges | None = None
         # The data that is held back.
         self._held: bytes | None = None
         self._has_ended = False
@@ -201,7 +200,8 @@ class Guarded(asyncio.Protocol):
             self._cut_off(refused)
             return
         self._is_in = True
-        self._limit = self._gate.limit_of(self.address)
+        limit = self._gate.limit_of(self.address)
+        self._charges = Charges(limit, self) if limit is not None else None
         self._expect_headers()
         self.inner.connection_made(transport)
 
@@ -212,24 +212,27 @@ class Guarded(asyncio.Protocol):
         if self._held is not None:
             # Data that was read before reading was paused.
             self._held += data
-        elif self._limit is not None and self._limit.holds(self, self._spent_bytes, self._let_go):
+        elif self._charges is not None and self._charges.holds(self._let_go):
             self._hold(data)
         else:
             self._pass_on(data)
 
     def know(self) -> None:
         """Stop counting the bytes of this connection, and refund those that were counted."""
-        if self._limit is not None:
-            self._limit.refund(self._spent_bytes)
-            self._limit.leave(self)
-            self._limit = None
+        if self._charges is not None:
+            self._charges.refund()
+            self._charges = None
             self._let_go()
 
-    def charge(self, size_bytes: int) -> None:
-        """Charge bytes to the address, unless a request of the connection is authenticated."""
-        if self._limit is not None:
-            self._limit.charge(size_bytes)
-            self._spent_bytes += size_bytes
+    def begin_request(self) -> None:
+        """Charge a request to the address."""
+        if self._charges is not None:
+            self._charges.begin_request()
+
+    def end_request(self) -> None:
+        """Record that a request has ended."""
+        if self._charges is not None:
+            self._charges.end_request()
 
     def _hold(self, data: bytes) -> None:
         assert self._transport is not None
@@ -254,7 +257,8 @@ class Guarded(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _pass_on(self, data: bytes) -> None:
-        self.charge(len(data))
+        if self._charges is not None:
+            self._charges.receive(len(data))
         if self._head is not None:
             self._head += data
             if _HEADER_END in self._head:
@@ -275,8 +279,8 @@ class Guarded(asyncio.Protocol):
         """Forget it."""
         self._end_watch()
         self._end_unread()
-        if self._limit is not None:
-            self._limit.leave(self)
+        if self._charges is not None:
+            self._charges.leave()
         self._held = None
         self._gate.leave(self)
         if self._is_in:
