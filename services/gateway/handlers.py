@@ -17,7 +17,7 @@ from libs.common.database.stores.generations import Change, GenerationStore
 from libs.common.errors import FieldViolation, InvalidRequest
 from libs.common.rpc.context import current_request_id, metadata_of_context
 from libs.common.rpc.messages import UrlOf
-from libs.common.rpc.pages import page, page_size, page_start
+from libs.common.rpc.pages import in_turns, page, page_size, page_start
 from libs.common.rpc.requests import known
 from services.gateway.access import current_caller
 from services.gateway.batches.handlers import Batches, BatchHandlers
@@ -151,9 +151,8 @@ class GenerationHandlers(BatchHandlers, ImageHandlers, GenerationServiceServicer
         size, before = page_size(request), page_start(request)
         filters = wanted_generations(request, current_caller())
         records, next_token = page(await self._generations.list_page(size + 1, filters, before=before), size)
-        return messages.ListGenerationsResponse(
-            generations=[generation_message(record, self._url_of) for record in records], next_page_token=next_token
-        )
+        generations = await in_turns(records, lambda record: generation_message(record, self._url_of))
+        return messages.ListGenerationsResponse(generations=generations, next_page_token=next_token)
 
     async def CancelGeneration(
         self, request: messages.CancelGenerationRequest, context: Context

@@ -264,3 +264,16 @@ async def test_workers_grow_with_what_is_to_be_done_and_no_further() -> None:
     await asyncio.gather(*(workers.run(content, CONFIG) for _ in range(30)))
     assert len(workers.pids) == 3
     await workers.close()
+
+
+async def test_one_owner_leaves_a_worker_for_others() -> None:
+    workers = Workers(count=2, limits=LIMITS)
+    heavy = written(photo(3_000, 2_000), "PNG")
+    of_one = [asyncio.create_task(workers.run(heavy, PreprocessConfig(format="avif"), "one")) for _ in range(4)]
+    await asyncio.sleep(0)
+    await workers.run(written(quarters(), "PNG"), CONFIG, "two")
+    assert not any(task.done() for task in of_one)
+    for task in of_one:
+        task.cancel()
+    await asyncio.gather(*of_one, return_exceptions=True)
+    await workers.close()

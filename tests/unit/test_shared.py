@@ -48,6 +48,21 @@ async def test_whoever_gives_up_does_not_take_it_from_the_others() -> None:
     assert (first.cancelled(), maker.calls) == (True, 1)
 
 
+async def test_what_nobody_waits_for_any_more_is_cancelled_and_begun_anew_by_the_next() -> None:
+    shared, maker = _shared(), Maker()
+    waiting = [asyncio.create_task(shared.get("a", maker)) for _ in range(3)]
+    await asyncio.sleep(0)
+    under_way = [task for task in asyncio.all_tasks() if task not in waiting and task is not asyncio.current_task()]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await asyncio.gather(*under_way, return_exceptions=True)
+    assert [task.cancelled() for task in under_way] == [True]
+    maker.may_end.set()
+    assert await shared.get("a", maker) == b"12345"
+    assert maker.calls == 2
+
+
 async def test_a_failure_is_told_to_all_who_wait_and_tried_again_by_the_next() -> None:
     shared, maker = _shared(), Maker(fault=ValueError("no"))
     maker.may_end.set()

@@ -16,7 +16,7 @@ class FairPlaces:
 
     Args:
         count: how many places there are.
-        share: how many of them one owner may hold at most; None: all.
+        share: how many of them one owner may hold at most; None: all. An empty owner has no share.
     """
 
     def __init__(self, count: int, *, share: int | None = None) -> None:
@@ -85,5 +85,5 @@ class FairPlaces:
             turn.set_result(None)
 
     def _next(self) -> str | None:
-        allowed = (owner for owner in self._waiting if self._held[owner] < self._share)
+        allowed = (owner for owner in self._waiting if not owner or self._held[owner] < self._share)
         return min(allowed, key=lambda owner: (self._held[owner], self._last.get(owner, 0)), default=None)

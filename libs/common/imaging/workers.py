@@ -135,7 +135,8 @@ class Workers:
         self._limits = limits
         self._wall_seconds = wall_seconds
         self._waiting = waiting
-        self._places = FairPlaces(count)
+        # An image may take a minute: one worker is left for others, where there are several.
+        self._places = FairPlaces(count, share=max(1, count - 1))
         self._held = 0
         self._most = count + (waiting or 0)
         self._idle: list[_Worker] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -32,9 +33,13 @@ class Shared(Generic[K, V]):
             limit_bytes, ttu=lambda _key, _value, now: now + seconds, getsizeof=size_of
         )
         self._under_way: dict[K, asyncio.Task[V]] = {}
+        self._waiting: Counter[asyncio.Task[V]] = Counter()
 
     async def get(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
-        """The result for `key`: kept, under way already, or made now. Raises what `make` raises, to all who wait."""
+        """The result for `key`: kept, under way already, or made now. Raises what `make` raises, to all who wait.
+
+        What nobody waits for any more is cancelled.
+        """
         kept = self._kept.get(key)
         if kept is not None:
             metrics.IMAGES_REUSED.labels(self._name).inc()
@@ -46,8 +51,15 @@ class Shared(Generic[K, V]):
             task.add_done_callback(lambda done: self._ended(key, done))
         else:
             metrics.IMAGES_REUSED.labels(self._name).inc()
-        # Whoever gives up does not take it from the others.
-        return await asyncio.shield(task)
+        self._waiting[task] += 1
+        try:
+            # Whoever gives up does not take it from the others.
+            return await asyncio.shield(task)
+        finally:
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+                self._abandon(key, task)
 
     async def _made(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
         value = await make()
@@ -55,8 +67,14 @@ class Shared(Generic[K, V]):
             self._kept[key] = value
         return value
 
+    def _abandon(self, key: K, task: asyncio.Task[V]) -> None:
+        if task.cancel():
+            # The next who asks begins anew, and does not get what is being cancelled.
+            self._under_way.pop(key, None)
+
     def _ended(self, key: K, task: asyncio.Task[V]) -> None:
-        del self._under_way[key]
+        if self._under_way.get(key) is task:
+            del self._under_way[key]
         if not task.cancelled():
             # Looked at here, for all who waited may have gone.
             task.exception()

@@ -17,6 +17,9 @@ log = structlog.get_logger()
 KEYLESS_BYTES = 256 * 1024
 """The burst that a peer may send on one connection before one of its calls is authenticated."""
 _KEYLESS_BYTES_PER_SECOND = 16 * 1024
+# The limit of a connection holds when it is so old. A client may begin many calls with large messages at once on a new
+# connection, each of which may send 64 KiB before the first of them is authenticated.
+_NEW_SECONDS = 0.5
 # The same for all such connections of one address. It has room for a client that opens 60 connections at once and sends
 # what the windows of HTTP/2 allow. Connections that have sent little are not reset for this limit.
 _ADDRESS_BYTES, _ADDRESS_BYTES_PER_SECOND = 4 * 1024**2, 256 * 1024
@@ -84,7 +87,8 @@ class Connection:
         charge_bytes = self._new_bytes + calls * _CALL_BYTES + (0 if self.charged_bytes else _CONNECTION_BYTES)
         self.charged_bytes += charge_bytes
         is_address_spent = of_address.take(charge_bytes, now)
-        return self._bucket.take(self._new_bytes, now) or (is_address_spent and self.charged_bytes > _LITTLE_BYTES)
+        is_spent = self._bucket.take(self._new_bytes, now) and now - self.seen_at > _NEW_SECONDS
+        return is_spent or (is_address_spent and self.charged_bytes > _LITTLE_BYTES)
 
     def refund(self, of_address: TokenBucket, now: float) -> None:
         """Return the charge to the address, because a call was authenticated after it."""

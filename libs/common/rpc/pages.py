@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidRequest
@@ -33,6 +34,8 @@ class ListRequest(Protocol):
 
 
 Record = TypeVar("Record", bound=HasId)
+Made = TypeVar("Made")
+_TURN = 50
 
 
 def page_size(request: ListRequest) -> int:
@@ -50,6 +53,16 @@ def page_start(request: ListRequest) -> str | None:
     if not _TOKEN.fullmatch(request.page_token):
         raise InvalidRequest([FieldViolation("page_token", "format", "must be the next_page_token of a page before")])
     return request.page_token
+
+
+async def in_turns(records: Sequence[Record], make: Callable[[Record], Made]) -> list[Made]:
+    """What `make` makes of each record of a page. Other calls have their turn after each fifty."""
+    made: list[Made] = []
+    for start in range(0, len(records), _TURN):
+        if start:
+            await asyncio.sleep(0)
+        made += map(make, records[start : start + _TURN])
+    return made
 
 
 def page(found: Sequence[Record], size: int) -> tuple[Sequence[Record], str]:

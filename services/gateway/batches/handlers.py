@@ -21,7 +21,7 @@ from libs.common.ids import new_id
 from libs.common.rpc.context import IDEMPOTENCY_KEY_HEADER, current_request_id, metadata_of_context
 from libs.common.rpc.deadlines import after_commit
 from libs.common.rpc.messages import UrlOf
-from libs.common.rpc.pages import page, page_size, page_start
+from libs.common.rpc.pages import in_turns, page, page_size, page_start
 from libs.common.rpc.requests import known
 from libs.common.rpc.wakeups import Wakeups
 from services.gateway.access import current_caller
@@ -129,7 +129,9 @@ class BatchHandlers:
         found = await self._batches.generations.list_of_batch(
             batch.batch_id, size + 1 if size else 0, after=after, states=states
         )
-        batch.tasks.extend(generation_message(record, self._batches.url_of) for record in found[:size])
+        batch.tasks.extend(
+            await in_turns(found[:size], lambda record: generation_message(record, self._batches.url_of))
+        )
         batch.next_page_token = next_token(found, size)
         return messages.GetBatchResponse(batch=batch)
 

@@ -29,7 +29,7 @@ from services.gateway.rest.reading import Reader
 _RESUME_FIELD = "resume_token"
 # A watcher that is refused is so at once; after this the stream has begun.
 _FIRST_EVENT_SECONDS = 1.0
-# Bodies of up to this size are read in a few milliseconds.
+# Messages of up to this size are read and written in a few milliseconds.
 _SMALL_BYTES = 16 * 1024
 
 
@@ -61,8 +61,8 @@ class Transcoder:
         self._bodies = bodies
         self._timeout_seconds = timeout_seconds
         self._send_timeout_seconds = send_timeout_seconds
-        # One thread: other requests wait for the interpreter's lock for milliseconds, and not until a body is read.
-        self._large_bodies = ThreadPoolExecutor(1, "large-bodies")
+        # One thread: other requests wait for the interpreter's lock for milliseconds, and not for a whole message.
+        self._large_messages = ThreadPoolExecutor(1, "large-messages")
 
     def routes(self, bindings: list[Binding]) -> list[web.RouteDef]:
         """What is served."""
@@ -99,7 +99,7 @@ class Transcoder:
         read = partial(reader.read, binding, body=body, path=request.match_info, query=request.query.items())
         if len(body) <= _SMALL_BYTES:
             return read()
-        return await asyncio.get_running_loop().run_in_executor(self._large_bodies, read)
+        return await asyncio.get_running_loop().run_in_executor(self._large_messages, read)
 
     async def _unary(
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
@@ -109,7 +109,10 @@ class Transcoder:
             call(message, metadata=metadata, timeout=self._timeout_seconds),
             changes_nothing=is_repeatable(binding.rpc),
         )
-        return _answer(binding, answer)
+        message = answer if binding.response_field is None else getattr(answer, binding.response_field.name)
+        if message.ByteSize() <= _SMALL_BYTES:
+            return _answer(message)
+        return await asyncio.get_running_loop().run_in_executor(self._large_messages, _answer, message)
 
     async def _stream(
         self, binding: Binding, call: Any, request: web.Request, message: Message, metadata: grpc.aio.Metadata
@@ -156,7 +159,6 @@ async def _events(stream: Any) -> AsyncIterator[Message]:
         raise from_rpc_error(error) from error
 
 
-def _answer(binding: Binding, answer: Message) -> web.Response:
-    message = answer if binding.response_field is None else getattr(answer, binding.response_field.name)
+def _answer(message: Message) -> web.Response:
     body = json.dumps(to_json(message), ensure_ascii=False).encode()
     return web.Response(body=body, content_type="application/json", charset="utf-8")
