@@ -205,17 +205,23 @@ async def _flood(port: int, content: bytes, first: bytes = b"") -> AsyncIterator
     with TemporaryDirectory() as folder:
         for name, written in (("content", content), ("first", first)):
             (Path(folder) / name).write_bytes(written)
-        arguments = (str(port), f"{folder}/content", f"{folder}/first")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.fuzz.flood", *arguments, stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
-        try:
-            await process.stdout.readline()
+        async with _apart("tests.fuzz.flood", str(port), f"{folder}/content", f"{folder}/first"):
             yield 0
-        finally:
-            process.kill()
-            await process.wait()
+
+
+@asynccontextmanager
+async def _apart(module: str, *arguments: str) -> AsyncIterator[int]:
+    """A module of tests in a process of its own, from the first line that it prints on: zero."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        await process.stdout.readline()
+        yield 0
+    finally:
+        process.kill()
+        await process.wait()
 
 
 @asynccontextmanager
@@ -264,7 +270,8 @@ async def _held(running: Running, open_now: AsyncExitStack) -> Held:
     stub = GenerationServiceStub(running.channel_of(key))
     request = gateway_pb2.CreateGenerationRequest(model_identifier="flux-pro", prompt="x")
     generation_id = (await stub.CreateGeneration(request, timeout=10)).id
-    batch_id = (await stub.CreateBatch(gateway_pb2.CreateBatchRequest(requests=[request]), timeout=10)).batch_id
+    batch = gateway_pb2.CreateBatchRequest(requests=[request] * 1_000)
+    batch_id = (await stub.CreateBatch(batch, timeout=60)).batch_id
     ops = await open_now.enter_async_context(visitor(running.gateway_url()))
     await ops.sign_in((await running.new_key("ops", role=admin_pb2.API_KEY_ROLE_ADMIN)).key)
     return Held(key, generation_id, batch_id, ops.cookies[SESSION])
@@ -351,6 +358,15 @@ def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crow
     return {
         "chunks of one byte": lambda: _written(port, 50, posted + b"1\r\n \r\n" * 700_000),
         "trailers without an end": lambda: _written(port, 50, posted + b"0\r\n" + b"a: b\r\n" * 700_000),
+        "lists of a thousand, 50 at once, for ever": lambda: _apart(
+            "tests.fuzz.repeating", str(port), "/api/external/generation?pageSize=1000", held.key, "50"
+        ),
+        "lists of fifty, 50 at once, for ever": lambda: _apart(
+            "tests.fuzz.repeating", str(port), "/api/external/generation", held.key, "50"
+        ),
+        "the OpenAPI document, 50 at once, for ever": lambda: _apart(
+            "tests.fuzz.repeating", str(port), "/api/openapi.json", "", "50"
+        ),
         "idle connections": lambda: _idle_connections(running.stack.plan.ports.gateway_http),
         "events over HTTP": lambda: _requests(url, active, CONNECTIONS, "GET", events, headers=of_key),
         "live pages": lambda: _requests(url, active, 300, "GET", "/admin", headers=page),

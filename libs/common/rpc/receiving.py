@@ -25,9 +25,9 @@ from libs.common.rpc.unsent import Unsent
 # Smaller messages do not hold a share of bytes: the number of calls limits their memory.
 _SMALL_BYTES = 64 * 1024
 _NOTHING = nullcontext()
-# Of the RPCs that answer larger pages than this, a key has one at a time: to build a page of 1,000 takes a tenth of a
-# second, in which nobody else is answered.
-_SMALL_PAGE = 100
+# How many pages of lists are made for one key at a time. To make one of 1,000 takes a tenth of a second of the event
+# loop's time, so of those beyond the size a key has one.
+_SMALL_PAGE, _SMALL_PAGES_AT_ONCE = 100, 4
 
 
 class Parse(grpc.aio.ServerInterceptor):
@@ -45,7 +45,7 @@ class Parse(grpc.aio.ServerInterceptor):
         self._callers = sharing.callers
         self._counts_values = sharing.counts_values
         self._may_refuse = may_refuse
-        self._large_pages: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._pages: WeakValueDictionary[tuple[str, int], asyncio.Semaphore] = WeakValueDictionary()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -83,14 +83,16 @@ class Parse(grpc.aio.ServerInterceptor):
         return handler_like(handler, parsed_stream if handler.response_streaming else parsed, None)
 
     def _turn_of(self, message: Message) -> AbstractAsyncContextManager[None]:
-        """Return the lock of the caller's key for large pages, if the request is for one."""
-        if getattr(message, "page_size", 0) <= _SMALL_PAGE:
+        """Return the semaphore of the caller's key for pages of such a size, if the request is for a page."""
+        size = getattr(message, "page_size", None)
+        if size is None:
             return _NOTHING
-        key = current_holder().key
-        lock = self._large_pages.get(key)
-        if lock is None:
-            lock = self._large_pages[key] = asyncio.Lock()
-        return lock
+        at_once = _SMALL_PAGES_AT_ONCE if size <= _SMALL_PAGE else 1
+        kind = current_holder().key, at_once
+        turn = self._pages.get(kind)
+        if turn is None:
+            turn = self._pages[kind] = asyncio.Semaphore(at_once)
+        return turn
 
     async def _read(self, given: bytes, read: Any) -> Any:
         """The message that `read`, the `FromString` of its class, makes of the bytes."""
