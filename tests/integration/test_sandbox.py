@@ -59,7 +59,6 @@ async def _nothing_left(folder: Path) -> None:
 
 
 @pytest.mark.alone
-@pytest.mark.slow
 async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(tmp_path: Path) -> None:
     run = await asyncio.to_thread(
         subprocess.run,
