@@ -34,7 +34,7 @@ _over_budget: list[str] = []
 PATH_SERVICES: tuple[ServiceName, ...] = ("gateway", "dispatcher", "poller")
 # Faults are seen, and healed, in the time of a test.
 QUICK = {
-    "DARKROOM_LEASE_SECONDS": "10",
+    "DARKROOM_LEASE_SECONDS": "5",
     "DARKROOM_SWEEP_SECONDS": "0.3",
     "DARKROOM_READINESS_CHECK_SECONDS": "0.3",
     "DARKROOM_HEALTH_CHECK_SECONDS": "0.5",
