@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import partial
+from math import inf
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -18,16 +19,16 @@ from libs.common.rpc.arrivals import Arrivals, Unread
 from libs.common.rpc.callers import Callers
 from libs.common.rpc.context import Context, when_done
 from libs.common.rpc.interceptors import Continuation, answers_of_stream, behaviour_of, handler_like
-from libs.common.rpc.shares import current_holder
+from libs.common.rpc.shares import NOBODY, Holder, current_holder
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.unsent import Unsent
 
 # Smaller messages do not hold a share of bytes: the number of calls limits their memory.
 _SMALL_BYTES = 64 * 1024
 _NOTHING = nullcontext()
-# How many pages of lists are made for one key at a time. To make one of 1,000 takes a tenth of a second of the event
-# loop's time, so of those beyond the size a key has one.
-_SMALL_PAGE, _SMALL_PAGES_AT_ONCE = 100, 4
+# How many requests for several items an owner has in progress: pages of lists, batches and estimates. One for 1,000
+# items takes a tenth of a second of the event loop's time or more, so of those beyond the size an owner has one.
+_FEW_ITEMS, _FEW_AT_ONCE = 100, 4
 
 
 class Parse(grpc.aio.ServerInterceptor):
@@ -45,7 +46,7 @@ class Parse(grpc.aio.ServerInterceptor):
         self._callers = sharing.callers
         self._counts_values = sharing.counts_values
         self._may_refuse = may_refuse
-        self._pages: WeakValueDictionary[tuple[str, int], asyncio.Semaphore] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[Holder, int], asyncio.Semaphore] = WeakValueDictionary()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -83,15 +84,16 @@ class Parse(grpc.aio.ServerInterceptor):
         return handler_like(handler, parsed_stream if handler.response_streaming else parsed, None)
 
     def _turn_of(self, message: Message) -> AbstractAsyncContextManager[None]:
-        """Return the semaphore of the caller's key for pages of such a size, if the request is for a page."""
-        size = getattr(message, "page_size", None)
-        if size is None:
+        """Return the semaphore of the owner for requests of so many items; none for a request of one item."""
+        count = _items_of(message)
+        holder = current_holder()
+        if count is None or holder == NOBODY:
             return _NOTHING
-        at_once = _SMALL_PAGES_AT_ONCE if size <= _SMALL_PAGE else 1
-        kind = current_holder().key, at_once
-        turn = self._pages.get(kind)
+        at_once = _FEW_AT_ONCE if count <= _FEW_ITEMS else 1
+        kind = Holder(key="" if holder.owner else holder.key, owner=holder.owner), at_once
+        turn = self._turns.get(kind)
         if turn is None:
-            turn = self._pages[kind] = asyncio.Semaphore(at_once)
+            turn = self._turns[kind] = asyncio.Semaphore(at_once)
         return turn
 
     async def _read(self, given: bytes, read: Any) -> Any:
@@ -212,3 +214,14 @@ def _always(handler: Any) -> Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
         return handler
 
     return continuation
+
+
+def _items_of(message: Message) -> float | None:
+    """Return how many items a request is for; infinity if a matrix says it, and None if it is for one."""
+    size: int | None = getattr(message, "page_size", None)
+    if size is not None:
+        return size
+    requests = getattr(message, "requests", None)
+    if requests is None:
+        return None
+    return inf if "matrix" in message.DESCRIPTOR.fields_by_name and message.HasField("matrix") else len(requests)
