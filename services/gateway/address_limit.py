@@ -11,8 +11,8 @@ from time import monotonic
 
 from libs.common.rpc.token_bucket import TokenBucket
 
-BEGINNING_BYTES = 16 * 1024
-"""Of each request so many bytes are charged as its beginning, and the others as a body."""
+# The first bytes of each request are charged as its start, and the others as a body.
+_START_BYTES = 16 * 1024
 
 # The largest debt is four seconds' worth: a client may send thousands of requests in one piece (pipelining, RFC 9112,
 # section 9.3.2), whose cost is known only when they are read.
@@ -20,16 +20,16 @@ _BYTES, _BYTES_PER_SECOND, _LARGEST_DEBT_BYTES = 1024**2, 512 * 1024, 2 * 1024**
 # What a request costs beyond its bytes until it is authenticated: an address may make 256, and 128 more each second.
 _REQUEST_BYTES = 4 * 1024
 _SHORTEST_SECONDS = 0.001
-LetGo = Callable[[], None]
+Release = Callable[[], None]
 
 
-class Turns:
-    """Holds data back while a token bucket is in debt. The first to wait are the first to go."""
+class ThrottledQueue:
+    """Delays the data of connections while a token bucket is in debt, first in, first out."""
 
     def __init__(self) -> None:
         self._bucket = TokenBucket(_BYTES, _BYTES_PER_SECOND, monotonic(), _LARGEST_DEBT_BYTES)
-        # A dict in the place of a queue, for connections also leave from the middle.
-        self._waiting: dict[object, LetGo] = {}
+        # A dict instead of a deque, because connections are also removed from the middle.
+        self._waiting: dict[object, Release] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -45,16 +45,16 @@ class Turns:
         """Count bytes no more, because a request of their connection is authenticated."""
         self._bucket.refund(size_bytes, monotonic())
 
-    def holds(self, connection: object, let_go: LetGo) -> bool:
-        """Return whether data must be held back. If so, `let_go` is called once when it may go, unless it leaves."""
+    def delays(self, connection: object, release: Release) -> bool:
+        """Return whether bytes of a connection must wait. If so, `release` is called when they may pass."""
         if not self._waiting and not self._bucket.wait_seconds(monotonic()):
             return False
-        self._waiting[connection] = let_go
+        self._waiting[connection] = release
         self._wait()
         return True
 
-    def leave(self, connection: object) -> None:
-        """Call the connection's `let_go` no more."""
+    def remove(self, connection: object) -> None:
+        """Remove a connection, whose `release` is not called any more."""
         self._waiting.pop(connection, None)
 
     def _wait(self) -> None:
@@ -75,18 +75,18 @@ class AddressLimit:
     """The limits of one address.
 
     Attributes:
-        beginnings: of the first 16 KiB of requests, and of what requests cost.
-        bodies: of the rest, so that large bodies delay each other and not other requests.
+        starts: for the first 16 KiB of requests and the cost of each request.
+        bodies: for all other bytes, so that large bodies delay each other and not other requests.
     """
 
     def __init__(self) -> None:
-        self.beginnings = Turns()
-        self.bodies = Turns()
+        self.starts = ThrottledQueue()
+        self.bodies = ThrottledQueue()
 
     @property
     def is_unused(self) -> bool:
         """Whether it is as it was at the beginning."""
-        return self.beginnings.is_unused and self.bodies.is_unused
+        return self.starts.is_unused and self.bodies.is_unused
 
 
 class Charges:
@@ -94,44 +94,44 @@ class Charges:
 
     Args:
         limit: of its address.
-        connection: who it is among the connections of the address.
+        connection: identifies it among the connections of the address.
     """
 
     def __init__(self, limit: AddressLimit, connection: object) -> None:
         self._limit = limit
         self._connection = connection
-        self._request_bytes = self._beginning_bytes = self._body_bytes = 0
+        self._request_bytes = self._start_bytes = self._body_bytes = 0
 
     def begin_request(self) -> None:
         """Charge what a request costs beyond its bytes."""
-        self._limit.beginnings.charge(_REQUEST_BYTES)
-        self._beginning_bytes += _REQUEST_BYTES
+        self._limit.starts.charge(_REQUEST_BYTES)
+        self._start_bytes += _REQUEST_BYTES
 
     def end_request(self) -> None:
-        """Count the next bytes as the beginning of a request."""
+        """Count the next bytes as the start of a request."""
         self._request_bytes = 0
 
     def receive(self, size_bytes: int) -> None:
         """Charge received bytes."""
-        beginning_bytes = min(size_bytes, max(0, BEGINNING_BYTES - self._request_bytes))
+        start_bytes = min(size_bytes, max(0, _START_BYTES - self._request_bytes))
         self._request_bytes += size_bytes
-        self._beginning_bytes += beginning_bytes
-        self._body_bytes += size_bytes - beginning_bytes
-        self._limit.beginnings.charge(beginning_bytes)
-        self._limit.bodies.charge(size_bytes - beginning_bytes)
+        self._start_bytes += start_bytes
+        self._body_bytes += size_bytes - start_bytes
+        self._limit.starts.charge(start_bytes)
+        self._limit.bodies.charge(size_bytes - start_bytes)
 
-    def holds(self, let_go: LetGo) -> bool:
-        """Return whether the next bytes must wait. If so, `let_go` is called once when they may go."""
-        is_beginning = self._request_bytes < BEGINNING_BYTES
-        return (self._limit.beginnings if is_beginning else self._limit.bodies).holds(self._connection, let_go)
+    def delays(self, release: Release) -> bool:
+        """Return whether the next bytes must wait. If so, `release` is called when they may pass."""
+        is_start = self._request_bytes < _START_BYTES
+        return (self._limit.starts if is_start else self._limit.bodies).delays(self._connection, release)
 
-    def leave(self) -> None:
-        """Wait no more."""
-        self._limit.beginnings.leave(self._connection)
-        self._limit.bodies.leave(self._connection)
+    def stop_waiting(self) -> None:
+        """Remove the connection from the queues."""
+        self._limit.starts.remove(self._connection)
+        self._limit.bodies.remove(self._connection)
 
     def refund(self) -> None:
-        """Return everything, because a request of the connection is authenticated, and wait no more."""
-        self._limit.beginnings.refund(self._beginning_bytes)
+        """Return all charges, because a request of the connection is authenticated, and stop waiting."""
+        self._limit.starts.refund(self._start_bytes)
         self._limit.bodies.refund(self._body_bytes)
-        self.leave()
+        self.stop_waiting()

@@ -212,7 +212,7 @@ class Guarded(asyncio.Protocol):
         if self._held is not None:
             # Data that was read before reading was paused.
             self._held += data
-        elif self._charges is not None and self._charges.holds(self._let_go):
+        elif self._charges is not None and self._charges.delays(self._release):
             self._hold(data)
         else:
             self._pass_on(data)
@@ -222,7 +222,7 @@ class Guarded(asyncio.Protocol):
         if self._charges is not None:
             self._charges.refund()
             self._charges = None
-            self._let_go()
+            self._release()
 
     def begin_request(self) -> None:
         """Charge a request to the address."""
@@ -242,7 +242,7 @@ class Guarded(asyncio.Protocol):
             self._timer.cancel()
         self._transport.pause_reading()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Pass the held data on."""
         if self._held is None or self._transport is None:
             return
@@ -280,7 +280,7 @@ class Guarded(asyncio.Protocol):
         self._end_watch()
         self._end_unread()
         if self._charges is not None:
-            self._charges.leave()
+            self._charges.stop_waiting()
         self._held = None
         self._gate.leave(self)
         if self._is_in:

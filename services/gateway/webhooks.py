@@ -33,7 +33,7 @@ log = structlog.get_logger()
 BODY_LIMIT_BYTES = 1024**2
 _READ_TIMEOUT_SECONDS = 10.0
 _REPORT_TIMEOUT_SECONDS = 10.0
-_TELL_SECONDS = 60.0
+_LOG_SECONDS = 60.0
 # A quick provider reports before the reply to its submit has become a row: an unknown task is looked for again.
 _EARLY_WAITS_SECONDS = (0.2, 0.5, 1.0)
 _STATUS_OF_CODE = {
@@ -67,9 +67,9 @@ class Webhooks:
         self._keys = keys
         self._poller = poller
         self._now = now
-        # By provider and HTTP status: refusals since the last one that was logged, and when that was.
-        self._untold: Counter[tuple[str, int]] = Counter()
-        self._told_at: dict[tuple[str, int], float] = {}
+        # By provider and HTTP status: the refusals since the last log entry, and the time of that entry.
+        self._refusals: Counter[tuple[str, int]] = Counter()
+        self._logged_at: dict[tuple[str, int], float] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """What is served."""
@@ -121,18 +121,18 @@ class Webhooks:
         outcome = "applied" if applied else "ignored" if status == 200 else str(status)
         metrics.WEBHOOKS.labels(provider.id, outcome).inc()
         if error is not None:
-            self._tell(provider, status, error)
+            self._log_refusal(provider, status, error)
         # Whoever guesses learns nothing: neither which tasks there are, nor why a signature does not fit.
         return web.Response(status=status)
 
-    def _tell(self, provider: Provider, status: int, error: GenerationError) -> None:
-        """Log a refusal: of each provider and status one a minute, because anyone can cause them."""
-        self._untold[provider.id, status] += 1
+    def _log_refusal(self, provider: Provider, status: int, error: GenerationError) -> None:
+        """Log refusals once a minute for each provider and status, with their number, because anyone can cause them."""
+        self._refusals[provider.id, status] += 1
         now = monotonic()
-        if now - self._told_at.get((provider.id, status), -_TELL_SECONDS) < _TELL_SECONDS:
+        if now - self._logged_at.get((provider.id, status), -_LOG_SECONDS) < _LOG_SECONDS:
             return
-        self._told_at[provider.id, status] = now
-        count = self._untold.pop((provider.id, status))
+        self._logged_at[provider.id, status] = now
+        count = self._refusals.pop((provider.id, status))
         log.warning("webhook refused", provider=provider.id, status=status, error=error, count=count)
 
 

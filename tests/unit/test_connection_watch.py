@@ -208,7 +208,7 @@ async def _keyed(watched: _Watched) -> tuple[asyncio.StreamReader, asyncio.Strea
 
 
 @pytest.mark.parametrize(("kind", "payload"), [(4, b""), (0x20, bytes(16_000))], ids=["SETTINGS", "undefined"])
-async def test_whoever_sends_frames_of_no_call_is_cut_off(kind: int, payload: bytes) -> None:
+async def test_frames_outside_of_calls_reset_the_connection(kind: int, payload: bytes) -> None:
     async with _watched(Limits(address=100)) as watched:
         other = await watched.caller("two")
         reader, writer, _ = await _keyed(watched)
@@ -220,7 +220,7 @@ async def test_whoever_sends_frames_of_no_call_is_cut_off(kind: int, payload: by
         await other()
 
 
-async def test_large_messages_are_no_frames_of_no_call() -> None:
+async def test_large_messages_are_accounted_for() -> None:
     async with _watched(Limits(address=100)) as watched:
         call = await watched.caller("one")
         request = monitor_pb2.LogErrorRequest(errors=[monitor_pb2.ErrorEntry(message="x" * 4 * 1024**2)])
@@ -232,7 +232,7 @@ async def test_large_messages_are_no_frames_of_no_call() -> None:
 
 
 @pytest.mark.parametrize(("aborted", "is_cut_off"), [(4, False), (0, True)])
-async def test_messages_that_were_cancelled_on_the_way_are_no_frames_of_no_call(aborted: int, is_cut_off: bool) -> None:
+async def test_cancelled_messages_are_accounted_for(aborted: int, is_cut_off: bool) -> None:
     async with _watched(Limits(address=100)) as watched:
         reader, writer, peer = await _keyed(watched)
         for _ in range(aborted):

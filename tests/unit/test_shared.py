@@ -48,7 +48,7 @@ async def test_whoever_gives_up_does_not_take_it_from_the_others() -> None:
     assert (first.cancelled(), maker.calls) == (True, 1)
 
 
-async def test_what_nobody_waits_for_any_more_is_cancelled_and_begun_anew_by_the_next() -> None:
+async def test_a_task_without_callers_is_cancelled_and_the_next_caller_starts_another() -> None:
     shared, maker = _shared(), Maker()
     waiting = [asyncio.create_task(shared.get("a", maker)) for _ in range(3)]
     await asyncio.sleep(0)

@@ -38,7 +38,7 @@ class Shared(Generic[K, V]):
     async def get(self, key: K, make: Callable[[], Awaitable[V]]) -> V:
         """The result for `key`: kept, under way already, or made now. Raises what `make` raises, to all who wait.
 
-        What nobody waits for any more is cancelled.
+        The task is cancelled when all callers that waited for it are.
         """
         kept = self._kept.get(key)
         if kept is not None:
@@ -53,7 +53,7 @@ class Shared(Generic[K, V]):
             metrics.IMAGES_REUSED.labels(self._name).inc()
         self._waiting[task] += 1
         try:
-            # Whoever gives up does not take it from the others.
+            # The cancellation of one caller must not cancel the task that others wait for.
             return await asyncio.shield(task)
         finally:
             self._waiting[task] -= 1
@@ -69,7 +69,7 @@ class Shared(Generic[K, V]):
 
     def _abandon(self, key: K, task: asyncio.Task[V]) -> None:
         if task.cancel():
-            # The next who asks begins anew, and does not get what is being cancelled.
+            # The next caller must start a new task instead of waiting for one that is being cancelled.
             self._under_way.pop(key, None)
 
     def _ended(self, key: K, task: asyncio.Task[V]) -> None:

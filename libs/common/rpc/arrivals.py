@@ -6,12 +6,12 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
 from typing import Any
-from weakref import WeakValueDictionary
 
 import grpc
 
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.callers import Callers
+from libs.common.rpc.semaphores import KeyedSemaphores
 from libs.common.rpc.shares import current_holder
 
 _SWEEP_SECONDS = 1.0
@@ -36,7 +36,7 @@ class Arrivals:
         self._since: dict[asyncio.Task[Any], float] = {}
         self._keyless: dict[asyncio.Task[Any], None] = {}
         self._ended: dict[asyncio.Task[Any], GenerationError] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._messages = KeyedSemaphores()
         self._timer: asyncio.TimerHandle | None = None
 
     async def message(self, context: grpc.aio.ServicerContext[Any, Any], *, is_keyless: bool) -> bytes:
@@ -73,12 +73,7 @@ class Arrivals:
 
     def _turn_of(self, key: str) -> AbstractAsyncContextManager[None]:
         """Return the semaphore that limits how many messages of one key are received at once."""
-        if not key:
-            return nullcontext()
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = asyncio.Semaphore(_OF_KEY_AT_ONCE)
-        return turn
+        return self._messages.get(key, _OF_KEY_AT_ONCE) if key else nullcontext()
 
     def _make_room(self, task: asyncio.Task[Any]) -> None:
         self._keyless[task] = None

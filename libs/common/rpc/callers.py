@@ -24,8 +24,9 @@ _CANCELLED_CALLS, _CANCELLED_PER_SECOND = 300, 50
 # What a call may send beside its message: its headers, and as much of the message as its window permits (64 KiB) if the
 # call ends before the message is received.
 _CALL_BYTES = 96 * 1024
-# What a call may have sent that was cancelled while its message was received, as after a deadline: how much of it was
-# received is unknown. And how many such calls of one key are taken for more than an attack, also each second.
+# The bytes that are accounted for by a call that was cancelled while its message was received, for example by its
+# deadline, because the size of the part that was received is unknown. And the number of such calls of one key: the
+# burst, and the rate each second.
 _ABORTED_BYTES, _ABORTED_CALLS, _ABORTED_PER_SECOND = 16 * 1024**2, 4, 1
 
 
@@ -37,17 +38,17 @@ class Caller:
         holder: the key and the owner of its first call.
         calls: the number of calls in progress.
         receiving: how many of them receive a message.
-        explained_bytes: the bytes that the calls and the received messages until now account for.
+        accounted_bytes: the received bytes that its calls and their messages account for.
     """
 
     holder: Holder
     calls: int = 0
     receiving: int = 0
-    explained_bytes: int = 0
+    accounted_bytes: int = 0
 
     def has_received(self, size_bytes: int) -> None:
         """Count a message. An eighth more is for what HTTP/2 and TLS add to it."""
-        self.explained_bytes += size_bytes + size_bytes // 8
+        self.accounted_bytes += size_bytes + size_bytes // 8
 
 
 class Callers:
@@ -82,7 +83,7 @@ class Callers:
         if caller is None:
             caller = self._by_peer.setdefault(peer, Caller(holder))
         caller.calls += 1
-        caller.explained_bytes += _CALL_BYTES
+        caller.accounted_bytes += _CALL_BYTES
         began = monotonic()
         try:
             yield
@@ -107,12 +108,12 @@ class Callers:
         try:
             yield caller.has_received
         except asyncio.CancelledError:
-            self._explain_aborted(caller)
+            self._account_for_aborted(caller)
             raise
         finally:
             caller.receiving -= 1
 
-    def _explain_aborted(self, caller: Caller) -> None:
+    def _account_for_aborted(self, caller: Caller) -> None:
         now, key = monotonic(), caller.holder.key
         bucket = self._aborted.get(key)
         if bucket is None:

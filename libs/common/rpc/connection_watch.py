@@ -143,7 +143,7 @@ class ConnectionWatch:
             now: see `TokenBucket`.
         """
         addresses = self._addresses[connection.ends.port]
-        if requested is None and connection.has_sent_frames(self._message_limit_bytes, now):
+        if requested is None and connection.exceeds_frame_limit(self._message_limit_bytes, now):
             requested = "frames"
         if requested in _BLOCKING:
             addresses.exhaust(connection.address, now)

@@ -51,7 +51,7 @@ class Connection:
         self.charged_bytes = 0
         self.caller: Caller | None = None
         self._bucket = TokenBucket(KEYLESS_BYTES, _KEYLESS_BYTES_PER_SECOND, now)
-        self._unexplained_bytes = 0
+        self._unaccounted_bytes = 0
         self._frames_bucket = TokenBucket(_FRAMES_BYTES, _FRAMES_BYTES_PER_SECOND, now)
 
     def count_bytes(self) -> None:
@@ -59,7 +59,7 @@ class Connection:
         before, self.received_bytes = self.received_bytes, sockets.received_bytes(self.descriptor)
         self._new_bytes = self.received_bytes - before
 
-    def has_sent_frames(self, message_limit_bytes: int, now: float) -> bool:
+    def exceeds_frame_limit(self, message_limit_bytes: int, now: float) -> bool:
         """Return whether the connection, which has authenticated calls, sent too much that belongs to none of them.
 
         Args:
@@ -68,9 +68,9 @@ class Connection:
         """
         if self.caller is None:
             return False
-        explained_bytes = self.caller.explained_bytes + self.caller.receiving * message_limit_bytes
-        more_bytes = max(0, self.received_bytes - explained_bytes - self._unexplained_bytes)
-        self._unexplained_bytes += more_bytes
+        accounted_bytes = self.caller.accounted_bytes + self.caller.receiving * message_limit_bytes
+        more_bytes = max(0, self.received_bytes - accounted_bytes - self._unaccounted_bytes)
+        self._unaccounted_bytes += more_bytes
         return self._frames_bucket.take(more_bytes, now)
 
     def has_sent_too_much(self, calls: int, of_address: TokenBucket, now: float) -> bool:

@@ -9,12 +9,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
-from weakref import WeakValueDictionary
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.struct_pb2 import Struct
 
 from libs.common.errors import FieldViolation, InvalidRequest
+from libs.common.rpc.semaphores import KeyedSemaphores, owner_or_key
 from libs.common.rpc.shares import current_holder
 
 VALUES_LIMIT = 20_000
@@ -28,9 +28,9 @@ ITEMS_VALUES_LIMIT = 400_000
 COUNTED_ABOVE_BYTES = 16 * 1024
 # How many are counted before other calls have their turn: a few milliseconds.
 _TURN = 2_000
-# For each key with calls whose messages need more than one turn: one is counted at a time, because turns of many calls
-# in a row delay others like a long one.
-_counting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+# Of each owner, one message that needs more than one turn is counted at a time, because turns of many calls in a row
+# delay others like a long one.
+_counting = KeyedSemaphores()
 
 _STRUCT: Descriptor = Struct.DESCRIPTOR
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -56,11 +56,7 @@ async def check(message: bytes, kind: Descriptor) -> None:
     counts = _counts(message, kind)
     if _is_short(counts):
         return
-    key = current_holder().key
-    lock = _counting.get(key)
-    if lock is None:
-        lock = _counting[key] = asyncio.Lock()
-    async with lock:
+    async with _counting.get(owner_or_key(current_holder()), 1):
         turn = 0
         for count in counts:
             turn += count

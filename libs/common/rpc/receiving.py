@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from functools import partial
 from math import inf
 from typing import Any, cast
-from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -19,7 +18,8 @@ from libs.common.rpc.arrivals import Arrivals, Unread
 from libs.common.rpc.callers import Callers
 from libs.common.rpc.context import Context, when_done
 from libs.common.rpc.interceptors import Continuation, answers_of_stream, behaviour_of, handler_like
-from libs.common.rpc.shares import NOBODY, Holder, current_holder
+from libs.common.rpc.semaphores import KeyedSemaphores, owner_or_key
+from libs.common.rpc.shares import NOBODY, current_holder
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.unsent import Unsent
 
@@ -46,7 +46,7 @@ class Parse(grpc.aio.ServerInterceptor):
         self._callers = sharing.callers
         self._counts_values = sharing.counts_values
         self._may_refuse = may_refuse
-        self._turns: WeakValueDictionary[tuple[Holder, int], asyncio.Semaphore] = WeakValueDictionary()
+        self._item_requests = KeyedSemaphores()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -66,7 +66,7 @@ class Parse(grpc.aio.ServerInterceptor):
             try:
                 with self._held(len(given)):
                     message = await self._read(given, read)
-                    async with self._turn_of(message):
+                    async with self._item_limit(message):
                         answer = await behaviour(message, context)
             finally:
                 # The traceback of an error keeps the frame's variables alive until the next garbage collection.
@@ -83,18 +83,13 @@ class Parse(grpc.aio.ServerInterceptor):
             return handler_like(handler, parsed_each, None)
         return handler_like(handler, parsed_stream if handler.response_streaming else parsed, None)
 
-    def _turn_of(self, message: Message) -> AbstractAsyncContextManager[None]:
+    def _item_limit(self, message: Message) -> AbstractAsyncContextManager[None]:
         """Return the semaphore of the owner for requests of so many items; none for a request of one item."""
         count = _items_of(message)
         holder = current_holder()
         if count is None or holder == NOBODY:
             return _NOTHING
-        at_once = _FEW_AT_ONCE if count <= _FEW_ITEMS else 1
-        kind = Holder(key="" if holder.owner else holder.key, owner=holder.owner), at_once
-        turn = self._turns.get(kind)
-        if turn is None:
-            turn = self._turns[kind] = asyncio.Semaphore(at_once)
-        return turn
+        return self._item_requests.get(owner_or_key(holder), _FEW_AT_ONCE if count <= _FEW_ITEMS else 1)
 
     async def _read(self, given: bytes, read: Any) -> Any:
         """The message that `read`, the `FromString` of its class, makes of the bytes."""
