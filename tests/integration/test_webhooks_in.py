@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
 
+from libs.common.database.engine import Database
 from sandbox.simulators.signing import standard_signature
 from tests.conftest import StartStack, with_webhooks
+from tests.support.rows import rows
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
@@ -190,3 +192,22 @@ async def test_a_report_after_a_cancel_is_dropped_and_counted(hooked: Running) -
     found.at_risk_usd = ended.at_risk_usd
     assert found == ended
     assert await hooked.metric("poller", "darkroom_late_results_total", kind="webhook") == dropped + 1
+
+
+async def test_refusals_make_one_row_a_minute(start_stack: StartStack, database: Database) -> None:
+    running = await start_stack(services=("gateway", "monitor"), webhooks=True)
+    outcomes = [await _post(running, "replicate", b"{}", {}) for _ in range(50)]
+    assert outcomes == [(401, "")] * 50
+    assert await _webhooks(running, "replicate", outcome="401") == 50
+    outcomes = [await _post(running, "fal", b"{}", {}) for _ in range(50)]
+
+    async def reported() -> list[str]:
+        found = await rows(database, "SELECT source FROM error_logs WHERE source LIKE 'adapter:%' ORDER BY source")
+        sources = [row["source"] for row in found]
+        return sources if "adapter:fal" in sources else []
+
+    # Reported in their order: those of the first provider are there when that of the second is.
+    assert await eventually(reported, within=20, what="the refusals are reported") == [
+        "adapter:fal",
+        "adapter:replicate",
+    ]

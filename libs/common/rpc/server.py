@@ -64,8 +64,8 @@ def server_options(settings: Settings, *, is_bounded: bool) -> tuple[tuple[str, 
         ("grpc.so_reuseport", 0),
         # The calls of one method that wait to be accepted. gRPC cancels calls at random beyond 1,000 by default, which
         # one client could reach for all others between two scans of `ConnectionWatch`.
-        ("grpc.server.max_pending_requests", 3_000),
-        ("grpc.server.max_pending_requests_hard_limit", 6_000),
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
         # A peer that is gone is noticed; one that pings like mad is cut off.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
