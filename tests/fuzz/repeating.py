@@ -1,4 +1,7 @@
-"""Repeats one GET request for ever on several connections, and discards what is answered."""
+"""Repeats one HTTP request for ever on several connections, and discards the responses.
+
+It is a GET, or a POST if there is a body.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import threading
 from contextlib import suppress
 
 
-def repeat(port: int, path: str, key: str, begun: threading.Event) -> None:
+def repeat(port: int, path: str, key: str, body: str, begun: threading.Event) -> None:
     """Repeat it on one connection after another."""
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         with suppress(OSError, http.client.HTTPException):
             while True:
-                connection.request("GET", path, headers={"x-api-key": key})
+                headers = {"x-api-key": key, "content-type": "application/json"}
+                connection.request("POST" if body else "GET", path, body or None, headers)
                 begun.set()
                 connection.getresponse().read()
         connection.close()
@@ -27,10 +31,11 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("key")
     parser.add_argument("count", type=int)
+    parser.add_argument("body", nargs="?", default="")
     given = parser.parse_args()
     begun = threading.Event()
     for _ in range(given.count):
-        threading.Thread(target=repeat, args=(given.port, given.path, given.key, begun)).start()
+        threading.Thread(target=repeat, args=(given.port, given.path, given.key, given.body, begun)).start()
     begun.wait()
     print("begun", flush=True)
 

@@ -36,6 +36,8 @@ _GONE_SECONDS = 15.0
 # The limit for all connections that may not have acknowledged the SETTINGS yet; see `server_options` for the seconds.
 _NEW_BYTES, _NEW_SECONDS = 64 * 1024**2, 10.0
 _INTERVAL_SECONDS = 0.1
+# The pause after a scan that failed, so that a lasting failure does not fill the log.
+_FAILED_SECONDS = 1.0
 # The largest part of one processor that scans may use.
 _SCAN_SHARE = 0.1
 
@@ -94,9 +96,11 @@ class ConnectionWatch:
             try:
                 self.scan()
             except Exception:
-                # The thread must survive every failure: without it strangers have no limits.
+                # The thread must survive every failure, because without it nothing is limited.
                 log.exception("scanning connections failed")
-            wait_seconds = max(_INTERVAL_SECONDS, (thread_time() - started) / _SCAN_SHARE)
+                wait_seconds = _FAILED_SECONDS
+            else:
+                wait_seconds = max(_INTERVAL_SECONDS, (thread_time() - started) / _SCAN_SHARE)
 
     def scan(self) -> list[Ends]:
         """Scan all connections once, reset those beyond a limit, and return all of them."""
