@@ -282,6 +282,10 @@ async def test_calls_of_a_reset_connection_are_dropped_until_its_port_is_used_ag
         await watched.scan_until_old()
         assert await _ended([reader]) == [True]
         assert not watched.callers.count_call(peer)
+        # The port is free when the socket is closed.
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
         _, again = await asyncio.open_connection("127.0.0.1", watched.port, local_addr=("127.0.0.1", local_port))
         await asyncio.sleep(0.2)
         watched.watch.scan()
