@@ -20,7 +20,7 @@ SINCE ?= origin/main
 MINUTES ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz migration new-adapter lock baseline clean
+.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz mutants migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ fuzz: $(VENV)/.development $(GENERATED)/.made  ## Send a stack what breaks gramm
 
 chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what it cost: make chaos ARGS="--seed 7"
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m chaos $(ARGS)
+
+mutants: $(VENV)/.development $(GENERATED)/.made  ## Put small faults into the source and see which tests find them: make mutants ARGS="run claims-1 money --until slow"
+	@$(BIN)/python -m tests.mutants $(or $(ARGS),run)
 
 migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
 	@$(BIN)/python -m sandbox migration "$(NAME)"

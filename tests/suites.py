@@ -68,20 +68,19 @@ def suites() -> list[Suite]:
 
 def changed_since(reference: str) -> list[str] | None:
     """The files that differ between the merge base with a reference and the working tree; None if it is unknown."""
-    base = _git("merge-base", reference, "HEAD")
-    if base is None:
+    base = git("merge-base", reference, "HEAD")
+    if not base:
         return None
-    tracked = _git("diff", "--name-only", base.strip())
-    untracked = _git("ls-files", "--others", "--exclude-standard")
-    return None if tracked is None else [*tracked.splitlines(), *(untracked or "").splitlines()]
+    return [*git("diff", "--name-only", base[0]), *git("ls-files", "--others", "--exclude-standard")]
 
 
-def _git(*arguments: str) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    ended = subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return None if ended.returncode else ended.stdout
+def git(*arguments: str) -> list[str]:
+    """Return the lines that a command of git prints in the clone; none where it fails or there is no git."""
+    command = shutil.which("git")
+    if command is None:
+        return []
+    ended = subprocess.run([command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [] if ended.returncode else ended.stdout.splitlines()
 
 
 def faults(listed: Sequence[Suite]) -> list[str]:
@@ -89,7 +88,7 @@ def faults(listed: Sequence[Suite]) -> list[str]:
     tests = {path for suite in listed for path in suite.tests}
     found = (ROOT / "tests").rglob("test_*.py")
     marked = {path for path in found if re.search(r"pytest\.mark\.slow\b", path.read_text(encoding="utf-8"))}
-    files = (_git("ls-files") or "").splitlines()
+    files = git("ls-files")
     patterns = {pattern for suite in listed for pattern in (*suite.paths, *suite.tests)}
     return [
         *(f"no suite has {path}" for path in sorted({str(path.relative_to(ROOT)) for path in marked} - tests)),
