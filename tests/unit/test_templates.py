@@ -13,7 +13,8 @@ from libs.common.catalog import load
 from libs.common.errors import InvalidRequest
 from libs.common.rpc.structs import from_struct, to_struct
 from sandbox.plan import ROOT
-from services.gateway.batches.templates import EXPANDED_LIMIT, Template, template_of
+from services.gateway.batches import expansion
+from services.gateway.batches.templates import EXPANDED_LIMIT, Template, read_text, template_of
 
 CATALOG = load(ROOT / "catalog.yaml")
 
@@ -81,7 +82,7 @@ def test_nothing_but_placeholders_is_filled_in(text: str, value: str) -> None:
         pytest.param({"x": [1]}, {"prompt": "cat"}, ["matrix.x"], id="values that nothing uses"),
         pytest.param({"x": [1]}, {"prompt": "{x} {y}"}, ["template"], id="a placeholder without values"),
         pytest.param({"x": [1]}, {"prompt": "{x} {"}, ["template.prompt"], id="a brace alone"),
-        pytest.param({"x": [1]}, {"prompt": "{x} {x.__class__}"}, ["template.prompt"] * 2, id="no way into objects"),
+        pytest.param({"x": [1]}, {"prompt": "{x} {x.__class__}"}, ["template.prompt"], id="no way into objects"),
         pytest.param({"x": list(range(101)), "y": list(range(100))}, {"prompt": "{x}{y}"}, ["matrix"], id="too many"),
         pytest.param({f"x{n}": [1] for n in range(11)}, {"prompt": "x"}, ["matrix"], id="too many names"),
     ],
@@ -101,3 +102,42 @@ def test_models_and_a_model_do_not_go_together() -> None:
 
 def test_as_many_as_there_may_be_are_taken() -> None:
     assert _template({"x": list(range(EXPANDED_LIMIT))}, prompt="{x}").count == EXPANDED_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("fields", "matrix", "said"),
+    [
+        ({"prompt": "{a}" * 101}, {"a": ["x"]}, "has 101 placeholders; at most 100"),
+        ({"user_id": "{a}" * 100}, {"a": ["x" * 50_000] * 4}, "makes texts of 20000000 characters"),
+        ({"prompt": "x" * 1_700 + "{a}{b}"}, {"a": list(range(100)), "b": ["y"] * 100}, "makes texts of 17029000 char"),
+        ({"prompt": "{a}", "parameters": {"list": [1.0] * 30}}, {"a": ["x"] * 10_000}, "makes 310000 texts and other"),
+    ],
+    ids=["placeholders", "one long value", "many requests", "values"],
+)
+def test_what_would_expand_to_too_much_is_refused_without_being_made(
+    fields: dict[str, Any], matrix: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        _template(matrix, model_identifier="", **fields)
+    assert [violation.field for violation in refused.value.violations] == ["template"]
+    assert said in refused.value.violations[0].description
+
+
+@given(
+    st.lists(st.sampled_from(["{a}", "{b}", "{{", "}}", "x", "\u00e9"]), max_size=8),
+    st.lists(st.text("xyz", max_size=3), min_size=1, max_size=3),
+)
+def test_what_is_computed_of_an_expansion_is_what_it_has(parts: list[str], values: list[str]) -> None:
+    axes = {"a": values, "b": ["", "long", "er"]}
+    prompt = "{a}{b}" + "".join(parts)
+    template = _template(axes, prompt=prompt)
+    made = sum(len(request.prompt) for request in template.requests(CATALOG))
+    text = read_text("prompt", prompt, [])
+    lengths = {name: [len(value) for value in axes[name]] for name in axes}
+    assert expansion.characters(text, lengths, template.count) == made
+
+
+def test_a_text_of_braces_is_one_fault() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        _template({"a": ["x"]}, prompt="{a}" + "{" * 100_001)
+    assert len(refused.value.violations) == 1

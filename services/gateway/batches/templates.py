@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from libs.common.catalog import Catalog
 from libs.common.errors import FieldViolation
 from libs.common.rpc.requests import raise_for
 from libs.common.rpc.structs import from_struct, to_struct
+from services.gateway.batches.expansion import Text, names, violations
 
 EXPANDED_LIMIT = 10_000
 _AXES_LIMIT = 10
@@ -65,7 +67,8 @@ def template_of(message: gateway_pb2.CreateGenerationRequest, matrix: Struct, mo
     if not models and not axes and not found:
         found.append(FieldViolation("matrix", "required", "must be given with a template, or models must"))
     raise_for(found)
-    used = set(_used(message, found))
+    texts = [read_text(path, text, found) for path, text in _texts(message) if text]
+    used = names(texts)
     found += [
         FieldViolation(f"matrix.{name}", "used", f"there is no {{{name}}} in the template") for name in set(axes) - used
     ]
@@ -77,6 +80,9 @@ def template_of(message: gateway_pb2.CreateGenerationRequest, matrix: Struct, mo
         found.append(
             FieldViolation("matrix", "length", f"makes {template.count} requests; at most {EXPANDED_LIMIT} are taken")
         )
+    if not found:
+        lengths = {name: [len(_word(value)) for value in values] for name, values in axes.items()}
+        found += violations(texts, lengths, len(models) or 1, _other_values(from_struct(message.parameters)))
     raise_for(sorted(found, key=lambda fault: (fault.field, fault.description)))
     return template
 
@@ -94,15 +100,31 @@ def _is_axis(name: str, values: Any, found: list[FieldViolation]) -> bool:
     return False
 
 
-def _used(message: gateway_pb2.CreateGenerationRequest, found: list[FieldViolation]) -> Iterator[str]:
-    """The names in the template; braces that are neither a name nor twice are faults."""
-    for path, text in _texts(message):
-        for token in _TOKEN.finditer(text):
-            if token[1]:
-                yield token[1]
-            elif len(token[0]) == 1:
-                fault = f"has a brace that is no placeholder; write {token[0]}{token[0]} for {token[0]}"
-                found.append(FieldViolation(f"template.{path}", "placeholder", fault))
+def read_text(path: str, text: str, found: list[FieldViolation]) -> Text:
+    """Read a text of the template. The first of its braces that is neither a name nor written twice is a fault."""
+    placeholders: Counter[str] = Counter()
+    characters = len(text)
+    wrong = None
+    for token in _TOKEN.finditer(text):
+        if token[1]:
+            placeholders[token[1]] += 1
+            characters -= len(token[0])
+        elif len(token[0]) == 1:
+            wrong = wrong or token[0]
+        else:
+            characters -= 1
+    if wrong:
+        fault = f"has a brace that is no placeholder; write {wrong}{wrong} for {wrong}"
+        found.append(FieldViolation(f"template.{path}", "placeholder", fault))
+    return Text(characters, placeholders)
+
+
+def _other_values(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_other_values(inner) for inner in value.values())
+    if isinstance(value, list):
+        return sum(_other_values(inner) for inner in value)
+    return 0 if isinstance(value, str) else 1
 
 
 def _texts(message: gateway_pb2.CreateGenerationRequest) -> Iterator[tuple[str, str]]:
