@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     )
     keyless_streams_per_address: NonNegativeInt = Field(default=100, description="Of one address. 0: no bound.")
     keyless_stream_seconds: PositiveFloat = Field(default=600.0, description="After so long, one of them is ended.")
-    grpc_concurrent_streams: PositiveInt = Field(default=1_000, description="RPCs on one connection at once.")
+    grpc_concurrent_streams: PositiveInt = Field(default=100, description="RPCs on one connection at once.")
     rpc_timeout_seconds: PositiveFloat = Field(default=30.0, description="The most that a unary RPC may take.")
     drain_seconds: PositiveFloat = Field(default=20.0, description="What in-flight work gets before it is given back.")
     submit_drain_seconds: PositiveFloat = Field(

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_protocol import RequestHandler
 
 from libs.common.rpc.context import REQUEST_ID_KEY, begin_request, current_request_id
 from services.gateway.failures import BROKEN_BODY
-from services.gateway.rest.middlewares import refusal_of
-from services.gateway.rest.problems import http_problem, plain_problem
+from services.gateway.rest.middlewares import refusal, refusal_of, unknown_packing
+
+_BEGINNING_BYTES = 1_024
+_OPENAI_LINE = re.compile(rb"[\r\n]*[^\s]{1,100} (?:https?://[^/\s]*)?/v1/")
 
 
 class Connection(RequestHandler):
     """aiohttp's own, but for what is no HTTP: that is the sender's fault, and neither logged as an error nor stored."""
 
-    __slots__ = ("_broken", "_broken_until")
+    __slots__ = ("_beginning", "_broken", "_broken_until")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._broken: Callable[[], None] | None = None
         self._broken_until = 0.0
+        # Of the data that was received last: the request line, if it does not parse.
+        self._beginning = b""
 
     def call_if_broken(self, broken: Callable[[], None], *, within_seconds: float) -> None:
         """Call `broken` if the connection is reset within that time, unless its client has sent anything before.
@@ -36,6 +42,7 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self._broken = None
+        self._beginning = data[:_BEGINNING_BYTES]
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -71,15 +78,17 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer with a problem document, and close the connection. Aiohttp calls this for bytes that do not parse."""
+        """Answer in the shape of the path, and close the connection. Aiohttp calls this for bytes that do not parse."""
         if isinstance(exc, UnicodeError):
             # What aiohttp cannot write back, such as an `expect` that is not UTF-8; our handlers raise none to here.
             status = HTTPStatus.BAD_REQUEST
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
         begin_request(None)
-        found = HTTPStatus(status)
-        response = plain_problem(http_problem(status, found.phrase, "The request is not valid HTTP."))
+        error: web.HTTPException = web.HTTPBadRequest(text="The request is not valid HTTP.")
+        if isinstance(exc, ContentEncodingError):
+            error = unknown_packing()
+        response = refusal(error, is_openai=_OPENAI_LINE.match(self._beginning) is not None)
         response.headers[REQUEST_ID_KEY] = current_request_id()
         # Set, so that aiohttp does not name itself and its version.
         response.headers[hdrs.SERVER] = "darkroom"

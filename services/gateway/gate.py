@@ -260,7 +260,8 @@ class Guarded(asyncio.Protocol):
         if self._charges is not None:
             self._charges.receive(len(data))
         if self._head is not None:
-            self._head += data
+            # Empty lines before a request are skipped (RFC 9112, section 2.2).
+            self._head = (self._head + data).lstrip(b"\r\n")
             if _HEADER_END in self._head:
                 self._end_watch()
             elif len(self._head) > _HEADER_LIMIT_BYTES:

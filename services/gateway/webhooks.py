@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from time import monotonic
 
 import grpc
@@ -27,6 +28,7 @@ from libs.common.rpc.context import begin_request
 from libs.common.rpc.errors import from_rpc_error
 from services.gateway.failures import BROKEN_BODY
 from services.gateway.holding import hold_bytes
+from services.gateway.rest.problems import http_problem, plain_problem
 from services.gateway.webhook_keys import WebhookKeys
 
 log = structlog.get_logger()
@@ -79,7 +81,7 @@ class Webhooks:
         begin_request(request.headers.get("x-request-id"))
         provider = self._catalog.current.providers.get(request.match_info["provider"])
         if provider is None or provider.webhooks is None:
-            return web.Response(status=404)
+            return _refusal(404)
         try:
             async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
                 body = await _body_of(request)
@@ -122,8 +124,7 @@ class Webhooks:
         metrics.WEBHOOKS.labels(provider.id, outcome).inc()
         if error is not None:
             self._log_refusal(provider, status, error)
-        # Whoever guesses learns nothing: neither which tasks there are, nor why a signature does not fit.
-        return web.Response(status=status)
+        return web.Response() if status == 200 else _refusal(status)
 
     def _log_refusal(self, provider: Provider, status: int, error: GenerationError) -> None:
         """Log refusals once a minute for each provider and status, with their number, because anyone can cause them."""
@@ -134,6 +135,11 @@ class Webhooks:
         self._logged_at[provider.id, status] = now
         count = self._refusals.pop((provider.id, status))
         log.warning("webhook refused", provider=provider.id, status=status, error=error, count=count)
+
+
+def _refusal(status: int) -> web.Response:
+    """Whoever guesses learns nothing: neither which providers and tasks there are, nor why a signature does not fit."""
+    return plain_problem(http_problem(status, HTTPStatus(status).phrase, "The webhook was refused."))
 
 
 def _message(provider: Provider, report: WebhookReport) -> poller_pb2.ReportTaskRequest:

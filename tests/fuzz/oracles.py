@@ -11,9 +11,8 @@ from tests.fuzz.requests import Sent
 from tests.fuzz.wire import Answer
 
 # What the documentation defines beside 4xx: docs/api.md, "Errors"; PROVIDER_UNAVAILABLE: an image that the caller named
-# cannot be fetched. 505 answers HTTP versions other than 1.0 and 1.1.
+# cannot be fetched.
 DEFINED = {"SERVICE_UNAVAILABLE": 503, "PROVIDER_UNAVAILABLE": 503, "OUTCOME_UNKNOWN": 504, "DEADLINE_EXCEEDED": 504}
-_VERSION_STATUS = 505
 _LEAKS = re.compile(
     rb"(?i)traceback \(most|python/\d|aiohttp|psycopg|sqlalchemy|site-packages|\.py\", line|stream removed|concurrent rpc limit"
     rb"|grpc[._](status|aio|core)|rpc error|\bselect\b[^<>]{1,200}\bfrom\b|insert into|asyncio\.|object at 0x[0-9a-f]{6}|Deadline Exceeded"
@@ -54,8 +53,6 @@ def _unpacked(answer: Answer) -> bytes:
 
 
 def _is_defined(status: int, body: bytes) -> bool:
-    if status == _VERSION_STATUS:
-        return True
     document = _json(body)
     if not isinstance(document, dict):
         return False
@@ -69,7 +66,9 @@ def _shape_fault(face: str, sent: Sent, answer: Answer, body: bytes) -> str:
     if kind.startswith("application/problem+json"):
         fault = _problem_fault(answer, body)
         return fault or (
-            "" if face == "rest" or sent.is_odd or _has_no_face(face, sent, body) else f"a problem: {_detail(body)}"
+            ""
+            if face in {"rest", "webhooks"} or sent.is_odd or _has_no_face(face, sent, body)
+            else f"a problem: {_detail(body)}"
         )
     if face == "rest":
         is_health = kind.startswith("application/json")
@@ -82,7 +81,7 @@ def _shape_fault(face: str, sent: Sent, answer: Answer, body: bytes) -> str:
             else f"no error of OpenAI's: {kind}"
         )
     if face == "webhooks":
-        return f"a webhook is answered in words: {body[:100]!r}" if body else ""
+        return f"no problem document: {kind}"
     return "" if kind.startswith("text/html") or sent.is_odd else f"no page: {kind}"
 
 
@@ -91,10 +90,7 @@ def _has_no_face(face: str, sent: Sent, body: bytes) -> bool:
     if face == "console" and b" /admin/static/" in sent.raw[:200]:
         return True
     detail = _detail(body)
-    if face == "webhooks" and detail.startswith("There is no such route"):
-        return True
-    is_unreadable = " must be ASCII" in detail or detail == "The request is not valid HTTP."
-    return detail == "The request is not valid HTTP." or (face != "openai" and is_unreadable)
+    return face != "openai" and (" must be ASCII" in detail or detail == "The request is not valid HTTP.")
 
 
 def _detail(body: bytes) -> str:

@@ -18,7 +18,6 @@ from tests.conftest import StartStack
 from tests.support.running import Running
 
 _TRACES = re.compile(rb"(?i)python|aiohttp|traceback|brotli|stream removed|grpc")
-_NO_HTTP = b"not valid HTTP"
 _ROUTES = {
     "REST": ("POST", "/api/external/generation"),
     "OpenAI": ("POST", "/v1/images/generations"),
@@ -61,12 +60,9 @@ def _request(running: Running, route: str, *headers: bytes, body: bytes = b"{}",
 def _assert_is_refusal(answer: _Answer, route: str, statuses: set[int]) -> None:
     assert answer.status in statuses, answer
     assert not _TRACES.search(answer.body + repr(answer.headers).encode()), answer
-    if _NO_HTTP in answer.body:
-        # The parser refuses it before there is a path.
-        assert answer.headers["content-type"].startswith("application/problem+json")
-    elif route in {"OpenAI", "form"}:
+    if route in {"OpenAI", "form"}:
         assert set(json.loads(answer.body)["error"]) >= {"message", "type", "param", "code"}
-    elif route in {"REST", "batch"}:
+    elif route in {"REST", "batch", "webhook"}:
         assert answer.headers["content-type"].startswith("application/problem+json")
         assert json.loads(answer.body)["requestId"] == answer.headers["x-request-id"]
 
@@ -111,6 +107,8 @@ async def test_a_body_that_does_not_unpack_is_refused(
         headers = (b"content-encoding: " + encoding, b"content-type: " + kind)
         answer = await _send(running, _request(running, route, *headers, body=body))
         _assert_is_refusal(answer, route, {400, 401, 403, 404, 415, 422})
+        if encoding in {b"br", b"zstd"}:
+            assert answer.status == 415, answer
 
 
 @pytest.mark.parametrize(
@@ -137,12 +135,15 @@ async def test_a_form_that_is_none_is_refused(running: Running, route: str, kind
      b"CONNECT x:1 HTTP/1.1", b"GET http:// HTTP/1.1", b"GET http://[ HTTP/1.1", b"GET //// HTTP/1.1",
      b"GET /\xff\xfe HTTP/1.1", b"GET /v1/models/%ff HTTP/1.1", b"GET /v1/%00 HTTP/1.1", b"TRACE / HTTP/1.1",
      b"GET /admin/static/..%2f..%2f/x HTTP/1.1", b"GET /api/external/generation/%F0%9F HTTP/1.1",
+     b"FOO /v1/videos HTTP/1.1", b"GET /v1/" + b"x" * 9_000 + b" HTTP/1.1",
      b"GET / HTTP/3.7", b"GET /api/health", b"GET", b"\x16\x03\x01\x02\x00", b"GET /a b HTTP/1.1", b"get / HTTP/1.1"],
 )  # fmt: skip
 async def test_a_request_line_that_is_none_is_refused(running: Running, line: bytes) -> None:
     answer = await _send(running, line + b"\r\nhost: x\r\n\r\n")
-    assert 400 <= answer.status < 500 or answer.status in {501, 505}, answer
+    assert 400 <= answer.status < 500, answer
     assert not _TRACES.search(answer.body + repr(answer.headers).encode()), answer
+    if b" /v1/" in line:
+        assert set(json.loads(answer.body)["error"]) >= {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("route", ["form", "console"])
@@ -175,7 +176,7 @@ async def test_where_to_go_on_that_is_no_url_is_the_overview(running: Running) -
 @pytest.mark.parametrize("version", ["0.9", "1.2", "2.0", "9.9"])
 async def test_another_version_of_http_is_refused(running: Running, version: str) -> None:
     answer = await _send(running, f"GET /api/health HTTP/{version}\r\nhost: x\r\n\r\n".encode())
-    _assert_is_refusal(answer, "REST", {400, 505})
+    _assert_is_refusal(answer, "REST", {400})
 
 
 async def test_a_form_with_too_many_fields_is_refused_on_a_page(running: Running) -> None:
@@ -188,7 +189,7 @@ async def test_a_form_with_too_many_fields_is_refused_on_a_page(running: Running
 @pytest.mark.parametrize("path", ["/api/external/models", "/v1/models", "/nowhere", "/v1/nowhere"])
 async def test_an_expectation_that_is_not_met_is_refused(running: Running, path: str, value: bytes) -> None:
     answer = await _send(running, f"GET {path} HTTP/1.1\r\nhost: x\r\nexpect: ".encode() + value + b"\r\n\r\n")
-    _assert_is_refusal(answer, "OpenAI" if path.startswith("/v1/") and answer.status == 417 else "REST", {400, 417})
+    _assert_is_refusal(answer, "OpenAI" if path.startswith("/v1/") else "REST", {400, 417})
 
 
 async def test_a_body_that_turns_out_broken_after_its_answer_is_no_error(running: Running) -> None:
@@ -241,9 +242,9 @@ _TARGETS = {
 @pytest.mark.parametrize("head", _TARGETS.values(), ids=_TARGETS)
 async def test_a_request_that_no_route_takes_is_refused(running: Running, head: bytes) -> None:
     answer = await _send(running, head + b"\r\n")
-    assert 300 <= answer.status < 500 or answer.status in {501, 505}, answer
+    assert 300 <= answer.status < 500, answer
     assert not _TRACES.search(answer.body + repr(answer.headers).encode()), answer
-    if _NO_HTTP in answer.body or answer.status < 400 or b"/admin" in head or b"webhooks" in head:
+    if answer.status < 400 or b"/admin" in head:
         return
     if b" /v1/" not in head or head.startswith(b"CONNECT"):
         assert answer.headers["content-type"].startswith("application/problem+json")

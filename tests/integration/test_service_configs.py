@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +17,18 @@ from darkroom.gateway.v1.gateway_pb2_grpc import (
     GenerationServiceStub,
     add_GenerationServiceServicer_to_server,
 )
+from darkroom.monitor.v1 import monitor_pb2
+from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from libs.common.rpc.server import make_server, server_options
+from libs.common.settings import Settings
 from sandbox.plan import ROOT
+from tests.support.servicers import serve_log_error
 
 PLAIN, WITH_KEYS = "service_config.json", "service_config_with_keys.json"
 CREATES = {"CreateGeneration", "RerunGeneration", "CreateBatch", "UploadBatch"}
+_CALLS = 250
 UNAVAILABLE, LATE = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -131,3 +138,30 @@ async def test_grpc_repeats_what_the_config_says(
     async with _called(_config(config), [failure]) as (stub, calls):
         status = await _status(stub, method)
     assert (status, len(calls)) == ((grpc.StatusCode.OK, 2) if is_repeated else (failure, 1))
+
+
+@pytest.mark.parametrize("name", [PLAIN, WITH_KEYS])
+async def test_calls_beyond_those_of_one_connection_take_another(name: str) -> None:
+    peers: set[str] = set()
+    all_have_begun = asyncio.Event()
+    begun = 0
+
+    async def lasting(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> monitor_pb2.LogErrorResponse:
+        nonlocal begun
+        begun += 1
+        peers.add(context.peer())
+        if begun == _CALLS:
+            all_have_begun.set()
+        await all_have_begun.wait()
+        return monitor_pb2.LogErrorResponse()
+
+    settings = Settings(database_url="postgresql://nowhere")
+    server = make_server(maximum_concurrent_rpcs=None, options=server_options(settings, is_bounded=True))
+    port = serve_log_error(server, lasting)
+    await server.start()
+    options = (("grpc.service_config", _config(name)), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        stub: Any = MonitorServiceStub(channel)
+        await asyncio.gather(*(stub.LogError(monitor_pb2.LogErrorRequest(), timeout=60) for _ in range(_CALLS)))
+    await server.stop(None)
+    assert len(peers) == 3

@@ -20,6 +20,8 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.lb_policy_name", "round_robin"),
+    # A server permits 100 calls at once on a connection (`grpc_concurrent_streams`). Source: gRFC A105.
+    ("grpc.service_config", '{"connectionScaling": {"maxConnectionsPerSubchannel": 10}}'),
 )
 
 

@@ -16,7 +16,6 @@ import uvloop
 from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from grpc_health.v1 import health_pb2_grpc
-from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from libs.common import VERSION, crashpoints, logging, metrics, tracing
@@ -35,6 +34,7 @@ from libs.common.rpc.errors import answer_of
 from libs.common.rpc.health import HealthServicer, Readiness, set_serving
 from libs.common.rpc.heartbeat import Heart
 from libs.common.rpc.interceptors import Before
+from libs.common.rpc.metrics_server import serve_metrics
 from libs.common.rpc.open_streams import OpenStreams
 from libs.common.rpc.process_memory import limit_arenas, protect_memory
 from libs.common.rpc.reflection import enable_reflection
@@ -185,7 +185,7 @@ class Frame:
         if certificates.is_needed:
             self.loop("certificates", certificates.look, interval_seconds=self.settings.certificate_check_seconds)
         _on_signals(self._stopping, self._reload_catalog)
-        _listen(self.settings.metrics_port(self.name), lambda port: start_http_server(port, self.settings.bind_host))
+        _listen(self.settings.metrics_port(self.name), lambda port: serve_metrics(port, self.settings.bind_host))
         metrics.BUILD.labels(self.name, VERSION).set(1)
         readiness = self._readiness = Readiness(
             self._health,

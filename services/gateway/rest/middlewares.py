@@ -89,7 +89,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def refusal_of(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
     """The answer to what HTTP itself refuses, in the shape of the path that was asked for."""
-    if _is_openai(request):
+    return refusal(error, is_openai=_is_openai(request))
+
+
+def refusal(error: web.HTTPException, *, is_openai: bool) -> web.Response:
+    """The same, as OpenAI's error or as a problem document."""
+    if is_openai:
         return refused_by_http(error)
     return plain_problem(http_problem(error.status, error.reason, http_detail(error)), http_headers(error))
 
@@ -102,7 +107,7 @@ def _is_openai(request: web.BaseRequest) -> bool:
 async def readable(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses what no handler can read: other HTTP than 1.0 and 1.1, headers that are not UTF-8, unknown packings."""
     if request.version not in {HttpVersion10, HttpVersion11}:
-        raise web.HTTPVersionNotSupported(text="HTTP/1.0 or HTTP/1.1 is needed.")
+        raise web.HTTPBadRequest(text="HTTP/1.0 or HTTP/1.1 is needed.")
     for name, value in request.headers.items():
         # Keys that cannot be read are wrong keys, and are answered with a delay.
         if name.lower() not in _KEY_HEADERS and not _is_utf8(value):
@@ -111,8 +116,13 @@ async def readable(request: web.Request, handler: Handler) -> web.StreamResponse
         raise web.HTTPBadRequest(text="The path and the query must be ASCII, or percent-encoded UTF-8.")
     packing = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
     if packing not in PACKINGS:
-        raise web.HTTPUnsupportedMediaType(text="The content-encoding must be gzip, deflate or identity.")
+        raise unknown_packing()
     return await handler(request)
+
+
+def unknown_packing() -> web.HTTPException:
+    """The error for a content encoding that is none of PACKINGS."""
+    return web.HTTPUnsupportedMediaType(text="The content-encoding must be gzip, deflate or identity.")
 
 
 def _is_utf8(text: str) -> bool:

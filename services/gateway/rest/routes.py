@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
@@ -12,9 +14,10 @@ from darkroom.experiments.v1 import experiments_pb2
 from darkroom.gateway.v1 import admin_pb2, gateway_pb2
 from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from libs.common.rpc.deadlines import GRACE_SECONDS
+from libs.common.rpc.metrics_server import COLLECTION
 from libs.common.rpc.service import Frame
 from services.gateway.access import permission_denied
 from services.gateway.authentication import Authentication
@@ -88,10 +91,14 @@ def _document_of(bindings: list[Binding]) -> Handler:
 
 
 def _metrics_for(authentication: Authentication) -> Handler:
+    collecting = ThreadPoolExecutor(2, thread_name_prefix="metrics")
+
     async def serve(request: web.Request) -> web.StreamResponse:
         caller = await caller_of(request, authentication)
         if not caller.is_admin:
             raise permission_denied()
-        return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        # Not in the threads of other work, which callers that wait for a collection would occupy.
+        text = await asyncio.get_running_loop().run_in_executor(collecting, COLLECTION.latest)
+        return web.Response(body=text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     return serve
