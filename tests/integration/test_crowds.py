@@ -48,6 +48,11 @@ _THOUSAND = {
     "template": {"modelIdentifier": "flux-pro", "prompt": "a {a} {b} {c}"},
     "matrix": {name: [str(number) for number in range(10)] for name in "abc"},
 }
+# The same with as many placeholders as there may be.
+_LONG = {
+    "template": {"modelIdentifier": "flux-pro", "prompt": "{a}" * 100},
+    "matrix": {"a": [str(number) for number in range(1_000)]},
+}
 _FRAMES_BYTES = 256 * 1024**2
 Crowd = Callable[[], Any]
 SERVICE = "/darkroom.gateway.v1.GenerationService"
@@ -137,6 +142,12 @@ def _connection_crowds(running: Running, health_port: int, held: Held) -> dict[s
         "creates that are reset before their message, for ever": lambda: flood(
             grpc_port, frames.cancelled(create, _RESET, key=key, message=None)
         ),
+        "creates without a key that are reset, on new connections, for ever": lambda: flood(
+            grpc_port, frames.cancelled(create, 4_000, message=None), closes=True
+        ),
+        "creates with a key that are reset, on new connections, for ever": lambda: flood(
+            grpc_port, frames.cancelled(create, 4_000, key=key, message=None), closes=True
+        ),
         "health checks whose answers nobody reads, for ever": lambda: flood(grpc_port, frames.unread(check, 900)),
         "SETTINGS after a call with a key, for ever": lambda: flood(
             grpc_port, frames.of_no_call(_FRAMES_BYTES), frames.one_call(listing, key)
@@ -173,6 +184,14 @@ def _http_crowds(running: Running, held: Held, active: Active) -> dict[str, Crow
             held.key,
             "50",
             json.dumps(_THOUSAND),
+        ),
+        "estimates of long texts, 50 at once, for ever": lambda: in_own_process(
+            "tests.fuzz.repeating",
+            str(port),
+            "/api/external/generation/estimate",
+            held.key,
+            "50",
+            json.dumps(_LONG),
         ),
         "the OpenAPI document, 50 at once, for ever": lambda: in_own_process(
             "tests.fuzz.repeating", str(port), "/api/openapi.json", "", "50"

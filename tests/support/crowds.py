@@ -167,12 +167,16 @@ async def written(port: int, count: int, content: bytes) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def flood(port: int, content: bytes, first: bytes = b"") -> AsyncIterator[int]:
-    """Connections of a process of their own, each of which sends this and is opened again when it is closed: zero."""
+async def flood(port: int, content: bytes, first: bytes = b"", *, closes: bool = False) -> AsyncIterator[int]:
+    """Connections of a process of their own, each of which sends this and is opened again when it is closed: zero.
+
+    `closes`: the client closes them, as soon as it has sent this.
+    """
     with TemporaryDirectory() as folder:
         for name, written in (("content", content), ("first", first)):
             (Path(folder) / name).write_bytes(written)
-        async with in_own_process("tests.fuzz.flood", str(port), f"{folder}/content", f"{folder}/first"):
+        options = ("--close",) if closes else ()
+        async with in_own_process("tests.fuzz.flood", str(port), f"{folder}/content", f"{folder}/first", *options):
             yield 0
 
 
