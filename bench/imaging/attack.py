@@ -32,7 +32,7 @@ _CONFIG = preprocess_config(
 def files(flips: int) -> dict[str, Sequence[bytes | str]]:
     """What is sent, by kind."""
     return {
-        "bombs": [content for content, _ in hostile.bombs().values()] * 4,
+        "bombs": [make() for make, _ in hostile.BOMBS.values()] * 4,
         "cut off at every kilobyte": [content for _, content in hostile.truncations()],
         f"{flips:,} with flipped bits": [content for _, content in hostile.flips(seed=11, number=flips)],
         "two things at once": list(hostile.polyglots().values()),

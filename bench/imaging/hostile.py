@@ -8,8 +8,9 @@ import struct
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import pillow_heif
 from PIL import Image
@@ -42,37 +43,53 @@ def samples(width: int = 64, height: int = 48) -> dict[str, bytes]:
     }
 
 
-@cache
-def bombs() -> dict[str, tuple[bytes, str]]:
-    """Small files that are large once they are decoded, and the rule that each breaks, or `prepared`."""
-    profile_bomb = png_chunk(b"iCCP", b"x\x00\x00" + zlib.compress(bytes(50_000_000), 9))
-    text_bomb = b"".join(png_chunk(b"zTXt", b"k\x00\x00" + zlib.compress(bytes(3_500_000), 9)) for _ in range(40))
-    webp = bytearray(written(photo(64, 48), "WEBP", exif=Image.Exif().tobytes() + b"x" * 8))
-    place = webp.index(b"VP8X") + 12
-    webp[place : place + 6] = b"\xff\x3f\x00\xff\x3f\x00"
-    gif = bytearray(written(quarters(mode="P"), "GIF"))
-    gif[6:10] = struct.pack("<HH", 65_535, 65_535)
-    jpeg = bytearray(written(photo(64, 48), "JPEG"))
-    frame = jpeg.index(b"\xff\xc0") + 5
-    jpeg[frame : frame + 4] = struct.pack(">HH", 65_500, 65_500)
-    avif = bytearray(written(photo(64, 48), "AVIF"))
-    size = avif.index(b"ispe") + 8
-    avif[size : size + 8] = struct.pack(">II", 60_000, 60_000)
-    return {
-        "png of 400 megapixels": (png_of_zeros(4_000, 4_000, said=(20_000, 20_000)), "dimensions"),
-        "png of 120 megapixels": (png_of_zeros(4_000, 4_000, said=(12_000, 10_000)), "pixels"),
-        "png that says 4 x 4": (png_of_zeros(6_000, 6_000, said=(4, 4)), "prepared"),
-        "png that says far more than it has": (png_of_zeros(4, 4, said=(8_000, 8_000)), "truncated"),
-        "png profile": (png_of_zeros(8, 8, profile_bomb), "profile_size"),
-        "png texts": (png_of_zeros(8, 8, text_bomb), "corrupt"),
-        "png of one chunk of nothing": (png_of_zeros(8, 8, png_chunk(b"nOTh", bytes(9_000_000))), "chunk_size"),
-        "webp canvas": (bytes(webp), "pixels"),
-        "gif screen": (bytes(gif), "dimensions"),
-        "gif of 20,000 frames": (gif_of_frames(20_000), "frames"),
-        "jpeg of 4,290 megapixels": (bytes(jpeg), "dimensions"),
-        "avif that says 3,600 megapixels": (bytes(avif), "dimensions"),
-        "no pixels": (png_of_zeros(1, 1, said=(0, 5)), "dimensions"),
-    }
+def _profile_bomb() -> bytes:
+    return png_of_zeros(8, 8, png_chunk(b"iCCP", b"x\x00\x00" + zlib.compress(bytes(50_000_000), 9)))
+
+
+def _text_bomb() -> bytes:
+    text = png_chunk(b"zTXt", b"k\x00\x00" + zlib.compress(bytes(3_500_000), 9))
+    return png_of_zeros(8, 8, text * 40)
+
+
+def _changed(image: Image.Image, kind: str, after: bytes, offset: int, said: bytes, **options: Any) -> bytes:
+    """A file of which some bytes, so far behind those of `after`, are replaced."""
+    file = bytearray(written(image, kind, **options))
+    place = file.index(after) + offset
+    file[place : place + len(said)] = said
+    return bytes(file)
+
+
+def _webp_canvas() -> bytes:
+    exif = Image.Exif().tobytes() + b"x" * 8
+    return _changed(photo(64, 48), "WEBP", b"VP8X", 12, b"\xff\x3f\x00\xff\x3f\x00", exif=exif)
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "png of 400 megapixels": (lambda: png_of_zeros(4_000, 4_000, said=(20_000, 20_000)), "dimensions"),
+    "png of 120 megapixels": (lambda: png_of_zeros(4_000, 4_000, said=(12_000, 10_000)), "pixels"),
+    "png that says 4 x 4": (lambda: png_of_zeros(6_000, 6_000, said=(4, 4)), "prepared"),
+    "png that says far more than it has": (lambda: png_of_zeros(4, 4, said=(8_000, 8_000)), "truncated"),
+    "png profile": (_profile_bomb, "profile_size"),
+    "png texts": (_text_bomb, "corrupt"),
+    "png of one chunk of nothing": (lambda: png_of_zeros(8, 8, png_chunk(b"nOTh", bytes(9_000_000))), "chunk_size"),
+    "webp canvas": (_webp_canvas, "pixels"),
+    "gif screen": (
+        lambda: _changed(quarters(mode="P"), "GIF", b"GIF", 6, struct.pack("<HH", 65_535, 65_535)),
+        "dimensions",
+    ),
+    "gif of 20,000 frames": (lambda: gif_of_frames(20_000), "frames"),
+    "jpeg of 4,290 megapixels": (
+        lambda: _changed(photo(64, 48), "JPEG", b"\xff\xc0", 5, struct.pack(">HH", 65_500, 65_500)),
+        "dimensions",
+    ),
+    "avif that says 3,600 megapixels": (
+        lambda: _changed(photo(64, 48), "AVIF", b"ispe", 8, struct.pack(">II", 60_000, 60_000)),
+        "dimensions",
+    ),
+    "no pixels": (lambda: png_of_zeros(1, 1, said=(0, 5)), "dimensions"),
+}
+"""Small files that are large once they are decoded: what makes each, and the rule that it breaks, or `prepared`."""
 
 
 def gif_of_frames(frames: int) -> bytes:
