@@ -27,6 +27,12 @@ class PostgresFailed(RuntimeError):
     """The server did not start; the message holds the end of its log."""
 
 
+# Max WAL size: tests may have the folder in memory.
+_OPTIONS_OF_TESTS = (
+    "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_wal_size=256MB",
+)  # fmt: skip
+
+
 class Postgres:
     """One server.
 
@@ -89,11 +95,7 @@ class Postgres:
                     "max_connections=200",
                     "-c",
                     "log_min_messages=fatal",
-                    *(
-                        []
-                        if self._durable
-                        else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
-                    ),
+                    *([] if self._durable else _OPTIONS_OF_TESTS),
                 ],
                 output=log.fileno(),
                 user=self._user_id(),

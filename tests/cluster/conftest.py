@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def place_for_volumes() -> Iterator[Path]:
     """A folder for the cluster; /etc is a copy below it from now on, in which volumes can be mounted."""
-    with stack_folder() as folder:
+    with stack_folder(in_memory=False) as folder:
         own = folder / "etc"
         shutil.copytree("/etc", own, symlinks=True, ignore_dangling_symlinks=True)
         for name in _MOUNT_POINTS:
