@@ -6,6 +6,7 @@ import itertools
 import json
 import zipfile
 
+import pytest
 from darkroom.gateway.v1 import gateway_pb2
 from playwright.async_api import expect
 
@@ -13,7 +14,7 @@ from tests.support.browser import Operator, Stage, needed
 from tests.support.simulator import simulated
 from tests.support.waiting import eventually
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _numbers = itertools.count()
 
 

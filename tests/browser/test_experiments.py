@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.browser import Operator, Stage, needed
 from tests.support.simulator import simulated
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _numbers = itertools.count()
 
 

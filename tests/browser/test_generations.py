@@ -12,7 +12,7 @@ from tests.support.running import CANCELLED, FAILED, SUCCESS
 from tests.support.simulator import FAILS, simulated
 from tests.support.waiting import eventually
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _numbers = itertools.count()
 LOST_REPLY = [{"operation": "submit", "kind": "reset", "after": True, "times": 1}]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import expect
 
 from tests.support.browser import Operator, Stage, needed
 from tests.support.pages import pages
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _MARKUP = """<img src=x onerror="document.title='run'"><script>document.title='run'</script>'"><svg/onload=alert(1)>"""
 
 

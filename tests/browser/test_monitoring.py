@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from darkroom.common.v1 import common_pb2
 from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
@@ -15,7 +16,7 @@ from tests.support.browser import Operator, Stage, needed
 from tests.support.simulator import simulated
 from tests.support.waiting import eventually
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _numbers = itertools.count()
 
 

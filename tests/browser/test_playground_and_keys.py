@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from playwright.async_api import expect
 
 from bench.imaging.pictures import photo, written
@@ -12,7 +13,7 @@ from tests.support.http import call
 from tests.support.running import SUCCESS
 from tests.support.simulator import simulated
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 _numbers = itertools.count()
 
 

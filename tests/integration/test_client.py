@@ -123,6 +123,7 @@ async def _run(running: Running, *arguments: str, key: str | None = None, more: 
     return Ran(child.returncode or 0, out.decode(), err.decode())
 
 
+@pytest.mark.slow
 async def test_the_command_line_changes_keys_and_runs_again(running: Running) -> None:
     made = await _run(
         running, "keys", "create", "--owner", "changed", "--monthly-budget-usd", "5", "--live-generations", "9"
@@ -142,6 +143,7 @@ async def test_the_command_line_changes_keys_and_runs_again(running: Running) ->
     assert (await running.ended(again.out.strip())).rerun_of_id == first.strip()
 
 
+@pytest.mark.slow
 async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_path: Path) -> None:
     made = await _run(running, "keys", "create", "--owner", "command", "--monthly-budget-usd", "5")
     (key,) = [line.split()[-1] for line in made.out.splitlines() if line.startswith("key ")]
@@ -181,6 +183,7 @@ async def test_the_command_line_from_the_key_to_the_file(running: Running, tmp_p
     assert "Traceback" not in refused.err
 
 
+@pytest.mark.slow
 async def test_a_batch_of_a_file_is_made_once_however_often_it_is_run(
     running: Running, tmp_path: Path, simulator: Simulator
 ) -> None:
@@ -225,6 +228,7 @@ async def test_a_large_batch_travels_as_a_stream_and_pages_come_by_themselves(ru
         assert prompts == [request.prompt for request in requests]
 
 
+@pytest.mark.slow
 async def test_images_are_prepared_from_the_command_line(running: Running, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.png").write_bytes(written(quarters(1_000, 800), "PNG"))

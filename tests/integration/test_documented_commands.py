@@ -32,7 +32,11 @@ ALL = {
 }
 # What starts an experiment changes what others get, and so has a stack of its own.
 EXPERIMENTS = {name: block for name, block in ALL.items() if "/admin/experiments" in block}
-BLOCKS = [pytest.param(block, id=name) for name, block in ALL.items() if name not in EXPERIMENTS]
+BLOCKS = [
+    pytest.param(block, id=name, marks=[] if name.startswith("README") else [pytest.mark.slow])
+    for name, block in ALL.items()
+    if name not in EXPERIMENTS
+]
 
 
 def test_there_are_some() -> None:
@@ -45,6 +49,7 @@ async def test_a_documented_command_runs(running: Running, tmp_path: Path, block
     assert code == 0, output[-3_000:]
 
 
+@pytest.mark.slow
 async def test_documented_experiments_run(start_stack: StartStack, tmp_path: Path) -> None:
     running = await start_stack(services=SERVICES)
     await service_answers(running)
