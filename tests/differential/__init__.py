@@ -1,0 +1,1 @@
+"""Differential tests: record what two commits do, in canonical names and units, and compare the recordings."""
