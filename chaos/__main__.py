@@ -7,11 +7,13 @@ import asyncio
 import shutil
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from chaos.audit import LAWS
+from chaos.ledger import write_ledger
 from chaos.money import Moment
 from chaos.run import Outcome, Run
 from chaos.schedule import Kind
@@ -108,6 +110,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeats the faults of a run; random by default")
     parser.add_argument("--generations", type=int, default=_GENERATIONS)
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="for how long faults are injected, in seconds")
+    parser.add_argument(
+        "--ledger", type=Path, default=None, help="a file that the sums of the run are written to, as JSON"
+    )
     arguments = parser.parse_args()
     seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
     console, began = Console(highlight=False), time.monotonic()
@@ -125,6 +130,8 @@ def main() -> int:
         console.print(f"The stack failed: {error}", style="red", markup=False)
         return 1
     show(outcome, console)
+    if arguments.ledger is not None:
+        write_ledger(outcome, arguments.ledger)
     return 0 if outcome.report.is_clean else 1
 
 
