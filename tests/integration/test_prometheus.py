@@ -6,6 +6,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from deploy.grafana.__main__ import FOLDER
 from deploy.grafana.boards import BOARDS
@@ -36,6 +37,15 @@ def test_the_rules_are_clean_and_fire_when_they_should() -> None:
         promtool("test", "rules", *(DEPLOY / "prometheus/tests").glob("*.yml")),
     ):
         assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    files = [yaml.safe_load(path.read_text()) for path in (DEPLOY / "prometheus/rules").glob("*.yml")]
+    alerts = {rule["alert"] for file in files for group in file["groups"] for rule in group["rules"] if "alert" in rule}
+    tests = [yaml.safe_load(path.read_text())["tests"] for path in (DEPLOY / "prometheus/tests").glob("*.yml")]
+    cases = [case for groups in tests for group in groups for case in group["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
 
 
 async def _use(running: Running, callback_url: str) -> None:
