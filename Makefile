@@ -15,12 +15,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # One environment for whoever runs it: no bytecode of another Python, no surprises from a user's own packages.
 export PYTHONNOUSERSITE := 1
 
-# Of `make test-changed`: from where to look for changes, and how long to run.
+# Of `make test-changed` and `make differential`: since which commit. Of the first also: how long to run.
 SINCE ?= origin/main
 MINUTES ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz mutants migration new-adapter lock baseline clean
+.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz mutants differential migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ chaos: $(GENERATED)/.made  ## Break the running stack on purpose, and count what
 
 mutants: $(VENV)/.development $(GENERATED)/.made  ## Put small faults into the source and see which tests find them: make mutants ARGS="run claims-1 money --until slow"
 	@$(BIN)/python -m tests.mutants $(or $(ARGS),run)
+
+differential: $(VENV)/.development $(GENERATED)/.made  ## Compare what the product does with a commit before: make differential SINCE=HEAD~1 ARGS="errors fairness"
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.differential since $(SINCE) $(ARGS)
 
 migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
 	@$(BIN)/python -m sandbox migration "$(NAME)"
