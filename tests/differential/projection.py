@@ -168,7 +168,7 @@ _DROPPED = re.compile(r"(_seconds|_ms|_bytes|_percent|_duration|_response_time|_
 _DROPPED_NAMES = frozenset(
     {
         *("prefix", "provider_task_id", "provider_request_id", "polls", "progress", "seconds", "memory_usage"),
-        *("cpu_usage", "request_rate", "time_range", "from", "to", "created", "hour", "at"),
+        *("cpu_usage", "request_rate", "time_range", "from", "to", "created", "hour", "at", "timestamp"),
     }
 )
 """Fields of messages that hold times, durations or figures of the machine: kept as whether they are set."""

@@ -31,10 +31,16 @@ def record(tell: Tell) -> Rows:
     return found
 
 
+def _groups() -> list[dict[str, Any]]:
+    """All groups of rules, those that record before those that alert: promtool takes them in any order by itself."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted(_RULES.glob("*.yml"))]
+    groups = [group for file in files for group in file["groups"]]
+    return sorted(groups, key=lambda group: any("alert" in rule for rule in group["rules"]))
+
+
 def _alerts() -> Iterator[dict[str, Any]]:
-    for path in sorted(_RULES.glob("*.yml")):
-        for group in yaml.safe_load(path.read_text())["groups"]:
-            yield from (rule for rule in group["rules"] if "alert" in rule)
+    for group in _groups():
+        yield from (rule for rule in group["rules"] if "alert" in rule)
 
 
 def _of_alert(rule: dict[str, Any]) -> Row:
@@ -50,12 +56,15 @@ def _of_alert(rule: dict[str, Any]) -> Row:
 def _of_tests(path: Path) -> Rows:
     """Run each group of series of a test file alone. Its rules may lie in other files than the commit before had."""
     whole = yaml.safe_load(path.read_text())
-    rule_files = [str(rules) for rules in sorted(_RULES.glob("*.yml"))]
+    common = {
+        "rule_files": [str(rules) for rules in sorted(_RULES.glob("*.yml"))],
+        "group_eval_order": [group["name"] for group in _groups()],
+    }
     found: Rows = {}
     with TemporaryDirectory(prefix="darkroom-alerts-") as folder:
         for number, group in enumerate(whole["tests"], start=1):
             alone = Path(folder) / "alone.yml"
-            alone.write_text(yaml.safe_dump({**whole, "rule_files": rule_files, "tests": [group]}))
+            alone.write_text(yaml.safe_dump({**whole, **common, "tests": [group]}))
             said = promtool("test", "rules", alone)
             name = group.get("name") or f"group {number}"
             found[f"test {path.stem}: {name}"] = {
