@@ -87,6 +87,12 @@ class _Log:
         self.rows[f"run {self._run:02} step {self._step:02}"] = {"rule": name or " | ".join(call), "changed": changed}
         self._before, self._lines = after, []
 
+    def fail(self, error: AssertionError) -> None:
+        """Record that an invariant does not hold."""
+        first_line = str(error).partition("\n")[0]
+        self._tell(f"an invariant does not hold: {first_line}")
+        self.rows["failure"] = {"error": self._aliases.within(first_line)}
+
 
 def _is_invariant(member: Any) -> bool:
     return hasattr(member, INVARIANT_MARKER)
@@ -183,14 +189,13 @@ def _run(kind: type[DatabaseMachine], url: str, log: _Log, *, runs: int, steps: 
 
 
 def _record(kind: type[DatabaseMachine], runs: int, steps: int, tell: Tell) -> Rows:
-    """Record so many runs with so many steps each.
-
-    Raises:
-        AssertionError: an invariant of the machine does not hold.
-    """
+    """Record so many runs with so many steps each; where an invariant does not hold, until then, and which it was."""
     log = _Log(kind, tell)
     with clocked_database() as url:
-        _run(kind, url, log, runs=runs, steps=steps)
+        try:
+            _run(kind, url, log, runs=runs, steps=steps)
+        except AssertionError as error:
+            log.fail(error)
     return log.rows
 
 
