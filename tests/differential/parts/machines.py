@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from inspect import getmembers
+from traceback import extract_tb
 from typing import Any
 from unittest import mock
 
@@ -88,10 +89,10 @@ class _Log:
         self._before, self._lines = after, []
 
     def fail(self, error: AssertionError) -> None:
-        """Record that an invariant does not hold."""
-        first_line = str(error).partition("\n")[0]
-        self._tell(f"an invariant does not hold: {first_line}")
-        self.rows["failure"] = {"error": self._aliases.within(first_line)}
+        """Record which assertion of the machine, or of the code under it, does not hold."""
+        place = extract_tb(error.__traceback__)[-1]
+        self._tell(f"an assertion in {place.name} does not hold: {place.line}")
+        self.rows["failure"] = {"function": place.name, "assertion": place.line}
 
 
 def _is_invariant(member: Any) -> bool:
