@@ -188,10 +188,16 @@ def document(value: Any, name: str = "") -> Any:
     if snake in _DROPPED_NAMES or _DROPPED.search(snake):
         return bool(value) and value != "0"
     if isinstance(value, dict):
-        return {_canonical(key): document(part, key) for key, part in value.items()}
+        return {_canonical(key): document(part, key) for key, part in _without_digest_of_video(value).items()}
     if isinstance(value, list):
         return [document(part) for part in value]
     return _scalar(value, snake)
+
+
+def _without_digest_of_video(value: dict[str, Any]) -> dict[str, Any]:
+    """An output without its digest where it is a video: the simulators encode a video differently at times."""
+    is_video = value.get("type") == "video" and "sha256" in value
+    return {**value, "sha256": bool(value["sha256"])} if is_video else value
 
 
 def _scalar(value: Any, name: str) -> Any:
