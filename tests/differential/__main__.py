@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from tests.differential.comparing import compare, show
@@ -53,8 +54,12 @@ def _record_here(name: str) -> Recording:
 
 
 def compare_files(before: Path, after: Path) -> int:
-    """Print the differences of two recordings. Return 1 if there are any, else 0."""
-    old, new = load(before), load(after)
+    """Print the differences of two recordings. Return 1 if there are any, 2 if one cannot be read, else 0."""
+    try:
+        old, new = load(before), load(after)
+    except (OSError, ValidationError) as error:
+        _console.print(f"A recording cannot be read: {error}. Make it with `record`.", style="red", markup=False)
+        return 2
     differences = compare(old, new, {name: part.tolerances for name, part in PARTS.items()})
     show(differences, old, new, _console)
     return 1 if differences else 0

@@ -47,7 +47,7 @@ class _Queue:
 
     async def claim(self, places: int) -> list[str]:
         """Claim within the limits, and return the names of what was claimed: its key and its number there."""
-        found = await self._claimed(places)
+        found = await self.claimed(places)
         await advance(self.database, 0.001)
         return sorted((self._names[claimed_id(one)] for one in found), key=_by_number)
 
@@ -55,7 +55,8 @@ class _Queue:
         """Claim `count` times; the names of each claim are joined by a plus."""
         return [" + ".join(await self.claim(places)) for _ in range(count)]
 
-    async def _claimed(self, places: int) -> Sequence[ClaimedGeneration]:
+    async def claimed(self, places: int) -> Sequence[ClaimedGeneration]:
+        """Claim within the limits, and return the claims."""
         return await self.dispatcher.claims.claim(
             [self._provider.id], lambda account: limits.grant(account, self._provider, places)
         )
@@ -111,10 +112,10 @@ async def _limit_of_concurrent_tasks(database: Database) -> Row:
     """An account that takes 3 tasks at once; what is given back makes room."""
     queue = _Queue(database, {"concurrent_tasks": 3})
     await queue.wait(("a", 4, {}), ("b", 4, {}))
-    first = await queue._claimed(10)
+    first = await queue.claimed(10)
     full = await queue.claims(1, places=10)
     await queue.dispatcher.claims.give_back([one.claim for one in first[:2]])
-    return {"first": len(first), "full": full, "after_two_were_given_back": len(await queue._claimed(10))}
+    return {"first": len(first), "full": full, "after_two_were_given_back": len(await queue.claimed(10))}
 
 
 async def _limit_of_daily_spend(database: Database) -> Row:
@@ -142,7 +143,7 @@ async def _retries_wait(database: Database) -> Row:
     """Claims that are given back keep their place in the queue and grow no attempts."""
     queue = _Queue(database)
     await queue.wait(("a", 3, {}), ("b", 3, {}))
-    first = await queue._claimed(2)
+    first = await queue.claimed(2)
     await queue.dispatcher.claims.give_back([one.claim for one in first])
     again = await queue.claims(4)
     attempts = sorted({row["attempts"] for row in (await queue.snapshot())["generations"].values()})
