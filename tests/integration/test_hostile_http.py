@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -57,8 +58,8 @@ def _request(running: Running, route: str, *headers: bytes, body: bytes = b"{}",
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def _assert_is_refusal(answer: _Answer, route: str, statuses: set[int]) -> None:
-    assert answer.status in statuses, answer
+def _assert_is_refusal(answer: _Answer, route: str, statuses: set[int], *, case: object = None) -> None:
+    assert answer.status in statuses, (case, answer)
     assert not _TRACES.search(answer.body + repr(answer.headers).encode()), answer
     if route in {"OpenAI", "form"}:
         assert set(json.loads(answer.body)["error"]) >= {"message", "type", "param", "code"}
@@ -78,11 +79,12 @@ async def _errors(running: Running) -> float:
     return await running.metric("gateway", "darkroom_log_lines_total", level="error")
 
 
-@pytest.mark.parametrize("key", [b"\xff\xfe", b"\xc3\xa9", b"drk_\x80\x81\x82" * 20, b"\x7f" * 40])
 @pytest.mark.parametrize("header", [b"x-api-key: ", b"authorization: Bearer "])
 @pytest.mark.parametrize("route", ["REST", "OpenAI", "form", "batch"])
-async def test_a_key_that_is_no_text_is_a_wrong_key(running: Running, route: str, header: bytes, key: bytes) -> None:
-    _assert_is_refusal(await _send(running, _request(running, route, header + key, key=False)), route, {400, 401})
+async def test_a_key_that_is_no_text_is_a_wrong_key(running: Running, route: str, header: bytes) -> None:
+    for key in (b"\xff\xfe", b"\xc3\xa9", b"drk_\x80\x81\x82" * 20, b"\x7f" * 40):
+        answer = await _send(running, _request(running, route, header + key, key=False))
+        _assert_is_refusal(answer, route, {400, 401}, case=key)
 
 
 @pytest.mark.parametrize("name", [b"x-request-id", b"idempotency-key", b"traceparent", b"user-agent", b"cookie",
@@ -93,40 +95,42 @@ async def test_a_header_that_is_no_text_is_refused(running: Running, route: str,
     _assert_is_refusal(answer, route, {400, 401, 403, 404})
 
 
-@pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"zstd", b"compress", b"gzip, gzip", b"\x01"])
+_ENCODINGS = (b"gzip", b"deflate", b"br", b"zstd", b"compress", b"gzip, gzip", b"\x01")
+_KINDS = (b"application/json", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded")
+
+
 @pytest.mark.parametrize(
     "body",
     [b"x=y", b"", gzip.compress(b"{}" * 100)[:-9], b"\x1f\x8b\x08\x00" + bytes(40)],
     ids=["text", "nothing", "gzip without its end", "gzip of nothing"],
 )
 @pytest.mark.parametrize("route", _ROUTES)
-async def test_a_body_that_does_not_unpack_is_refused(
-    running: Running, route: str, body: bytes, encoding: bytes
-) -> None:
-    for kind in (b"application/json", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded"):
+async def test_a_body_that_does_not_unpack_is_refused(running: Running, route: str, body: bytes) -> None:
+    for encoding, kind in itertools.product(_ENCODINGS, _KINDS):
         headers = (b"content-encoding: " + encoding, b"content-type: " + kind)
         answer = await _send(running, _request(running, route, *headers, body=body))
-        _assert_is_refusal(answer, route, {400, 401, 403, 404, 415, 422})
-        if encoding in {b"br", b"zstd"}:
-            assert answer.status == 415, answer
+        _assert_is_refusal(answer, route, {400, 401, 403, 404, 415, 422}, case=headers)
+        assert answer.status == 415 or encoding not in {b"br", b"zstd"}, answer
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nfoo\r\n\r\ny\r\n--x--", b"\xff" * 99, b"--x\r\n" * 2_000,
-     b'--x\r\ncontent-disposition: form-data; name="a"\r\ncontent-transfer-encoding: base64\r\n\r\n!\r\n--x--\r\n',
-     b'--x\r\ncontent-disposition: form-data; name="a"\r\ncontent-type: text/plain; charset=nope\r\n\r\ny\r\n--x--\r\n',
-     b'--x\r\ncontent-disposition: form-data; name="\xff"; filename*=utf-8\'\'%ff\r\n\r\n\r\n--x--\r\n'],
+_FORMS = (
+    b"", b"--x", b"--x\r\n\r\n", b"--x\r\nfoo\r\n\r\ny\r\n--x--", b"\xff" * 99, b"--x\r\n" * 2_000,
+    b'--x\r\ncontent-disposition: form-data; name="a"\r\ncontent-transfer-encoding: base64\r\n\r\n!\r\n--x--\r\n',
+    b'--x\r\ncontent-disposition: form-data; name="a"\r\ncontent-type: text/plain; charset=nope\r\n\r\ny\r\n--x--\r\n',
+    b'--x\r\ncontent-disposition: form-data; name="\xff"; filename*=utf-8\'\'%ff\r\n\r\n\r\n--x--\r\n',
 )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "kind",
     [b"multipart/form-data; boundary=x", b"multipart/form-data", b"multipart/mixed",
      b"application/x-www-form-urlencoded; charset=nope", b"multipart/form-data; boundary="],
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["form", "console"])
-async def test_a_form_that_is_none_is_refused(running: Running, route: str, kind: bytes, body: bytes) -> None:
-    answer = await _send(running, _request(running, route, b"content-type: " + kind, body=body))
-    _assert_is_refusal(answer, route, {400, 403, 415})
+async def test_a_form_that_is_none_is_refused(running: Running, route: str, kind: bytes) -> None:
+    for body in _FORMS:
+        answer = await _send(running, _request(running, route, b"content-type: " + kind, body=body))
+        _assert_is_refusal(answer, route, {400, 403, 415}, case=body)
 
 
 @pytest.mark.parametrize(
