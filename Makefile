@@ -32,9 +32,7 @@ up: $(GENERATED)/.made  ## Run the whole stack on this machine until Ctrl-C.
 	@$(BIN)/python -m sandbox up
 
 test: $(VENV)/.development $(GENERATED)/.made  ## Run the tests; they start what they need by themselves.
-	@$(BIN)/python -m pytest -m "not alone and not slow" $(ARGS)
-	@# What is promised of a machine that does nothing else. 5: none of those is among what was asked for.
-	@$(BIN)/python -m pytest -m alone -n 0 $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.development $(GENERATED)/.made  ## Run the suites that take longer (tests/suites.toml): all, or make test-slow SUITES="chaos fuzzer"
 	@$(BIN)/python -m tests.suites $(SUITES) -s $(ARGS)

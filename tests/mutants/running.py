@@ -47,7 +47,7 @@ class Tree:
                 path.write_text(source, encoding="utf-8")
 
     def _first_failure(self, tier: str, tests: Sequence[str]) -> str:
-        marks = "slow" if tier == "slow" else "not slow and not alone"
+        marks = "slow" if tier == "slow" else "not slow"
         command = [sys.executable, "-m", "pytest", "-x", "-n", "2", "--durations", "0", "-rfE", "-m", marks, *tests]
         try:
             ended = subprocess.run(

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 HealthStub: Any = health_pb2_grpc.HealthStub
 CHECK = health_pb2.HealthCheckRequest()
-CHANNELS, PER_CHANNEL = 6, 900
+CHANNELS, PER_CHANNEL = 54, 100
 CONNECTIONS = 2_000
 _TRIES = 100
 _QUIET_SECONDS = 3.0
