@@ -151,7 +151,10 @@ class Running:
     async def metric(self, service: ServiceName, name: str, /, **labels: str) -> float:
         """The sum of a service's samples of that name with those labels."""
         url = f"http://127.0.0.1:{self.stack.plan.ports.metrics[service]}/metrics"
-        async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as reply:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(url, params={"name[]": name}, raise_for_status=True) as reply,
+        ):
             text = await reply.text()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         return sum(

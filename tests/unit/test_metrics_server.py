@@ -52,6 +52,12 @@ def test_what_is_served(port: int, method: str, path: str, status: int) -> None:
         assert "process_cpu_seconds" in {family.name for family in text_string_to_metric_families(body.decode())}
 
 
+def test_samples_are_selected_by_name(port: int) -> None:
+    _, body = _asked(port, "GET", "/metrics?name[]=process_open_fds&name[]=nothing")
+    samples = [line.split()[0] for line in body.decode().splitlines() if not line.startswith("#")]
+    assert samples == ["process_open_fds"]
+
+
 def test_what_is_no_http_names_no_version(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"\x16\x03\x01 /metrics\r\n\r\n")

@@ -10,9 +10,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.exposition import ThreadingWSGIServer
 
 # A client that sends its request slower than this is disconnected.
@@ -27,6 +28,7 @@ class Collection:
         self._changed = threading.Condition()
         self._begun = self._ended = 0
         self._text = b""
+        self._selecting = threading.Lock()
 
     def latest(self) -> bytes:
         """Return the metrics as text of CONTENT_TYPE_LATEST, collected after this call. Calls that wait share it."""
@@ -44,6 +46,11 @@ class Collection:
                 self._text, self._ended = text, self._begun
                 self._changed.notify_all()
         return text
+
+    def selected(self, names: Iterable[str]) -> bytes:
+        """Return the samples with these names alone, which are not shared."""
+        with self._selecting:
+            return generate_latest(REGISTRY.restricted_registry(names))
 
 
 COLLECTION = Collection()
@@ -68,20 +75,25 @@ class _Handler(WSGIRequestHandler):
         """Log nothing."""
 
 
-def _answer(method: str, path: str) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Return the status line, the headers and the body for a request."""
+def _answer(method: str, path: str, query: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return the status line, the headers and the body for a request.
+
+    `name[]` in the query selects samples, as in the server of prometheus_client.
+    """
     if path != "/metrics":
         return "404 Not Found", [("Content-Type", "text/plain")], b"The metrics are at /metrics.\n"
     if method not in {"GET", "HEAD"}:
         headers = [("Content-Type", "text/plain"), ("Allow", _METHODS)]
         return "405 Method Not Allowed", headers, f"Use one of {_METHODS}.\n".encode()
-    return "200 OK", [("Content-Type", CONTENT_TYPE_LATEST)], COLLECTION.latest()
+    names = parse_qs(query).get("name[]", [])
+    text = COLLECTION.selected(names) if names else COLLECTION.latest()
+    return "200 OK", [("Content-Type", CONTENT_TYPE_LATEST)], text
 
 
 def _serve(
     environ: Mapping[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
 ) -> Iterable[bytes]:
-    status, headers, body = _answer(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+    status, headers, body = _answer(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
     # Without a Server header, wsgiref names itself and Python with their versions.
     start_response(status, [*headers, ("Server", "darkroom"), ("Content-Length", str(len(body)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
