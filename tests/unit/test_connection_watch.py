@@ -23,6 +23,7 @@ from libs.common.rpc.shares import Holder, Limits, hold_as
 from libs.common.rpc.sharing import Sharing
 from libs.common.rpc.standard import standard
 from libs.common.settings import Settings
+from sandbox.processes import free_port
 from tests.fuzz import frames
 from tests.support.ports import can_connect
 from tests.support.servicers import serve_log_error
@@ -281,8 +282,10 @@ async def test_an_address_that_makes_many_calls_without_a_key_cannot_connect_aga
 
 async def test_calls_of_a_reset_connection_are_dropped_until_its_port_is_used_again() -> None:
     async with _watched(Limits()) as watched:
-        reader, writer = await asyncio.open_connection("127.0.0.1", watched.port)
-        local_port = writer.get_extra_info("sockname")[1]
+        # Not one of those that the system gives to connections of other tests.
+        local_port = free_port()
+        local = ("127.0.0.1", local_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", watched.port, local_addr=local)
         peer = f"ipv4:127.0.0.1:{local_port}"
         writer.write(frames.unfinished(2 * KEYLESS_BYTES))
         await asyncio.sleep(0.2)
@@ -294,7 +297,7 @@ async def test_calls_of_a_reset_connection_are_dropped_until_its_port_is_used_ag
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
-        _, again = await asyncio.open_connection("127.0.0.1", watched.port, local_addr=("127.0.0.1", local_port))
+        _, again = await asyncio.open_connection("127.0.0.1", watched.port, local_addr=local)
         await asyncio.sleep(0.2)
         watched.watch.scan()
         assert watched.callers.count_call(peer)
