@@ -77,13 +77,16 @@ def test_ipv6() -> None:
 class _Slow(Collector):
     """Lasts until it is told, and counts its collections."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fails: bool = False) -> None:
         self.count = 0
         self.may_end = threading.Event()
+        self._fails = fails
 
     def collect(self) -> list[CounterMetricFamily]:
         self.count += 1
         self.may_end.wait(60)
+        if self._fails and self.count == 1:
+            raise RuntimeError("the first fails")
         return [CounterMetricFamily("collections", "", value=self.count)]
 
     def describe(self) -> list[CounterMetricFamily]:
@@ -106,3 +109,20 @@ def test_calls_that_wait_share_one_collection_which_began_after_them() -> None:
         REGISTRY.unregister(collector)
     # How many of the others came before the second collection began is up to the threads.
     assert collector.count < 10
+
+
+def test_a_collection_that_fails_is_shared_by_nobody() -> None:
+    collector, collection = _Slow(fails=True), Collection()
+    REGISTRY.register(collector)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            first = threads.submit(collection.latest)
+            while collector.count < 1:
+                first.done()
+            others = [threads.submit(collection.latest) for _ in range(2)]
+            collector.may_end.set()
+            with pytest.raises(RuntimeError):
+                first.result()
+            assert all(b"collections_total" in other.result() for other in others)
+    finally:
+        REGISTRY.unregister(collector)

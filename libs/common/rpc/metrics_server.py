@@ -31,20 +31,26 @@ class Collection:
         self._selecting = threading.Lock()
 
     def latest(self) -> bytes:
-        """Return the metrics as text of CONTENT_TYPE_LATEST, collected after this call. Calls that wait share it."""
+        """Return the metrics as text of CONTENT_TYPE_LATEST, collected after this call. Calls that wait share it.
+
+        Raises what a collector raises; the calls that waited then collect anew.
+        """
         with self._changed:
             wanted = self._begun + 1
             self._changed.wait_for(lambda: self._begun == self._ended)
             if self._ended >= wanted:
                 return self._text
             self._begun += 1
-        text = b""
         try:
             text = generate_latest()
-        finally:
+        except BaseException:
             with self._changed:
-                self._text, self._ended = text, self._begun
+                self._begun = self._ended
                 self._changed.notify_all()
+            raise
+        with self._changed:
+            self._text, self._ended = text, self._begun
+            self._changed.notify_all()
         return text
 
     def selected(self, names: Iterable[str]) -> bytes:
