@@ -19,9 +19,11 @@ _MOUNT_POINTS = ("darkroom/files", "darkroom/secrets", "darkroom/tls", "pgbounce
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("DARKROOM_CLUSTER") != "1":
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
+    """Mark them as slow, and skip them outside of `make cluster`."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slow)
+            if os.environ.get("DARKROOM_CLUSTER") != "1":
                 item.add_marker(pytest.mark.skip(reason="`make cluster` runs it"))
 
 
