@@ -138,7 +138,10 @@ class Webhooks:
 
 
 def _refusal(status: int) -> web.Response:
-    """Whoever guesses learns nothing: neither which providers and tasks there are, nor why a signature does not fit."""
+    """Return the response to a refused webhook.
+
+    It does not tell which providers and tasks exist, nor why a signature is invalid.
+    """
     return plain_problem(http_problem(status, HTTPStatus(status).phrase, "The webhook was refused."))
 
 

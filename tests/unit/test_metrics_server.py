@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from prometheus_client import REGISTRY
@@ -75,15 +77,16 @@ def test_ipv6() -> None:
 
 
 class _Slow(Collector):
-    """Lasts until it is told, and counts its collections."""
+    """Counts its collections, which last until an event is set."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.count = 0
-        self.may_end = threading.Event()
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
         self._fails = fails
 
     def collect(self) -> list[CounterMetricFamily]:
         self.count += 1
+        self.has_begun.set()
         self.may_end.wait(60)
         if self._fails and self.count == 1:
             raise RuntimeError("the first fails")
@@ -93,36 +96,33 @@ class _Slow(Collector):
         return []
 
 
-def test_calls_that_wait_share_one_collection_which_began_after_them() -> None:
-    collector, collection = _Slow(), Collection()
+@contextmanager
+def _collected(collector: _Slow, others: int) -> Iterator[tuple[Future[bytes], list[Future[bytes]]]]:
+    """Collect once, and so many more times while the first collection is in progress. Yields the calls."""
+    collection = Collection()
     REGISTRY.register(collector)
     try:
-        with ThreadPoolExecutor(20) as threads:
+        with ThreadPoolExecutor(1 + others) as threads:
             first = threads.submit(collection.latest)
-            while collector.count < 1:
-                first.done()
-            others = [threads.submit(collection.latest) for _ in range(19)]
+            assert collector.has_begun.wait(60)
+            later = [threads.submit(collection.latest) for _ in range(others)]
             collector.may_end.set()
-            assert b"collections_total 1.0" in first.result()
-            assert all(b"collections_total 1.0" not in other.result() for other in others)
+            yield first, later
     finally:
         REGISTRY.unregister(collector)
+
+
+def test_calls_that_wait_share_one_collection_which_began_after_them() -> None:
+    collector = _Slow()
+    with _collected(collector, 19) as (first, others):
+        assert b"collections_total 1.0" in first.result()
+        assert all(b"collections_total 1.0" not in other.result() for other in others)
     # How many of the others came before the second collection began is up to the threads.
     assert collector.count < 10
 
 
 def test_a_collection_that_fails_is_shared_by_nobody() -> None:
-    collector, collection = _Slow(fails=True), Collection()
-    REGISTRY.register(collector)
-    try:
-        with ThreadPoolExecutor(3) as threads:
-            first = threads.submit(collection.latest)
-            while collector.count < 1:
-                first.done()
-            others = [threads.submit(collection.latest) for _ in range(2)]
-            collector.may_end.set()
-            with pytest.raises(RuntimeError):
-                first.result()
-            assert all(b"collections_total" in other.result() for other in others)
-    finally:
-        REGISTRY.unregister(collector)
+    with _collected(_Slow(fails=True), 2) as (first, others):
+        with pytest.raises(RuntimeError):
+            first.result()
+        assert all(b"collections_total" in other.result() for other in others)

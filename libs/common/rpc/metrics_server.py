@@ -41,17 +41,17 @@ class Collection:
             if self._ended >= wanted:
                 return self._text
             self._begun += 1
+        text = None
         try:
             text = generate_latest()
-        except BaseException:
+            return text
+        finally:
             with self._changed:
-                self._begun = self._ended
+                if text is None:
+                    self._begun = self._ended
+                else:
+                    self._text, self._ended = text, self._begun
                 self._changed.notify_all()
-            raise
-        with self._changed:
-            self._text, self._ended = text, self._begun
-            self._changed.notify_all()
-        return text
 
     def selected(self, names: Iterable[str]) -> bytes:
         """Return the samples with these names alone, which are not shared."""

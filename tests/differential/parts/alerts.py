@@ -32,7 +32,7 @@ def record(tell: Tell) -> Rows:
 
 
 def _groups() -> list[dict[str, Any]]:
-    """All groups of rules, those that record before those that alert: promtool takes them in any order by itself."""
+    """Return all rule groups, recording rules before alerts. By default promtool uses any order."""
     files = [yaml.safe_load(path.read_text()) for path in sorted(_RULES.glob("*.yml"))]
     groups = [group for file in files for group in file["groups"]]
     return sorted(groups, key=lambda group: any("alert" in rule for rule in group["rules"]))

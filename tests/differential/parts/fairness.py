@@ -36,7 +36,7 @@ class _Queue:
         self._names: dict[str, str] = {}
 
     async def wait(self, *given: Given, age_seconds: float = 0.0) -> None:
-        """Let generations wait that were accepted `age_seconds` ago."""
+        """Add waiting generations that were accepted `age_seconds` ago."""
         for key, count, fields in given:
             made = [new_generation(api_key_id=f"key_{key}", **fields) for _ in range(count)]
             before = sum(name.startswith(f"{key} ") for name in self._names.values())
@@ -109,7 +109,7 @@ async def _priority_does_not_pass_other_keys(database: Database) -> Row:
 
 
 async def _limit_of_concurrent_tasks(database: Database) -> Row:
-    """An account that takes 3 tasks at once; what is given back makes room."""
+    """An account with a limit of 3 tasks at once; released claims free their slots."""
     queue = _Queue(database, {"concurrent_tasks": 3})
     await queue.wait(("a", 4, {}), ("b", 4, {}))
     first = await queue.claimed(10)
@@ -140,7 +140,7 @@ async def _limit_of_rate(database: Database) -> Row:
 
 
 async def _retries_wait(database: Database) -> Row:
-    """Claims that are given back keep their place in the queue and grow no attempts."""
+    """Claims that are given back keep their place in the queue and do not count as attempts."""
     queue = _Queue(database)
     await queue.wait(("a", 3, {}), ("b", 3, {}))
     first = await queue.claimed(2)
