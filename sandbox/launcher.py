@@ -153,8 +153,22 @@ class Stack:
             **({"DARKROOM_GATEWAY_HTTP_PORT": str(processes.free_port())} if name == "gateway" else {}),
         }
         self.replica_ports[replica] = ports
-        self._add(replica, ["python", "-m", f"services.{name}"], self.environment | ports)
+        self.add(replica, ["python", "-m", f"services.{name}"], self.environment | ports)
         return replica
+
+    def add(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> Child:
+        """Start one more process, without waiting until it is ready, and stop it with the others.
+
+        Args:
+            name: under which it and its log are kept.
+            command: what to run.
+            environment: its variables; those of the stack by default.
+        """
+        log = self.plan.folder / f"logs/{name}.log"
+        made = Child(
+            name, command, environment=environment or self.environment, log=log, show=self._show, start=self._start
+        )
+        return self._remember(name, made)
 
     def start_service(self, name: ServiceName, extra: Mapping[str, str] | None = None) -> None:
         """Start a service anew after it has ended."""
@@ -202,7 +216,7 @@ class Stack:
         if self.plan.object_store_url is not None and not self.plan.has_bucket:
             self._make_bucket()
         for name in self.plan.services:
-            self._add(name, ["python", "-m", f"services.{name}"])
+            self.add(name, ["python", "-m", f"services.{name}"])
         for name in self.plan.services:
             self.wait_until_ready(name)
             self._tell(f"{name} on 127.0.0.1:{self.plan.ports.grpc[name]}")
@@ -251,7 +265,7 @@ class Stack:
         path = self.plan.folder / "catalog.yaml"
         path.write_text(made.text)
         command = ["python", "-m", "sandbox.simulators", "--port", str(port)]
-        child = self._add(
+        child = self.add(
             "simulators",
             [*command, "--folder", str(self.plan.folder / "simulators")],
             self._base_environment() | dict(made.credentials),
@@ -272,13 +286,6 @@ class Stack:
         )
         if made.returncode:
             raise StackFailed(f"DARKROOM_S3_ENDPOINT_URL: {made.stderr.strip()}")
-
-    def _add(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> Child:
-        log = self.plan.folder / f"logs/{name}.log"
-        made = Child(
-            name, command, environment=environment or self.environment, log=log, show=self._show, start=self._start
-        )
-        return self._remember(name, made)
 
     def _remember(self, name: str, child: Child) -> Child:
         self.children[name] = child

@@ -21,6 +21,7 @@ from libs.common.settings import ServiceName, Settings
 from sandbox.catalog import Adjust
 from sandbox.launcher import Stack
 from sandbox.plan import Plan, Ports
+from tests.support.grouping import placed
 from tests.support.infrastructure import TEMPLATE, Infrastructure, infrastructure
 from tests.support.running import Running, own_environment
 from tests.support.simulator import Simulator
@@ -68,6 +69,17 @@ def quick(catalog: dict[str, Any]) -> None:
         provider.get("limits", {}).pop("requests_per_minute", None)
     for model in catalog["models"].values():
         model["polling"] = {"strategy": "fixed", "interval_seconds": 0.1}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Name the group of a test, which xdist's workers read before the hooks of this file see all tests."""
+    if group := placed(item)[1]:
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests for the workers."""
+    items.sort(key=lambda item: placed(item)[0])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

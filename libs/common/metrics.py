@@ -188,6 +188,11 @@ ERRORS_REPORTED = Counter("darkroom_errors_reported_total", "Errors handed to th
 ERRORS_DROPPED = Counter("darkroom_errors_dropped_total", "Errors that found the buffer for the monitor full.")
 ERRORS_BUFFERED = Gauge("darkroom_errors_buffered", "Errors that wait for the monitor.")
 CATALOG_RELOADS = Counter("darkroom_catalog_reloads_total", "Times the catalog was read anew.", ["outcome"])
+ALERT_RULES_RELOADS = Counter(
+    "darkroom_alert_rules_reloads_total",
+    "Times the file of alert rules was read again. `outcome`: replaced or refused.",
+    ["outcome"],
+)
 
 
 DATABASE_FAMILIES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {

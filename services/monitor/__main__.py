@@ -9,6 +9,7 @@ from darkroom.monitor.v1 import monitor_pb2
 from darkroom.monitor.v1.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
 from prometheus_client import REGISTRY
 
+from libs.common import metrics
 from libs.common.database.engine import Database
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.alerts import AlertStore
@@ -89,6 +90,8 @@ def _rules(frame: Frame) -> RulesHolder:
 
     async def watch() -> bool:
         outcome = await asyncio.to_thread(rules.reload)
+        if outcome != "unchanged":
+            metrics.ALERT_RULES_RELOADS.labels(outcome).inc()
         if outcome == "replaced":
             log.info("alert rules replaced", rules=len(rules.current.rules))
             _tell_unset(rules)

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 import pytest
 from aiohttp import web
@@ -23,13 +24,18 @@ from tests.support.closing import closing
 
 SECRET = "sk-very-secret"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve = Callable[[Handler], Awaitable[ProviderHttp]]
 
 
-def _client(base_url: str) -> ProviderHttp:
+class Serve(Protocol):
+    """Serves a handler, and returns a client of it which sends `x-key`."""
+
+    async def __call__(self, handler: Handler, *, key: str = SECRET) -> ProviderHttp: ...
+
+
+def _client(base_url: str, key: str = SECRET) -> ProviderHttp:
     return ProviderHttp(
         base_url=base_url,
-        headers=lambda: {"x-key": SECRET},
+        headers=lambda: {"x-key": key},
         secrets=(SECRET,),
         trusted_hosts=(".trusted.example.com",),
         submit_timeout_seconds=2.0,
@@ -42,14 +48,13 @@ def _client(base_url: str) -> ProviderHttp:
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Serves one handler, and answers a client of it."""
     async with AsyncExitStack() as opened:
 
-        async def start(handler: Handler) -> ProviderHttp:
+        async def start(handler: Handler, *, key: str = SECRET) -> ProviderHttp:
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", handler)
             server = await opened.enter_async_context(TestServer(app))
-            return await opened.enter_async_context(closing(_client(str(server.make_url("/")))))
+            return await opened.enter_async_context(closing(_client(str(server.make_url("/")), key)))
 
         yield start
 
@@ -183,8 +188,7 @@ async def test_a_credential_that_is_blank_does_not_spoil_the_texts(serve: Serve)
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=400, text="bad request")
 
-    http = await serve(refuse)
-    http._headers = lambda: {"authorization": "Bearer "}
+    http = await serve(refuse, key="Bearer ")
     with pytest.raises(NotAccepted, match="bad request"):
         await http.post("/v1/x", json={})
 

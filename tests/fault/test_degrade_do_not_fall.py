@@ -112,4 +112,4 @@ async def test_a_state_that_nobody_has_heard_of_is_counted_and_logged_once(start
     generation = await running.ended(await running.create("flux-pro", simulated("x", task_seconds=0, faults=[fault])))
     assert (generation.status, generation.polls) == (SUCCESS, 4)
     assert await running.metric("poller", "darkroom_adapter_unknown_states_total", provider="bfl") == 3
-    assert running.log("poller").count("unknown state counts as processing") == 1
+    assert running.log("poller").count("warming up") == 1

@@ -172,7 +172,7 @@ async def _until_busy(workers: Workers, but: set[int]) -> None:
     """Wait until a worker that is none of `but` is at work on its image."""
 
     async def is_busy() -> bool:
-        return any(worker._is_ready and worker.jobs > 0 for worker in workers._all if worker.pid not in but)
+        return bool(workers.busy_pids - but)
 
     await eventually(is_busy, within=20, what="a worker is busy")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
@@ -350,9 +349,8 @@ async def test_without_the_monitor_the_console_says_so(start_stack: StartStack) 
 
 async def test_a_field_of_a_form_that_is_given_twice_is_refused(operator: Visitor) -> None:
     token = (await operator.get("/admin/keys")).token
-    kind = {"content-type": "application/x-www-form-urlencoded"}
     body = urlencode([("form_token", token), ("owner", "a"), ("owner", "b"), ("role", "client")])
-    answer = await operator._send("POST", "/admin/keys", kind, io.BytesIO(body.encode()))
+    answer = await operator.post_bytes("/admin/keys", body.encode())
     assert (answer.status, "given twice" in answer.text) == (400, True)
 
 

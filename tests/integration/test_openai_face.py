@@ -218,14 +218,18 @@ EXCEPTIONS: dict[ErrorCode, type[openai.APIStatusError]] = {
 def test_each_failure_of_a_generation_is_an_exception_of_the_clients(code: ErrorCode) -> None:
     shape = shape_of_failure(code)
     expected = EXCEPTIONS.get(code, openai.APIStatusError)
-    with openai.OpenAI(api_key="x", base_url="http://127.0.0.1:9") as client:
-        # Statuses that no client retries automatically.
-        assert shape.status in range(400, 500)
-        assert shape.status not in {408, 409, 425, 429}
-        # The client's own table from status to exception.
-        response = httpx2.Response(shape.status, request=httpx2.Request("POST", "http://x"))
-        made = client._make_status_error("x", body={}, response=response)
-    assert type(made) is expected
+    # Statuses that no client retries automatically.
+    assert shape.status in range(400, 500)
+    assert shape.status not in {408, 409, 425, 429}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(shape.status, json={}))
+    with (
+        httpx2.Client(transport=transport) as http,
+        openai.OpenAI(api_key="x", base_url="http://127.0.0.1:9", http_client=http) as client,
+        pytest.raises(openai.APIStatusError) as raised,
+    ):
+        client.models.list()
+    # The client's own table from status to exception.
+    assert raised.type is expected
     answer = failed("gen_1", code, "x")
     # Another try would be another generation.
     assert answer.headers["x-should-retry"] == "false"

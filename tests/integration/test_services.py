@@ -215,7 +215,7 @@ async def test_a_model_that_only_the_gateway_knows_yet_waits_for_the_dispatchers
     older = await start_stack(services=("dispatcher", "poller"), adjust=without_flux_pro)
 
     async def put_back() -> bool:
-        return "generation put back" in older.log("dispatcher")
+        return await older.metric("dispatcher", "darkroom_claimed_total", kind="generation") > 0
 
     await eventually(put_back, within=10, what="the dispatcher has looked at it")
     assert (await newer.get(generation_id)).attempts == 0

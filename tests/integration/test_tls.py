@@ -58,7 +58,7 @@ async def test_a_gateway_with_a_certificate_serves_grpc_and_http_over_tls(
     # Its health check speaks no TLS, so it is not waited for as the others are.
     stack = running.stack
     stack.plan = Plan(stack.plan.folder, stack.plan.ports, environment=stack.plan.environment, services=("gateway",))
-    stack._add("gateway", ["python", "-m", "services.gateway"], {**stack.environment, **tls})
+    stack.add("gateway", ["python", "-m", "services.gateway"], {**stack.environment, **tls})
     address = f"127.0.0.1:{stack.plan.ports.grpc['gateway']}"
     context = ssl.create_default_context(cafile=str(found.ca))
     url = f"https://127.0.0.1:{stack.plan.ports.gateway_http}/api/health"
@@ -86,7 +86,7 @@ async def test_services_with_certificates_take_calls_of_each_other_alone(
     stack = running.stack
     environment = {**stack.environment, **_internal(ours)}
     for name in ("dispatcher", "poller"):
-        stack._add(name, ["python", "-m", f"services.{name}"], environment)
+        stack.add(name, ["python", "-m", f"services.{name}"], environment)
     address = f"127.0.0.1:{stack.plan.ports.grpc['dispatcher']}"
 
     def shown(by: Certificate) -> grpc.ChannelCredentials:
@@ -122,7 +122,7 @@ async def test_a_service_whose_certificate_was_renewed_stops_for_a_new_start_and
         "DARKROOM_CERTIFICATE_CHECK_SECONDS": "0.2",
         "DARKROOM_CERTIFICATE_SPREAD_SECONDS": "0.5",
     }
-    stack._add("poller", ["python", "-m", "services.poller"], {**stack.environment, **settings})
+    stack.add("poller", ["python", "-m", "services.poller"], {**stack.environment, **settings})
 
     async def is_ready() -> bool:
         return await asyncio.to_thread(health, probed) == "SERVING"
@@ -146,6 +146,6 @@ async def test_a_service_without_its_secrets_does_not_start(start_stack: StartSt
     stack: Stack = running.stack
     environment = {name: value for name, value in stack.environment.items() if name != missing}
     ports = Ports.free()
-    stack._add("lonely", ["python", "-m", f"services.{service}"], {**environment, **ports.variables()})
+    stack.add("lonely", ["python", "-m", f"services.{service}"], {**environment, **ports.variables()})
     assert await asyncio.to_thread(stack.children["lonely"].wait, 20) == 1
     assert missing in running.log("lonely")

@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.mutants.drawing import Mutant, Subject
 from tests.suites import ROOT, git
 
-_OUTCOME = re.compile(r"^(?:FAILED|ERROR) (tests/\S+)", re.MULTILINE)
+# The name of a test, without the group of workers' tests that xdist puts behind it.
+_OUTCOME = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?:@[\w-]+)?(?: - .*)?$", re.MULTILINE)
 _LIMIT_SECONDS = {"subject": 600, "fast": 1_800, "slow": 7_200}
 
 

@@ -163,6 +163,13 @@ class Running:
             if found == name and all(label in given for label in wanted)
         )
 
+    async def failed_handlers(self) -> float:
+        """How many of the gateway's RPCs and HTTP requests ended with an internal error."""
+        of_grpc = [
+            await self.metric("gateway", "darkroom_rpc_seconds_count", status=status) for status in ("INTERNAL", "UNKNOWN")
+        ]
+        return sum(of_grpc) + await self.metric("gateway", "darkroom_http_seconds_count", status="500")
+
     def health(self, service: ServiceName, name: str = "") -> str:
         """What a service's health check answers."""
         return health(self.stack.plan.ports.grpc[service], name, timeout_seconds=10)

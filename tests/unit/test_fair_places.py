@@ -14,7 +14,7 @@ class _Work:
         self._places = places
         self.began: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self._ends: list[asyncio.Event] = []
+        self.ends: list[asyncio.Event] = []
 
     async def ask(self, *owners: str) -> None:
         for owner in owners:
@@ -25,11 +25,11 @@ class _Work:
         async with self._places.place(owner):
             self.began.append(owner)
             end = asyncio.Event()
-            self._ends.append(end)
+            self.ends.append(end)
             await end.wait()
 
     async def end_first(self) -> None:
-        self._ends.pop(0).set()
+        self.ends.pop(0).set()
         await self.settle()
 
     @staticmethod
@@ -83,7 +83,7 @@ async def test_who_gives_up_leaves_the_place_to_others() -> None:
 async def test_a_place_that_was_granted_to_one_who_just_gave_up_is_not_lost() -> None:
     work = _Work(FairPlaces(1))
     await work.ask("a", "b")
-    work._ends.pop(0).set()
+    work.ends.pop(0).set()
     await asyncio.sleep(0)
     work.tasks[1].cancel()
     await work.settle()

@@ -26,6 +26,7 @@ class _Service:
         self.database_fault: str | None = None
         self.hangs = asyncio.Event()
         self.goes_on = asyncio.Event()
+        self.dies = False
         self.servicer = health.aio.HealthServicer()
         self.loop = Loop("work", self._turn, interval_seconds=0.01)
         self.readiness = Readiness(
@@ -38,6 +39,8 @@ class _Service:
         )
 
     async def _turn(self) -> bool:
+        if self.dies:
+            raise asyncio.CancelledError
         if self.hangs.is_set():
             await self.goes_on.wait()
         return False
@@ -141,11 +144,7 @@ async def test_a_turn_that_waits_for_the_database_gets_its_time_anew_once_that_a
 
 async def test_a_loop_that_has_died_costs_both_at_once(serve: Serve) -> None:
     service = await serve(stuck_seconds=60)
-
-    async def die() -> bool:
-        raise asyncio.CancelledError
-
-    service.loop._turn = die
+    service.dies = True
     service.loop.start()
 
     async def has_died() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -10,8 +11,8 @@ from darkroom.common.v1 import common_pb2
 from darkroom.monitor.v1 import monitor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
-from libs.common import metrics
 from libs.common.errors import ErrorCode, GenerationError
 from libs.common.rpc.reporting import Reporter
 from libs.common.rpc.structs import from_struct
@@ -39,7 +40,7 @@ def _reporter(monitor: Monitor, *, entries: int = 10_000, size_bytes: int = 2**2
 
 
 def _dropped() -> float:
-    return float(metrics.ERRORS_DROPPED._value.get())
+    return REGISTRY.get_sample_value("darkroom_errors_dropped_total") or 0.0
 
 
 async def test_what_the_monitor_does_not_take_waits_and_goes_in_order_once_it_is_back() -> None:
@@ -124,10 +125,12 @@ _ANYTHING: Any = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=10), _ANYTHING, max_size=5), st.text(), _ANYTHING)
 def test_no_event_makes_it_raise(fields: dict[str, Any], words: str, error: Any) -> None:
-    reporter, before = _reporter(Monitor()), _dropped()
+    monitor, before = Monitor(), _dropped()
+    reporter = _reporter(monitor)
     reporter.take({**_EVENT, **fields, "event": words, "error": error})
     reporter.take(fields)
-    assert len(reporter._waiting) + _dropped() - before == 2, "each is kept or counted"
+    asyncio.run(reporter.close())
+    assert len(monitor.kept) + _dropped() - before == 2, "each is sent or counted"
 
 
 async def test_threads_may_report_at_once() -> None:

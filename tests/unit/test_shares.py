@@ -54,7 +54,7 @@ def test_nothing_is_kept_of_who_holds_nothing() -> None:
         shares.take(holder)
     for holder in holders:
         shares.give_back(holder)
-    assert (shares.total, shares._held) == (0, {})
+    assert (shares.total, shares.holders) == (0, 0)
 
 
 def test_without_limits_nothing_is_refused() -> None:

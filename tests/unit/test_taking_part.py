@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 from darkroom.gateway.v1 import gateway_pb2
+from prometheus_client import REGISTRY
 
-from libs.common import metrics
 from libs.common.catalog import CatalogHolder
 from libs.common.database.records_edge import NewRequest
 from libs.common.errors import InvalidRequest
@@ -54,7 +54,7 @@ def taken(
 
 def counted(outcome: str) -> float:
     """How many requests have had an outcome."""
-    return float(metrics.EXPERIMENT_REQUESTS.labels(outcome)._value.get())
+    return REGISTRY.get_sample_value("darkroom_experiment_requests_total", {"outcome": outcome}) or 0.0
 
 
 def test_a_variant_replaces_model_prompt_and_parameters() -> None:

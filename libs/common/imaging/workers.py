@@ -56,6 +56,7 @@ class _Worker:
         self._process = process
         self._is_ready = False
         self.jobs = 0
+        self.is_busy = False
 
     @property
     def is_alive(self) -> bool:
@@ -98,6 +99,7 @@ class _Worker:
     async def run(self, config: bytes, content: bytes) -> Prepared:
         """What becomes of an image. Raises as `outcome_of` does, and _Died where the process ends over it."""
         self.jobs += 1
+        self.is_busy = True
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
@@ -111,6 +113,8 @@ class _Worker:
             return outcome_of(head, await answers.readexactly(content_bytes))
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             raise _Died(await self._process.wait()) from error
+        finally:
+            self.is_busy = False
 
     async def end(self) -> None:
         """Kill it and wait until it is gone."""
@@ -146,6 +150,11 @@ class Workers:
     def pids(self) -> frozenset[int]:
         """The processes that there are now."""
         return frozenset(worker.pid for worker in self._all)
+
+    @property
+    def busy_pids(self) -> frozenset[int]:
+        """Those of them that work on an image."""
+        return frozenset(worker.pid for worker in self._all if worker.is_busy)
 
     async def look_at_kernel(self) -> None:
         """Log each protection of workers that the kernel does not allow.

@@ -89,6 +89,11 @@ class Shares:
             if held.get((share, name), 0) + amount > limit:
                 raise self._refusal(share, limit, f" of one {_WORDS[share]}")
 
+    @property
+    def holders(self) -> int:
+        """How many addresses, keys and owners hold something."""
+        return len(self._held)
+
     def give_back(self, holder: Holder, amount: int = 1) -> None:
         """Give back what was taken."""
         self.total -= amount
