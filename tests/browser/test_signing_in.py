@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import expect
 
 from tests.support.browser import Operator, Stage, needed
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 
 
 async def test_an_admin_key_opens_the_page_that_was_asked_for(stage: Stage, stranger: Operator) -> None:

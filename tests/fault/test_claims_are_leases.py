@@ -16,7 +16,7 @@ from tests.support.simulator import Simulator, simulated
 from tests.support.waiting import eventually
 
 
-@pytest.mark.parametrize("model", ["flux-pro", "gpt-image-1"])
+@pytest.mark.parametrize("model", ["flux-pro", pytest.param("gpt-image-1", marks=pytest.mark.slow)])
 async def test_a_reply_that_a_late_dispatcher_holds_is_kept(
     start_stack: StartStack, simulator: Simulator, model: str
 ) -> None:
@@ -79,7 +79,7 @@ _READS = {
 }
 
 
-@pytest.mark.parametrize("read", _READS)
+@pytest.mark.parametrize("read", ["check", pytest.param("result", marks=pytest.mark.slow)])
 async def test_a_result_that_is_told_once_to_a_late_poller_is_stored(
     start_stack: StartStack, simulator: Simulator, read: str
 ) -> None:
@@ -105,6 +105,7 @@ async def test_a_result_that_is_told_once_to_a_late_poller_is_stored(
     assert len(await simulator.bills(prompt)) == 1
 
 
+@pytest.mark.slow
 async def test_two_dispatchers_and_two_pollers_share_the_work(start_stack: StartStack, simulator: Simulator) -> None:
     running = await start_stack()
     for service in ("dispatcher", "poller"):

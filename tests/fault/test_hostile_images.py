@@ -87,6 +87,7 @@ async def test_nothing_but_pixels_comes_out_of_a_polyglot(workers: Workers, name
     assert b"PK\x03\x04" not in prepared.content
 
 
+@pytest.mark.slow
 async def test_files_cut_off_anywhere_are_told_so(workers: Workers) -> None:
     outcomes = await _outcomes(workers, hostile.truncations())
     assert outcomes.total() > 250
@@ -128,6 +129,7 @@ async def test_the_largest_that_is_taken_fits_into_a_workers_memory(workers: Wor
     assert outcomes == ["prepared"] * 3
 
 
+@pytest.mark.slow
 async def test_one_that_takes_too_long_ends_its_worker_and_no_other() -> None:
     workers = Workers(count=2, limits=replace(LIMITS, cpu_seconds=1))
     slow = PreprocessConfig(format="avif", resize=Resize(width=5_600, height=5_600))
@@ -267,6 +269,7 @@ async def test_workers_grow_with_what_is_to_be_done_and_no_further() -> None:
     await workers.close()
 
 
+@pytest.mark.slow
 async def test_one_owner_leaves_a_worker_for_others() -> None:
     workers = Workers(count=2, limits=LIMITS)
     heavy = written(photo(3_000, 2_000), "PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from darkroom.common.v1 import common_pb2
@@ -24,6 +25,12 @@ UNCERTAIN = {
 }
 
 
+def _points(service: ServiceName, quick: CrashPoint) -> list[Any]:
+    """All points at which a service can die, of which one runs with the quick tests."""
+    points = [point for point in CrashPoint if point.startswith(f"{service}.")]
+    return [point if point is quick else pytest.param(point, marks=pytest.mark.slow) for point in points]
+
+
 async def _crash_and_recover(running: Running, service: ServiceName) -> list[tuple[str, gateway_pb2.Generation]]:
     prompts = [simulated(f"picture {number}", task_seconds=0.3) for number in range(len(MODELS))]
     ids = await asyncio.gather(*(running.create(model, prompt) for model, prompt in zip(MODELS, prompts, strict=True)))
@@ -33,7 +40,7 @@ async def _crash_and_recover(running: Running, service: ServiceName) -> list[tup
     return list(zip(prompts, ended, strict=True))
 
 
-@pytest.mark.parametrize("point", [point for point in CrashPoint if point.startswith("dispatcher.")])
+@pytest.mark.parametrize("point", _points("dispatcher", CrashPoint.DISPATCHER_REPLY_RECEIVED))
 async def test_a_dispatcher_that_dies_at_any_point(
     start_stack: StartStack, simulator: Simulator, point: CrashPoint
 ) -> None:
@@ -60,7 +67,7 @@ async def test_a_dispatcher_that_dies_at_any_point(
         assert not codes
 
 
-@pytest.mark.parametrize("point", [point for point in CrashPoint if point.startswith("poller.")])
+@pytest.mark.parametrize("point", _points("poller", CrashPoint.POLLER_RESULT_STORED))
 async def test_a_poller_that_dies_at_any_point(
     start_stack: StartStack, simulator: Simulator, point: CrashPoint
 ) -> None:

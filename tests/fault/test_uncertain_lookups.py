@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
@@ -96,6 +97,7 @@ async def test_submissions_that_are_looked_up_hold_no_place_of_others(
     assert len(await simulator.bills(lost)) in {3, 4}
 
 
+@pytest.mark.slow
 async def test_dispatcher_that_dies_while_it_looks_is_followed_by_one_that_looks(
     start_stack: StartStack, simulator: Simulator
 ) -> None:
@@ -110,6 +112,7 @@ async def test_dispatcher_that_dies_while_it_looks_is_followed_by_one_that_looks
     assert len(await simulator.bills(prompt)) == 1
 
 
+@pytest.mark.slow
 async def test_dispatcher_that_stops_does_not_wait_for_lookups(start_stack: StartStack, simulator: Simulator) -> None:
     running = await _started(start_stack, {"DARKROOM_LOOKUP_MARGIN_SECONDS": "600"})
     prompt = simulated("left", task_seconds=0, lookup_delay_seconds=NEVER, faults=LOST)

@@ -96,6 +96,7 @@ def _hasty(catalog: dict[str, Any]) -> None:
     catalog["providers"]["kling"]["limits"] = {"submit_timeout_seconds": 1}
 
 
+@pytest.mark.slow
 async def test_an_attempt_that_a_death_cut_short_does_not_count_as_the_last(
     start_stack: StartStack, simulator: Simulator
 ) -> None:
@@ -116,6 +117,7 @@ async def test_an_attempt_that_a_death_cut_short_does_not_count_as_the_last(
     assert len(await simulator.bills(prompt)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "bills"), [(CrashPoint.DISPATCHER_ATTEMPT_RECORDED, 0), (CrashPoint.DISPATCHER_REPLY_RECEIVED, 1)]
 )

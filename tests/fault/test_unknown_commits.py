@@ -195,6 +195,7 @@ async def test_the_client_tells_who_calls_what_is_not_known(start_stack: StartSt
     assert caught.value.code == "OUTCOME_UNKNOWN"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("service", "claimed"), [("dispatcher", "generation"), ("poller", "task")])
 async def test_nothing_is_claimed_while_outcomes_wait_for_the_database(
     start_stack: StartStack, simulator: Simulator, proxy: CommitProxy, service: ServiceName, claimed: str

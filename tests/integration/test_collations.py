@@ -49,6 +49,7 @@ async def create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     postgres.stop()
 
 
+@pytest.mark.slow
 async def test_language_that_sorts_ids_by_their_bytes_has_its_rows_in_their_months(create: Create) -> None:
     url = create("en_US")
     migrate.upgrade(url)
@@ -68,6 +69,7 @@ async def test_language_that_sorts_ids_by_their_bytes_has_its_rows_in_their_mont
         assert not any(f"{next_month:%Y_%m}" in row["QUERY PLAN"] for row in plan)
 
 
+@pytest.mark.slow
 async def test_language_that_sorts_ids_otherwise_is_refused_and_nothing_is_made(create: Create) -> None:
     url = create("da_DK")
     with pytest.raises(WrongOrder, match="da_DK"):

@@ -14,6 +14,8 @@ from tests.conftest import StartStack
 from tests.support.experiments import SERVICES, service_answers
 from tests.support.running import Running
 
+pytestmark = pytest.mark.slow
+
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = (
     "docs/api.md",
@@ -32,24 +34,19 @@ ALL = {
 }
 # What starts an experiment changes what others get, and so has a stack of its own.
 EXPERIMENTS = {name: block for name, block in ALL.items() if "/admin/experiments" in block}
-BLOCKS = [
-    pytest.param(block, id=name, marks=[] if name.startswith("README") else [pytest.mark.slow])
-    for name, block in ALL.items()
-    if name not in EXPERIMENTS
-]
+BLOCKS = {name: block for name, block in ALL.items() if name not in EXPERIMENTS}
 
 
 def test_there_are_some() -> None:
     assert len(BLOCKS) >= 5
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 async def test_a_documented_command_runs(running: Running, tmp_path: Path, block: str) -> None:
     code, output = await _run(running, tmp_path, block)
     assert code == 0, output[-3_000:]
 
 
-@pytest.mark.slow
 async def test_documented_experiments_run(start_stack: StartStack, tmp_path: Path) -> None:
     running = await start_stack(services=SERVICES)
     await service_answers(running)

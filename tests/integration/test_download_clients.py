@@ -27,6 +27,8 @@ from tests.support.simulator import simulated
 from tests.support.stacks import StackOfModule, stack_of_module
 from tests.support.stored import exchange, long_video
 
+pytestmark = pytest.mark.slow
+
 _CURL = shutil.which("curl")
 curl_needed = pytest.mark.skipif(_CURL is None, reason="needs curl")
 _CONNECTIONS = re.compile(r"Re-using existing connection|Connected to")
@@ -165,7 +167,6 @@ _SEEK = """async ([url, seconds]) => {
 
 
 @browser_needed
-@pytest.mark.slow
 async def test_a_browser_plays_and_seeks(world: World) -> None:
     asked_for: list[str] = []
     async with async_playwright() as playwright, _page_of(playwright, world, asked_for) as page:

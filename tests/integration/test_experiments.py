@@ -71,6 +71,7 @@ async def rate(running: Running, generation_id: str, rating: int, **context: Any
     return await running.gateway.RateGeneration(request, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_from_a_plan_to_a_winner(start_stack: StartStack, simulator: Simulator, database: Database) -> None:
     running = await start_stack(services=SERVICES, settings=SETTINGS)
@@ -200,6 +201,7 @@ async def _refusals(running: Running, generation_id: str) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_variant_that_breaks_a_guardrail_is_taken_out_and_people_are_told(
     start_stack: StartStack, simulator: Simulator, database: Database

@@ -155,6 +155,7 @@ def test_rows_lie_by_month_and_go_back_as_they_were(database_url: str, connectio
 _WRITE = sa.text("LOCK TABLE generation_requests, submissions, poll_tasks IN ROW EXCLUSIVE MODE")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("revision", "held"),
     [("0013", "submissions"), ("0014", "generation_requests"), ("0014", "submissions"), ("0014", "poll_tasks")],

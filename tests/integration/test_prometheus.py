@@ -29,6 +29,7 @@ def test_the_dashboards_are_those_that_the_code_makes(board: object) -> None:
 
 
 @needed
+@pytest.mark.slow
 def test_the_rules_are_clean_and_fire_when_they_should() -> None:
     rules = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
     for said in (

@@ -212,7 +212,10 @@ async def test_a_cancel_after_the_vendor_has_succeeded_ends_with_what_it_cost(
     assert row == {"cost_usd": cost_usd, "outputs": None}
 
 
-@pytest.mark.parametrize("expired_reply", ["400", "403", "404", "410", "416", "html"])
+@pytest.mark.parametrize(
+    "expired_reply",
+    ["403", *(pytest.param(reply, marks=pytest.mark.slow) for reply in ("400", "404", "410", "416", "html"))],
+)
 async def test_a_url_that_has_expired_is_replaced_by_a_new_check(
     stack: Running, simulator: Simulator, expired_reply: str
 ) -> None:

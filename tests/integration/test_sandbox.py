@@ -28,6 +28,8 @@ from tests.support.infrastructure import PATH
 from tests.support.running import own_environment
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def _environment(folder: Path, ports: Ports | None = None) -> dict[str, str]:
     environment = own_environment() | {"PYTHONPATH": PATH, "DARKROOM_SANDBOX_FOLDER": str(folder)}
@@ -84,7 +86,6 @@ async def test_the_demo_sends_a_request_through_each_adapter_and_leaves_images(t
     await _nothing_left(tmp_path)
 
 
-@pytest.mark.slow
 async def test_the_demo_fails_with_the_reason_where_a_request_fails(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.yaml"
     shipped = (ROOT / "catalog.yaml").read_text()
@@ -130,7 +131,6 @@ def _process(folder: Path, words: str) -> psutil.Process:
     return found
 
 
-@pytest.mark.slow
 async def test_up_starts_parts_again_that_die_and_ends_with_zero_at_a_signal(tmp_path: Path, up: Child) -> None:
     up.start()
     await _says(up, "Darkroom is up")
@@ -149,7 +149,6 @@ async def test_up_starts_parts_again_that_die_and_ends_with_zero_at_a_signal(tmp
     await _nothing_left(tmp_path)
 
 
-@pytest.mark.slow
 async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: Path, up: Child) -> None:
     up.start({"DARKROOM_CRASH_AT": "poller.task_claimed", "DARKROOM_LEASE_SECONDS": "1"})
     await _says(up, "Darkroom is up")
@@ -164,7 +163,6 @@ async def test_up_ends_with_the_reason_when_a_part_cannot_be_kept_up(tmp_path: P
     await _nothing_left(tmp_path)
 
 
-@pytest.mark.slow
 async def test_what_a_crash_left_behind_is_stopped_by_the_next_start(tmp_path: Path, up: Child) -> None:
     up.start()
     await _says(up, "Darkroom is up")

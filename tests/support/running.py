@@ -165,10 +165,10 @@ class Running:
 
     async def failed_handlers(self) -> float:
         """How many of the gateway's RPCs and HTTP requests ended with an internal error."""
-        of_grpc = [
-            await self.metric("gateway", "darkroom_rpc_seconds_count", status=status) for status in ("INTERNAL", "UNKNOWN")
-        ]
-        return sum(of_grpc) + await self.metric("gateway", "darkroom_http_seconds_count", status="500")
+        failed = await self.metric("gateway", "darkroom_http_seconds_count", status="500")
+        for status in ("INTERNAL", "UNKNOWN"):
+            failed += await self.metric("gateway", "darkroom_rpc_seconds_count", status=status)
+        return failed
 
     def health(self, service: ServiceName, name: str = "") -> str:
         """What a service's health check answers."""
