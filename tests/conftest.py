@@ -26,9 +26,12 @@ from tests.support.infrastructure import TEMPLATE, Infrastructure, infrastructur
 from tests.support.running import Running, own_environment
 from tests.support.simulator import Simulator
 
-# No test is timed: others on the machine may hold one up.
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("untimed")
+# No test is timed: others on the machine may hold one up. `make test` tries the same examples in each run; the suite
+# "properties" of tests/suites.toml tries others, and more, with --hypothesis-profile thorough.
+_UNTIMED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("quick", _UNTIMED, max_examples=100, derandomize=True)
+hypothesis.settings.register_profile("thorough", _UNTIMED, max_examples=1_000)
+hypothesis.settings.load_profile("quick")
 
 # What is slower belongs to a suite of tests/suites.toml, unless it waits for a machine that does other things.
 _BUDGET_SECONDS = 60.0

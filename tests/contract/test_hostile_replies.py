@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.adapters.base import Completed, Submitted, Task, TaskStatus
@@ -36,7 +36,6 @@ _HEADERS = st.sampled_from(
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-@settings(max_examples=300, deadline=None)
 @given(status=st.sampled_from([200, 201, 202, 204, 301, 400, 402, 403, 404, 408, 422, 429, 500, 503]), body=_BODIES)
 def test_any_reply_is_an_answer_or_an_error_of_ours(name: str, status: int, body: bytes) -> None:
     kind, case = adapters()[name], CASES[name]
@@ -65,7 +64,6 @@ def test_any_reply_is_an_answer_or_an_error_of_ours(name: str, status: int, body
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(CASES) if adapters()[name].sends_webhooks])
-@settings(max_examples=200, deadline=None)
 @given(headers=st.dictionaries(_HEADERS, st.text(max_size=20)), body=_BODIES, secret=st.text(max_size=20))
 def test_any_webhook_is_a_report_or_an_error_of_ours(
     name: str, headers: dict[str, str], body: bytes, secret: str

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import ImagesResponse
 from PIL import Image
@@ -116,7 +116,6 @@ async def test_a_reply_without_images_is_unreadable_and_not_refused(body: Any) -
     assert caught.value.code is ErrorCode.PROVIDER_ERROR
 
 
-@settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=80), columns=st.integers(1, 30), padded=st.booleans(), safe=st.booleans())
 def test_base64_comes_back_as_it_was(content: bytes, columns: int, padded: bool, safe: bool) -> None:
     text = (base64.urlsafe_b64encode if safe else base64.b64encode)(content).decode()
@@ -135,7 +134,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(body=_JSON, text=st.text(max_size=60))
 def test_any_reply_is_read_without_an_error(body: Any, text: str) -> None:
     found = outputs_in(body)

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Video
 
@@ -258,7 +258,6 @@ def _search(body: Any, *names: str) -> list[_Read]:
     return read
 
 
-@settings(max_examples=300, deadline=None)
 @given(body=_JSON)
 def test_the_search_takes_any_json(body: Any) -> None:
     for read in _search(body, *CASES):

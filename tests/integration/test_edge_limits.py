@@ -14,7 +14,7 @@ from darkroom.gateway.v1 import gateway_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.rpc.words import descriptor_of
@@ -189,7 +189,6 @@ def anything(draw: st.DrawFn) -> tuple[Any, bytes]:
     return method, _filled(draw, GetMessageClass(method.input_type)).SerializeToString()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sent=anything())
 def test_whatever_comes_over_grpc_has_a_clear_answer(lasting_stack: Stack, sent: tuple[Any, bytes]) -> None:
     method, request = sent

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -38,8 +37,6 @@ from tests.support.waiting import eventually
 OUTPUTS = [{"type": "image", "url": "https://example.com/1.png"}]
 # The partition that a new database begins with ends within two months: seen from then it is old.
 LATER = -100
-CARRIED = 90
-WAITING = 1_000
 REFERRING = ("submissions", "poll_tasks", "callbacks", "generation_ratings")
 
 
@@ -306,25 +303,6 @@ async def test_statements_that_run_all_the_time_know_nothing_of_other_months(dat
     await open_batch(database, 1, providers=["openai"], fields={"id": new_id("gen")})
     await PartitionStore(database).extend(14)
     assert set(await _carry(database)) == {0}
-
-
-async def test_what_is_read_follows_what_is_carried_though_nothing_is_known_of_the_tables(database: Database) -> None:
-    await execute(database, "ALTER TABLE generation_requests_first SET (autovacuum_enabled = off)")
-    await execute(database, "ALTER TABLE submissions_first SET (autovacuum_enabled = off)")
-    await insert(database, [new_generation(id=new_id("gen"), provider_id="other") for _ in range(WAITING)])
-    found = [0]
-
-    def count(connection: sa.Connection) -> None:
-        read = sa.text("""
-            SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables
-            WHERE relname IN ('generation_requests_first', 'submissions_first')""")
-        found.append(int(connection.execute(read).scalar_one()))
-
-    sa.event.listen(database.engine, "commit", count)
-    await _carry(database, CARRIED)
-    sa.event.remove(database.engine, "commit", count)
-    # Counts go on from transaction to transaction. A small table may be read whole, but never for each row.
-    assert max(after - before for before, after in pairwise(found)) <= WAITING + 8 * CARRIED, found
 
 
 async def test_the_range_has_all_that_is_under_way_and_what_is_to_come(database: Database) -> None:

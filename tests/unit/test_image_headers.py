@@ -23,7 +23,7 @@ LIMITS = SourceLimits()
 SIDES = some.integers(1, 200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIDES, SIDES, some.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), some.booleans(), some.booleans())
 def test_sizes_and_types_are_the_decoders_own(width: int, height: int, kind: str, alpha: bool, lossless: bool) -> None:
     image = Image.new("RGBA" if alpha and kind in {"PNG", "WEBP"} else "RGB", (width, height), (9, 99, 199))
