@@ -80,9 +80,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests for the workers."""
-    items.sort(key=lambda item: placed(item)[0])
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests for the workers, where there are any."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: placed(item)[0])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
 from time import monotonic
 
 from rich.console import Console
 
 from tests.mutants.drawing import HERE, Mutant, draw, subjects
-from tests.mutants.running import Tree, killed
+from tests.mutants.running import Tree
 
 _LIST = HERE / "mutants.json"
+# Trees in which mutants of the first tier run side by side.
+_AT_ONCE = 2
 _TIERS = ("subject", "fast", "slow")
 _console = Console(highlight=False, width=160)
 
@@ -32,34 +37,47 @@ def save(mutants: Sequence[Mutant]) -> None:
 
 
 def run(names: Sequence[str], tiers: Sequence[str]) -> int:
-    """Run the tests against mutants, save after each who killed it, and show it. Return 0 if all were killed."""
+    """Run the tests against mutants, save after each who killed it, and show it. Return 0 if all were killed.
+
+    Args:
+        names: ids of mutants or names of subjects; all if there are none.
+        tiers: which tests run, one tier after the other, until one kills the mutant.
+    """
     mutants = {mutant.id: mutant for mutant in listed()}
-    by_name = {subject.name: subject for subject in subjects()}
-    chosen = [mutant for mutant in mutants.values() if not names or mutant.id in names or mutant.subject in names]
-    survivors = []
-    with TemporaryDirectory(prefix="darkroom-mutants-") as folder:
-        tree = Tree(Path(folder) / "tree")
-        for subject in {mutant.subject for mutant in chosen}:
-            if fails := tree.killer(None, "subject", by_name[subject].tests):
-                _console.print(f"{subject}: the tests fail without a mutant: {fails}")
-                return 1
-        for mutant in chosen:
-            began = monotonic()
-            found = killed(tree, mutant, by_name[mutant.subject], tiers)
-            mutants[mutant.id] = found
-            save(list(mutants.values()))
-            said = f"killed by {found.killed_by} ({found.tier})" if found.killed_by else "SURVIVED"
-            _console.print(f"{mutant.id}  {monotonic() - began:.0f} s  {said}", markup=False)
-            if not found.killed_by:
-                survivors.append(mutant.id)
-        killers = sorted({mutants[one.id].killed_by for one in chosen} - {""})
-        if killers and (fails := tree.killer(None, "fast", [one for one in killers if one.startswith("tests/")])):
-            _console.print(f"a test that killed fails without a mutant too: {fails}")
-            return 1
-    _console.print(
-        f"{len(chosen) - len(survivors)} of {len(chosen)} killed; survived: {', '.join(survivors) or 'none'}"
-    )
-    return 1 if survivors else 0
+    chosen = [mutant.id for mutant in mutants.values() if not names or {mutant.id, mutant.subject} & set(names)]
+    with TemporaryDirectory(prefix="darkroom-mutants-") as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
+        trees: Queue[Tree] = Queue()
+        for number in range(_AT_ONCE):
+            trees.put(Tree(Path(folder) / f"tree-{number}"))
+        left = chosen
+        for tier in tiers:
+            # The larger tiers have workers of their own, and run against one mutant at a time.
+            apply: Callable[..., Iterator[Mutant]] = pool.map if tier == "subject" else map
+            ran = apply(partial(_run, trees, tier), [mutants[one] for one in left])
+            for found in ran:
+                mutants[found.id] = found
+                save(list(mutants.values()))
+            left = [one for one in left if not mutants[one].killed_by]
+        killers = {mutants[one].killed_by for one in chosen} - {""}
+        fails = trees.get().killer(None, "fast", sorted(one for one in killers if one.startswith("tests/")))
+    if fails:
+        _console.print(f"a test that killed fails without a mutant too: {fails}", markup=False)
+        return 1
+    _console.print(f"{len(chosen) - len(left)} of {len(chosen)} killed; survived: {', '.join(left) or 'none'}")
+    return 1 if left else 0
+
+
+def _run(trees: Queue[Tree], tier: str, mutant: Mutant) -> Mutant:
+    """Run one tier against a mutant in a tree that is free, and show what came of it."""
+    (subject,) = (one for one in subjects() if one.name == mutant.subject)
+    tree, began = trees.get(), monotonic()
+    try:
+        killer = tree.killer(mutant, tier, subject.tests if tier == "subject" else [])
+    finally:
+        trees.put(tree)
+    said = f"killed by {killer}" if killer else "survived"
+    _console.print(f"{mutant.id}  {tier}  {monotonic() - began:.0f} s  {said}", markup=False)
+    return mutant.model_copy(update={"killed_by": killer, "tier": tier if killer else ""})
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mutants.drawing import Mutant, Subject
+from tests.mutants.drawing import Mutant
 from tests.suites import ROOT, git
 
 # The name of a test, without the group of workers' tests that xdist puts behind it.
@@ -49,7 +49,9 @@ class Tree:
 
     def _first_failure(self, tier: str, tests: Sequence[str]) -> str:
         marks = "slow" if tier == "slow" else "not slow"
-        command = [sys.executable, "-m", "pytest", "-x", "-n", "2", "--durations", "0", "-rfE", "-m", marks, *tests]
+        # The tests of a subject run in the order of its list, the quickest first.
+        workers = "0" if tier == "subject" else "3"
+        command = [sys.executable, "-m", "pytest", "-x", "-n", workers, "--durations", "0", "-rfE", "-m", marks, *tests]
         try:
             ended = subprocess.run(
                 command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS[tier]
@@ -60,12 +62,3 @@ class Tree:
             return ""
         found = _OUTCOME.search(ended.stdout)
         return found[1] if found else (ended.stdout + ended.stderr)[-300:]
-
-
-def killed(tree: Tree, mutant: Mutant, subject: Subject, tiers: Sequence[str]) -> Mutant:
-    """Run the tiers one after the other until a test fails. Return the mutant with what was found."""
-    for tier in tiers:
-        found = tree.killer(mutant, tier, subject.tests if tier == "subject" else [])
-        if found:
-            return mutant.model_copy(update={"killed_by": found, "tier": tier})
-    return mutant.model_copy(update={"killed_by": "", "tier": ""})
