@@ -202,6 +202,13 @@ async def test_where_none_can_take_it_it_waits_where_it_is(database: Database) -
     assert (await _row(database))["model_identifier"] == "flux-pro"
 
 
+async def test_what_a_dispatcher_has_claimed_stays_with_its_model(database: Database) -> None:
+    await _waiting(database, {"fallbacks": OTHERS})
+    dispatcher = Dispatcher(database)
+    await dispatcher.claim(1)
+    assert await dispatcher.claims.fall_back([Unavailable("bfl", "PROVIDER_UNAVAILABLE")], 10) == {}
+
+
 async def test_only_what_the_day_cannot_pay_goes_on(database: Database) -> None:
     await _waiting(
         database,

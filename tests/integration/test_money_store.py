@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from tests.conftest import StartStack
 from tests.support.console import visitor
 from tests.support.dispatchers import Dispatcher, attempt_outcome
 from tests.support.rows import execute, insert, insert_key, new_generation, rows
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 ERROR: dict[str, Any] = {"code": "TASK_TIMEOUT", "message": "no", "details": {}, "is_retryable": False}
@@ -146,6 +148,29 @@ async def test_what_a_restored_database_is_unsure_of_is_at_risk(database: Databa
     await insert(database, [new_generation(id=new_id("gen"), **fields) for _ in range(2)])
     assert await RestoreStore(database).doubt(10, idempotent=[]) == 2
     assert await _sums(database) == (0, 0, PRICE_USD * 2)
+
+
+async def test_a_restore_counts_each_attempt_once(database: Database) -> None:
+    await insert(database, [new_generation(id=new_id("gen")) for _ in range(2)])
+    dispatcher = Dispatcher(database)
+    (claimed,) = await dispatcher.claim(1)
+    await dispatcher.record_attempts([Attempt(new_id("sub"), claimed.id, claimed.lease_token)])
+    assert await RestoreStore(database).doubt(10, idempotent=[]) == 2
+    assert await rows(database, "SELECT attempts FROM generation_requests") == [{"attempts": 1}] * 2
+    found = await rows(database, "SELECT attempt, state FROM submissions")
+    assert found == [{"attempt": 1, "state": "UNCERTAIN"}] * 2
+
+
+async def test_a_restore_leaves_what_is_cancelled_meanwhile(database: Database) -> None:
+    await insert(database, [new_generation(id=new_id("gen"))])
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.engine.connect() as cancel:
+        cancel.execute(sa.text("UPDATE generation_requests SET state = 'CANCELLED', ended_at = now()"))
+        doubt = asyncio.create_task(RestoreStore(database).doubt(10, idempotent=[]))
+        await eventually(lambda: rows(database, waiting), within=5, what="the restore waits for the cancel")
+        await asyncio.to_thread(cancel.commit)
+    assert await doubt == 0
+    assert await rows(database, "SELECT state FROM generation_requests") == [{"state": "CANCELLED"}]
 
 
 async def test_a_result_that_was_billed_and_could_not_be_stored_is_spent(database: Database) -> None:

@@ -49,6 +49,24 @@ async def test_concurrent_claims_share_the_tasks_without_overlap(database: Datab
     assert (len(ids), len(set(ids))) == (30, 30)
 
 
+async def test_a_claim_leaves_out_what_another_claims_at_the_moment(database: Database) -> None:
+    await _tasks(database, 2)
+    with database.engine.connect() as other:
+        other.execute(sa.text("SELECT FROM poll_tasks WHERE task_id = 'task_0' FOR UPDATE"))
+        claimed = await _polls(database).claim({"bfl": 10})
+    assert [task.task_id for task in claimed] == ["task_1"]
+
+
+async def test_a_claim_tells_whether_the_vendor_has_answered_for_the_task(database: Database) -> None:
+    await _tasks(database, 1)
+    store = _polls(database)
+    (task,) = await store.claim({"bfl": 1})
+    assert not task.is_answered
+    await store.end([PollOutcome(*task.lease, TaskState.PROCESSING, is_answered=True, delay_seconds=0)])
+    (task,) = await store.claim({"bfl": 1})
+    assert task.is_answered
+
+
 async def test_a_task_that_is_not_due_is_left(database: Database) -> None:
     await _polls(database).adopt(new_generation(), NewTask("later", "flux", None, "fixed", 60_000, 600))
     assert await _polls(database).claim({"bfl": 10}) == []

@@ -91,6 +91,36 @@ async def _is_free_for_others(database: Database) -> None:
     assert await other.claim({"bfl": 10}) == []
 
 
+async def test_claims_that_are_held_are_renewed_and_no_others(lossy: LossyDatabase, settings: Settings) -> None:
+    poller = Poller(lossy, settings)
+    held, _ = await poller.take("in_hand"), await poller.take("task")
+    await execute(lossy, "UPDATE poll_tasks SET lease_until = 'epoch'")
+    with poller.polling.window.holding(held):
+        assert not await poller.polling.renew(), "the loop waits for its interval"
+    assert await rows(lossy, "SELECT task_id FROM poll_tasks WHERE lease_until > 'epoch'") == [{"task_id": "in_hand"}]
+
+
+async def test_a_wake_up_claims_before_the_interval_has_passed(lossy: LossyDatabase, settings: Settings) -> None:
+    poller = Poller(lossy, settings)
+    poller.polling.wake()
+    turns: list[bool] = []
+
+    async def turn() -> bool:
+        turns.append(True)
+        return False
+
+    async def turned() -> bool:
+        return bool(turns)
+
+    poller.polling.window.refill = loop = Loop("claim", turn, interval_seconds=600)
+    loop.start()
+    await eventually(turned, within=5, what="the loop begins")
+    turns.clear()
+    poller.polling.wake()
+    await eventually(turned, within=5, what="the loop is woken")
+    await loop.stop()
+
+
 async def test_claim_whose_reply_was_lost_ends_though_the_poller_is_busy(
     lossy: LossyDatabase, settings: Settings
 ) -> None:
