@@ -45,14 +45,35 @@ class _Entry(BaseModel):
 class Limits(_Entry):
     """What a provider account stands. None: no bound."""
 
-    concurrent_tasks: int | None = Field(default=None, ge=1, le=1_000_000)
-    concurrent_submits: int = Field(default=50, ge=1, le=10_000)
-    concurrent_checks: int = Field(default=20, ge=1, le=10_000)
-    requests_per_second: float | None = Field(default=None, gt=0, le=10_000)
-    requests_per_minute: float | None = Field(default=None, gt=0, le=600_000)
-    daily_spend_usd: float | None = Field(default=None, ge=0)
-    submit_timeout_seconds: float = Field(default=60.0, gt=0, le=3_600)
-    check_timeout_seconds: float = Field(default=20.0, gt=0, le=600)
+    concurrent_tasks: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Tasks that the account may have at once, all dispatchers together.",
+    )
+    concurrent_submits: int = Field(
+        default=50, ge=1, le=10_000, description="Submits in progress at once in one dispatcher."
+    )
+    concurrent_checks: int = Field(default=20, ge=1, le=10_000, description="Polls in progress at once in one poller.")
+    requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        description="Submits per second of all dispatchers together; the narrower of this limit and "
+        "`limits.requests_per_minute` applies. The submits of one second, and at least one, may leave at once.",
+    )
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, le=600_000, description="Submits per minute of all dispatchers together."
+    )
+    daily_spend_usd: float | None = Field(
+        default=None,
+        ge=0,
+        description="What may be submitted in a day (UTC) by the catalog's prices, all dispatchers together, in "
+        "US dollars. What the provider did not take, or reports as failed or cancelled on the same day, "
+        "is subtracted again.",
+    )
+    submit_timeout_seconds: float = Field(default=60.0, gt=0, le=3_600, description="Time limit of a submit.")
+    check_timeout_seconds: float = Field(default=20.0, gt=0, le=600, description="Time limit of a poll.")
 
     @property
     def rate_per_second(self) -> float | None:
@@ -65,63 +86,120 @@ class Limits(_Entry):
 class Retry(_Entry):
     """How a submit is repeated that the provider did not take: the first wait doubles, with ±25 % of chance."""
 
-    attempts: int = Field(default=3, ge=1, le=20)
-    first_wait_seconds: float = Field(default=1.0, gt=0, le=600)
-    longest_wait_seconds: float = Field(default=30.0, gt=0, le=3_600)
-    longest_retry_after_seconds: float = Field(default=600.0, ge=0, le=86_400)
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=20,
+        description="How often a submit is sent at most; also how often a cancel or the fetching of a result is "
+        "tried in a row.",
+    )
+    first_wait_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        le=600,
+        description="Wait before the second attempt. It doubles with each attempt, and varies by 25 % either way.",
+    )
+    longest_wait_seconds: float = Field(default=30.0, gt=0, le=3_600, description="Wait at which the doubling stops.")
+    longest_retry_after_seconds: float = Field(
+        default=600.0, ge=0, le=86_400, description="Longest Retry-After of a provider that is obeyed."
+    )
 
 
 class BreakerPolicy(_Entry):
     """When nothing more is sent to a provider account, because what was sent lately has failed by its fault."""
 
-    failure_rate: float = Field(default=0.5, gt=0, le=1)
-    minimum_calls: int = Field(default=10, ge=1, le=1_000_000)
-    window_seconds: float = Field(default=60.0, gt=0, le=86_400)
-    """After so long a call counts half."""
-    open_seconds: float = Field(default=30.0, gt=0, le=86_400)
-    longest_open_seconds: float = Field(default=300.0, gt=0, le=86_400)
+    failure_rate: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of failed submits at which the circuit breaker opens, so that nothing more is sent. A "
+        "failure is one by the provider's fault: no connection, no answer or 5xx. A refusal is an answer.",
+    )
+    minimum_calls: int = Field(default=10, ge=1, le=1_000_000, description="For fewer calls the breaker does not open.")
+    window_seconds: float = Field(default=60.0, gt=0, le=86_400, description="After this time a call counts half.")
+    open_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="How long the breaker stays open before one probe may pass. It doubles with each probe that fails.",
+    )
+    longest_open_seconds: float = Field(default=300.0, gt=0, le=86_400, description="Time at which the doubling stops.")
 
 
 class WebhookPolicy(_Entry):
     """How a provider tells us that a task has ended, and how it is polled beside that."""
 
-    secret: EnvironmentName | None = None
-    """The environment variable that holds what the vendor signs with."""
-    keys_url: HttpUrl | None = None
-    """Where the vendor publishes the keys that it signs with, as a JWKS document."""
-    poll_interval_seconds: float = Field(default=30.0, ge=0.1, le=3_600)
+    secret: EnvironmentName | None = Field(
+        default=None,
+        description="Environment variable with the secret with which the vendor signs its webhooks; read by the "
+        "dispatcher and the gateway.",
+    )
+    keys_url: HttpUrl | None = Field(
+        default=None,
+        description="Instead of a secret: where the vendor publishes its keys, as a JWKS document that is fetched "
+        "once a day.",
+    )
+    poll_interval_seconds: float = Field(
+        default=30.0,
+        ge=0.1,
+        le=3_600,
+        description="How often a task is polled that the vendor also reports by a webhook.",
+    )
 
 
 class StoragePolicy(_Entry):
     """Where a provider's results come from and go to."""
 
-    upload_to_s3: bool = True
+    upload_to_s3: bool = Field(
+        default=True,
+        description="Whether outputs are fetched and stored. `false` hands the provider's URL to the client.",
+    )
     s3_path_prefix: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
-    ] = "generations"
-    result_hosts: tuple[Host, ...] = ()
-    """Hosts that results may come from though their addresses are not public. A leading dot stands for all below."""
-    result_seconds: float = Field(default=600.0, gt=0)
-    """How long a result can be fetched after the provider said it was ready."""
+    ] = Field(
+        default="generations", description="Outputs are stored at `<prefix>/yyyy/mm/dd/<generation id>/<n>.<ext>`."
+    )
+    result_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description="Hosts from which outputs are fetched although their addresses are not public. A leading dot "
+        "stands for all hosts below.",
+    )
+    result_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="How long the provider keeps a result. Until then, or until the task's deadline where that is "
+        "later, an output that cannot be read or stored is tried again. Then the outputs that are stored "
+        "are the result; without any the generation fails.",
+    )
 
 
 class Provider(_Entry):
     """A provider account."""
 
     id: str
-    adapter: str
-    base_url: HttpUrl
-    api_hosts: tuple[Host, ...] = ()
-    """Further hosts that may be sent the credentials when a reply names them. A leading dot stands for all below."""
-    credentials: dict[str, EnvironmentName] = {}
-    """By the adapter's name for each, the environment variable that holds it."""
+    adapter: str = Field(description="Adapter that speaks the vendor's wire format, of those under Vendors.")
+    base_url: HttpUrl = Field(description="URL to which the adapter's paths are appended.")
+    api_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description="Further hosts to which the credentials may be sent when a reply names them; `.bfl.ai` stands "
+        "for all hosts below.",
+    )
+    credentials: dict[str, EnvironmentName] = Field(
+        default={},
+        description="By the adapter's name for each credential, the environment variable that holds it; read by the "
+        "dispatcher and the poller. The adapter says which are required.",
+    )
     limits: Limits = Limits()
     retry: Retry = Retry()
     breaker: BreakerPolicy = BreakerPolicy()
     webhooks: WebhookPolicy | None = None
     storage: StoragePolicy = StoragePolicy()
-    preprocess: dict[str, Any] | Literal[False] = {}
-    """What becomes of input images beside what the adapter says of its vendor; false: they go as they come."""
+    preprocess: dict[str, Any] | Literal[False] = Field(
+        default={},
+        description="What becomes of input images in addition to what the adapter says of its vendor: fields of a "
+        "config in snake_case, within the vendor's bounds, for instance `{compression: {quality: 80}}`. "
+        "`false`: images are sent as they come.",
+    )
 
     def owns(self, url: str) -> bool:
         """Whether a URL is http(s) and on one of the provider's own hosts."""
@@ -150,31 +228,57 @@ class Provider(_Entry):
 
 
 class Polling(_Entry):
-    """How a model's tasks are followed. `max_duration_seconds` None: 600 for images, 1,200 for videos."""
+    """How a model's tasks are polled."""
 
-    strategy: Strategy = "exponential"
-    interval_seconds: float = Field(default=2.0, ge=0.1, le=300)
-    jitter: float = Field(default=0.1, ge=0, le=0.5)
-    """By what share waits are spread either way, so that tasks handed in together drift apart."""
-    max_duration_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    strategy: Strategy = Field(
+        default="exponential", description="`exponential` (1.5 times the wait before, at most five minutes) or `fixed`."
+    )
+    interval_seconds: float = Field(default=2.0, ge=0.1, le=300, description="The first wait.")
+    jitter: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="The share by which waits vary either way, so that tasks that were submitted together drift apart.",
+    )
+    max_duration_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="After this time the task counts as lost. If not set, 600 for images and 1,200 for videos.",
+    )
 
 
 class Model(_Entry):
     """A model that can be asked for."""
 
     identifier: str
-    provider: str
-    upstream_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/:-]{1,200}$")]
-    media_type: MediaType
-    description: str = ""
-    price_per_output_usd: float | None = Field(default=None, ge=0)
-    price_per_second_usd: float | None = Field(default=None, ge=0)
-    max_outputs: int = Field(default=1, ge=1, le=10)
-    max_input_images: int = Field(default=0, ge=0, le=20)
+    provider: str = Field(description="Provider account that serves the model.")
+    upstream_model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/:-]{1,200}$")] = Field(
+        description="The vendor's name for the model."
+    )
+    media_type: MediaType = Field(description="What the model generates.")
+    description: str = Field(default="", description="Description for people.")
+    price_per_output_usd: float | None = Field(
+        default=None, ge=0, description="Price of one output, in US dollars. Exactly one of the two prices is required."
+    )
+    price_per_second_usd: float | None = Field(
+        default=None,
+        ge=0,
+        description="Price of one second of an output, in US dollars; `parameters.duration` says how many seconds. "
+        "Exactly one of the two prices is required.",
+    )
+    max_outputs: int = Field(default=1, ge=1, le=10, description="Outputs of one request.")
+    max_input_images: int = Field(default=0, ge=0, le=20, description="Input images of one request.")
     polling: Polling = Polling()
-    defaults: dict[str, Any] = {}
-    fallbacks: tuple[Name, ...] = Field(default=(), max_length=10)
-    """Models that are tried in order where this one's provider cannot take a request."""
+    defaults: dict[str, Any] = Field(
+        default={}, description="Defaults of the model's `parameters`, in place of the adapter's."
+    )
+    fallbacks: tuple[Name, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Models that are tried in order where this one's provider cannot take a request. A request's own "
+        "`fallbackModels` take their place.",
+    )
 
     @property
     def max_duration_seconds(self) -> int:
