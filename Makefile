@@ -20,7 +20,7 @@ SINCE ?= origin/main
 MINUTES ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards images manifests cluster cluster-secrets cluster-tools chaos fuzz mutants differential migration new-adapter lock baseline clean
+.PHONY: help demo up test test-slow test-changed prometheus browser nginx pictures translations lint format protos bench dashboards reference images manifests cluster cluster-secrets cluster-tools chaos fuzz mutants differential migration new-adapter lock baseline clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench: $(VENV)/.bench $(VENV)/litellm/.made $(VENV)/sharp/.made $(VENV)/gbstats/
 
 dashboards: $(VENV)/.development  ## Write Grafana's dashboards from deploy/grafana/boards.py.
 	@$(BIN)/python -m deploy.grafana
+
+reference: $(GENERATED)/.made  ## Write the tables of settings, metrics, catalog keys, error codes and simulated faults into docs/.
+	@$(BIN)/python -m sandbox reference
 
 images: $(GENERATED)/.made  ## Build an image for each service with Docker, or with what IMAGE_BUILDER names (podman, buildah).
 	@for service in gateway dispatcher poller monitor experiments; do \
