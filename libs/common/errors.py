@@ -25,7 +25,7 @@ Details = dict[str, Any]
 
 
 class ErrorCode(StrEnum):
-    """Why something failed. The same words stand in `darkroom.common.v1.ErrorCode`, where each is explained."""
+    """Why something failed. `darkroom.common.v1.ErrorCode` has the same names, with the meaning of each."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
     INVALID_PARAMETERS = "INVALID_PARAMETERS"
