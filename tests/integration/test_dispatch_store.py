@@ -11,6 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from libs.common.database.engine import Database
 from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, NewTask
 from libs.common.database.states import IllegalTransition, State, SubmissionState
+from libs.common.database.stores.cancelling import cancel_all
+from libs.common.database.stores.polling import PollStore
+from libs.common.ids import new_id
 from tests.support.dispatchers import Dispatcher
 from tests.support.rows import execute, insert, new_generation, rows
 
@@ -157,6 +160,17 @@ async def test_older_claim_of_the_same_owner_never_renews_a_newer_one(database: 
     await _expire(database)
     assert await store.claims.renew([claimed.claim]) == []
     assert len(await _store(database, "other").claims.rescue(10, held=[])) == 1
+
+
+async def test_a_cancel_of_many_names_those_that_a_dispatcher_holds(database: Database) -> None:
+    await insert(database, [new_generation(id=new_id("gen")) for _ in range(2)])
+    await PollStore(database, owner="one", lease_seconds=30).adopt(
+        new_generation(id=new_id("gen")), NewTask("task", "flux", None, "fixed", 100, 60)
+    )
+    (claimed,) = await Dispatcher(database).claim(1)
+    ids = [row["id"] for row in await rows(database, "SELECT id FROM generation_requests")]
+    assert len(ids) == 3
+    assert await database.transaction("cancel", lambda c: cancel_all(c, ids)) == [claimed.id]
 
 
 async def test_a_rescuer_learns_of_an_attempt_without_an_outcome(database: Database) -> None:

@@ -132,3 +132,11 @@ def test_a_file_that_is_cut_off_says_so(kind: str, part: float) -> None:
 def test_no_bytes_are_too_odd_to_ask(head: bytes, rest: bytes) -> None:
     content = head + rest
     assert not (_is_whole(content) and _is_cut_off(content))
+
+
+def test_a_jpeg_that_ends_within_its_thumbnail_is_not_whole() -> None:
+    thumbnail = _image("JPEG")
+    segment = b"\xff\xe1" + (len(thumbnail) + 1_000).to_bytes(2, "big") + thumbnail
+    content = b"\xff\xd8" + segment
+    assert content.endswith(b"\xff\xd9")
+    assert not has_its_end(io.BytesIO(content), len(content))
