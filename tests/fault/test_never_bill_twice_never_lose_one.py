@@ -25,10 +25,10 @@ UNCERTAIN = {
 }
 
 
-def _points(service: ServiceName, quick: CrashPoint) -> list[Any]:
-    """All points at which a service can die, of which one runs with the quick tests."""
+def _points(service: ServiceName, *quick: CrashPoint) -> list[Any]:
+    """All points at which a service can die, of which these run with the quick tests."""
     points = [point for point in CrashPoint if point.startswith(f"{service}.")]
-    return [point if point is quick else pytest.param(point, marks=pytest.mark.slow) for point in points]
+    return [point if point in quick else pytest.param(point, marks=pytest.mark.slow) for point in points]
 
 
 async def _crash_and_recover(running: Running, service: ServiceName) -> list[tuple[str, gateway_pb2.Generation]]:
@@ -40,7 +40,9 @@ async def _crash_and_recover(running: Running, service: ServiceName) -> list[tup
     return list(zip(prompts, ended, strict=True))
 
 
-@pytest.mark.parametrize("point", _points("dispatcher", CrashPoint.DISPATCHER_REPLY_RECEIVED))
+@pytest.mark.parametrize(
+    "point", _points("dispatcher", CrashPoint.DISPATCHER_CLAIMED, CrashPoint.DISPATCHER_REPLY_RECEIVED)
+)
 async def test_a_dispatcher_that_dies_at_any_point(
     start_stack: StartStack, simulator: Simulator, point: CrashPoint
 ) -> None:

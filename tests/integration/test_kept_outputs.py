@@ -71,7 +71,10 @@ async def test_what_browsers_must_not_run_is_kept_as_a_download(stack: Running, 
     prompt = simulated(f"beside {odd}", task_seconds=0, output_files={"1": odd})
     generation = await stack.ended(await stack.create("flux-schnell", prompt, number_of_outputs=2))
     assert generation.status == SUCCESS, generation.error
-    assert [output.content_type for output in generation.results] == ["image/png", "application/octet-stream"]
+    assert [(output.type, output.content_type) for output in generation.results] == [
+        ("image", "image/png"),
+        ("image", "application/octet-stream"),
+    ]
     assert await _read(generation.results[1]) == (content, "attachment")
 
 
@@ -140,3 +143,18 @@ async def test_a_cancel_between_two_tries_removes_what_is_stored(stack: Running,
         stack_database, "SELECT expires_at <= now() AS is_due FROM prepared_images WHERE object_key = :key", key=key
     )
     assert found == [{"is_due": True}]
+
+
+async def test_a_cancel_during_a_try_removes_what_that_try_has_stored(stack: Running, stack_database: Database) -> None:
+    before = await stack.metric("poller", "darkroom_late_results_total", kind="store")
+    prompt = simulated("cancelled in between", task_seconds=0, output_files={"1": "gone"}, result_wait_seconds=1.5)
+    generation_id = await stack.create("flux-dev-fal", prompt, number_of_outputs=2)
+    sql = "SELECT 1 FROM generation_requests WHERE id = :id AND state = 'STORING' AND lease_owner IS NOT NULL"
+    await eventually(lambda: rows(stack_database, sql, id=generation_id), within=15, what="a poller stores it")
+    await stack.cancel(generation_id)
+    assert (await stack.ended(generation_id)).status == CANCELLED
+
+    async def is_dropped() -> bool:
+        return await stack.metric("poller", "darkroom_late_results_total", kind="store") == before + 1
+
+    await eventually(is_dropped, within=15, what="the stored file is removed")

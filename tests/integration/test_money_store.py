@@ -21,6 +21,7 @@ from libs.common.database.records_tasks import PollOutcome
 from libs.common.database.states import State, SubmissionState, TaskState
 from libs.common.database.stores.api_keys import ApiKeyStore
 from libs.common.database.stores.billing import CHUNK, PARTLY_RESOLVED, BillingStore, Resolved, SubmissionFilter
+from libs.common.database.stores.cancelling import CancelStore
 from libs.common.database.stores.partitions import PartitionStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.restoring import RestoreStore
@@ -150,6 +151,18 @@ async def test_what_a_restored_database_is_unsure_of_is_at_risk(database: Databa
     assert await _sums(database) == (0, 0, PRICE_USD * 2)
 
 
+async def test_a_lost_submission_that_was_to_be_repeated_is_at_risk_once_its_generation_has_ended(
+    database: Database,
+) -> None:
+    await insert_key(database, "key_1")
+    repeated = {"error": ERROR, "is_same_id": True}
+    await _submitted(database, State.PENDING, SubmissionState.UNCERTAIN, **repeated)
+    assert await _sums(database) == (PRICE_USD, 0, 0)
+    (generation,) = await rows(database, "SELECT id FROM generation_requests")
+    assert await CancelStore(database).request(generation["id"]) is State.CANCELLED
+    assert await _sums(database) == (0, 0, PRICE_USD)
+
+
 async def test_a_restore_counts_each_attempt_once(database: Database) -> None:
     await insert(database, [new_generation(id=new_id("gen")) for _ in range(2)])
     dispatcher = Dispatcher(database)
@@ -250,6 +263,7 @@ async def test_a_bulk_resolution_that_fails_halfway_is_of_unknown_outcome_and_a_
             await resolve()
         other.rollback()
     assert (caught.value.details[PARTLY_RESOLVED], caught.value.is_retryable) == (CHUNK, False)
+    assert caught.value.details["sqlstate"] == "57014"
     assert await left() == ids[-1:]
     assert (await resolve()).submissions == 1
     assert await left() == []

@@ -223,3 +223,30 @@ async def test_a_model_that_only_the_gateway_knows_yet_waits_for_the_dispatchers
     Path(older.stack.environment["DARKROOM_CATALOG"]).write_text(catalog)
 
     assert (await newer.ended(generation_id)).status == SUCCESS
+
+
+LOOPS: dict[ServiceName, tuple[str, ...]] = {
+    "dispatcher": ("claim", "rescue", "renew", "batches", "circuits"),
+    "poller": ("poll", "store", "late", "callbacks", "renew_tasks", "renew_results"),
+}
+
+
+async def test_loops_without_work_wait_for_their_intervals(start_stack: StartStack) -> None:
+    running = await start_stack()
+
+    async def iterations(service: ServiceName, loop: str) -> float:
+        return await running.metric(service, "darkroom_loop_iterations_total", loop=loop)
+
+    async def all_iterations() -> dict[str, float]:
+        return {
+            f"{service} {loop}": await iterations(service, loop) for service, loops in LOOPS.items() for loop in loops
+        }
+
+    before = await all_iterations()
+
+    async def some_time_has_passed() -> bool:
+        return await iterations("poller", "late") >= before["poller late"] + 5
+
+    await eventually(some_time_has_passed, within=20, what="five intervals of a loop")
+    after = await all_iterations()
+    assert {name: after[name] - count for name, count in before.items() if after[name] - count > 50} == {}

@@ -44,7 +44,11 @@ def run(names: Sequence[str], tiers: Sequence[str]) -> int:
         tiers: which tests run, one tier after the other, until one kills the mutant.
     """
     mutants = {mutant.id: mutant for mutant in listed()}
-    chosen = [mutant.id for mutant in mutants.values() if not names or {mutant.id, mutant.subject} & set(names)]
+    chosen = [
+        mutant.id
+        for mutant in mutants.values()
+        if not mutant.equivalent and (not names or {mutant.id, mutant.subject} & set(names))
+    ]
     with TemporaryDirectory(prefix="darkroom-mutants-") as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
         trees: Queue[Tree] = Queue()
         for number in range(_AT_ONCE):

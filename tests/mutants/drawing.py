@@ -50,6 +50,7 @@ class Mutant(BaseModel):
         after: what stands in its place.
         killed_by: the test that failed; "" if none did.
         tier: the tests that ran until then: "subject", "fast" (`make test`) or "slow" (`make test-slow`).
+        equivalent: why no test can tell it from the source; "" for all others. It is not run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +63,7 @@ class Mutant(BaseModel):
     after: str
     killed_by: str = ""
     tier: str = ""
+    equivalent: str = ""
 
     def applied(self, source: str) -> str:
         """Return the source with the change, made at the equal line nearest to where it stood.
