@@ -11,8 +11,10 @@ from darkroom.common.v1 import common_pb2
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.crashpoints import CrashPoint
+from libs.common.database.engine import Database
 from libs.common.settings import ServiceName
 from tests.conftest import StartStack
+from tests.support.rows import rows
 from tests.support.running import FAILED, SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 
@@ -31,24 +33,34 @@ def _points(service: ServiceName, *quick: CrashPoint) -> list[Any]:
     return [point if point in quick else pytest.param(point, marks=pytest.mark.slow) for point in points]
 
 
-async def _crash_and_recover(running: Running, service: ServiceName) -> list[tuple[str, gateway_pb2.Generation]]:
+async def _crash(running: Running, service: ServiceName) -> dict[str, str]:
+    """Create generations until the service has died over them. Return their prompts by their ids."""
     prompts = [simulated(f"picture {number}", task_seconds=0.3) for number in range(len(MODELS))]
     ids = await asyncio.gather(*(running.create(model, prompt) for model, prompt in zip(MODELS, prompts, strict=True)))
     await running.has_died(service)
+    return dict(zip(ids, prompts, strict=True))
+
+
+async def _recover(
+    running: Running, service: ServiceName, made: dict[str, str]
+) -> list[tuple[str, gateway_pb2.Generation]]:
+    """Start the service again. Return the prompts, each with its generation once it has ended."""
     await running.restart(service, {"DARKROOM_CRASH_AT": ""})
-    ended = await asyncio.gather(*(running.ended(generation_id, within=30) for generation_id in ids))
-    return list(zip(prompts, ended, strict=True))
+    ended = await asyncio.gather(*(running.ended(generation_id, within=30) for generation_id in made))
+    return list(zip(made.values(), ended, strict=True))
 
 
 @pytest.mark.parametrize(
     "point", _points("dispatcher", CrashPoint.DISPATCHER_CLAIMED, CrashPoint.DISPATCHER_REPLY_RECEIVED)
 )
 async def test_a_dispatcher_that_dies_at_any_point(
-    start_stack: StartStack, simulator: Simulator, point: CrashPoint
+    start_stack: StartStack, simulator: Simulator, database: Database, point: CrashPoint
 ) -> None:
     running = await start_stack(settings={"DARKROOM_CRASH_AT": point})
-
-    outcomes = await _crash_and_recover(running, "dispatcher")
+    made = await _crash(running, "dispatcher")
+    if point is not CrashPoint.DISPATCHER_OUTCOME_WRITTEN:
+        assert await rows(database, "SELECT 1 FROM generation_requests WHERE state = 'DISPATCHING'")
+    outcomes = await _recover(running, "dispatcher", made)
 
     bills = Counter(bill["prompt"] for bill in await simulator.bills())
     codes: Counter[str] = Counter()
@@ -74,8 +86,7 @@ async def test_a_poller_that_dies_at_any_point(
     start_stack: StartStack, simulator: Simulator, point: CrashPoint
 ) -> None:
     running = await start_stack(settings={"DARKROOM_CRASH_AT": point})
-
-    outcomes = await _crash_and_recover(running, "poller")
+    outcomes = await _recover(running, "poller", await _crash(running, "poller"))
 
     bills = Counter(bill["prompt"] for bill in await simulator.bills())
     for prompt, generation in outcomes:

@@ -137,6 +137,9 @@ def test_no_bytes_are_too_odd_to_ask(head: bytes, rest: bytes) -> None:
 def test_a_jpeg_that_ends_within_its_thumbnail_is_not_whole() -> None:
     thumbnail = _image("JPEG")
     segment = b"\xff\xe1" + (len(thumbnail) + 1_000).to_bytes(2, "big") + thumbnail
-    content = b"\xff\xd8" + segment
-    assert content.endswith(b"\xff\xd9")
-    assert not has_its_end(io.BytesIO(content), len(content))
+    assert not _is_whole(b"\xff\xd8" + segment)
+
+
+def test_a_jpeg_whose_segments_lead_to_no_marker_is_not_whole() -> None:
+    segment = b"\xff\xe1\x00\x04ab"
+    assert not _is_whole(b"\xff\xd8" + segment + b"no marker" + b"\xff\xd9")
