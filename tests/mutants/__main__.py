@@ -15,7 +15,7 @@ from time import monotonic
 
 from rich.console import Console
 
-from tests.mutants.drawing import HERE, Mutant, draw, subjects
+from tests.mutants.drawing import HERE, Mutant, draw, replacements, subjects
 from tests.mutants.running import Tree
 
 _LIST = HERE / "mutants.json"
@@ -91,12 +91,17 @@ def main() -> int:
     drawing = commands.add_parser("draw", help="draw anew into mutants.json; what killed earlier ones is forgotten")
     drawing.add_argument("--count", type=int, default=60)
     drawing.add_argument("--seed", type=int, default=24)
+    replacing = commands.add_parser("replace", help="draw one more for each equivalent mutant that has no replacement")
+    replacing.add_argument("--seed", type=int, default=24)
     running = commands.add_parser("run", help="run the tests against mutants")
     running.add_argument("names", nargs="*", help="ids or subjects; all by default")
     running.add_argument("--until", choices=_TIERS, default="fast", help="the last tests to run: %(default)s")
     given = parser.parse_args()
     if given.command == "draw":
         save(draw(given.count, given.seed))
+        return 0
+    if given.command == "replace":
+        save([*listed(), *replacements(listed(), given.seed)])
         return 0
     return run(given.names, _TIERS[: _TIERS.index(given.until) + 1])
 

@@ -6,7 +6,7 @@ import random
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Mutant(BaseModel):
         killed_by: the test that failed; "" if none did.
         tier: the tests that ran until then: "subject", "fast" (`make test`) or "slow" (`make test-slow`).
         equivalent: why no test can tell it from the source; "" for all others. It is not run.
+        replaces: the id of the equivalent mutant that it was drawn in place of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +65,7 @@ class Mutant(BaseModel):
     killed_by: str = ""
     tier: str = ""
     equivalent: str = ""
+    replaces: str = ""
 
     def applied(self, source: str) -> str:
         """Return the source with the change, made at the equal line nearest to where it stood.
@@ -92,14 +94,35 @@ def draw(number: int, seed: int) -> list[Mutant]:
     found = []
     for place, subject in enumerate(listed):
         of_subject = number // len(listed) + (place < number % len(listed))
-        by_line: dict[tuple[str, int], list[Mutant]] = defaultdict(list)
-        for path in subject.files:
-            for mutant in _of_file(subject.name, path):
-                by_line[path, mutant.line].append(mutant)
+        by_line = _by_line(subject)
         for index, line in enumerate(chance.sample(sorted(by_line), of_subject), 1):
             mutant = chance.choice(by_line[line])
             found.append(mutant.model_copy(update={"id": f"{subject.name}-{index}"}))
     return found
+
+
+def replacements(mutants: Sequence[Mutant], seed: int) -> list[Mutant]:
+    """Draw one more for each equivalent mutant that has no replacement, of its subject and of a line of its own."""
+    chance = random.Random(seed)
+    taken = {(mutant.path, mutant.line) for mutant in mutants}
+    replaced = {mutant.replaces for mutant in mutants}
+    subject_of = {subject.name: subject for subject in subjects()}
+    found = []
+    for equivalent in (mutant for mutant in mutants if mutant.equivalent and mutant.id not in replaced):
+        by_line = _by_line(subject_of[equivalent.subject])
+        line = chance.choice(sorted(set(by_line) - taken))
+        taken.add(line)
+        update = {"id": f"{equivalent.id}-replacement", "replaces": equivalent.id}
+        found.append(chance.choice(by_line[line]).model_copy(update=update))
+    return found
+
+
+def _by_line(subject: Subject) -> dict[tuple[str, int], list[Mutant]]:
+    by_line: dict[tuple[str, int], list[Mutant]] = defaultdict(list)
+    for path in subject.files:
+        for mutant in _of_file(subject.name, path):
+            by_line[path, mutant.line].append(mutant)
+    return by_line
 
 
 def _of_file(subject: str, path: str) -> Iterator[Mutant]:
