@@ -63,6 +63,18 @@ def test_newer_claim_of_the_same_row_is_another_lease() -> None:
     assert leases.is_held(newer)
 
 
+def test_permit_ends_with_the_lease_of_its_attempt_though_the_claim_was_renewed() -> None:
+    clock = Clock()
+    leases = Leases(LEASE_SECONDS, clock=clock)
+    leases.begin(CLAIM, asked_at=clock.now)
+    may_leave = leases.permit(CLAIM)
+    clock.now += LEASE_SECONDS - 1
+    leases.renew([CLAIM], asked_at=clock.now)
+    assert may_leave()
+    clock.now += 1
+    assert (may_leave(), leases.is_held(CLAIM)) == (False, True)
+
+
 @given(st.lists(st.tuples(SECONDS, SECONDS), max_size=20), SECONDS)
 def test_request_never_leaves_later_than_a_lease_after_its_attempt_began(
     renewals: list[tuple[float, float]], waits: float
