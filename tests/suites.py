@@ -30,7 +30,7 @@ class Suite(BaseModel):
 
     Attributes:
         name: for tables and the command line.
-        tests: the test files, as pytest takes them.
+        tests: the test files, or folders of them, as pytest takes them.
         paths: what the suite can be broken by, as patterns of fnmatch, whose `*` matches slashes as well.
         minutes: what it takes on two cores; it is not begun when less is left.
         workers: processes of pytest at once. 0: pytest's own process, for suites that measure.
@@ -90,6 +90,7 @@ def faults(listed: Sequence[Suite]) -> list[str]:
     marked = {path for path in found if re.search(r"pytest\.mark\.slow\b", path.read_text(encoding="utf-8"))}
     files = git("ls-files")
     patterns = {pattern for suite in listed for pattern in (*suite.paths, *suite.tests)}
+    patterns = {f"{pattern}/*" if (ROOT / pattern).is_dir() else pattern for pattern in patterns}
     return [
         *(f"no suite has {path}" for path in sorted({str(path.relative_to(ROOT)) for path in marked} - tests)),
         *(f"no file is {one}" for one in sorted(patterns) if files and not any(fnmatch(path, one) for path in files)),

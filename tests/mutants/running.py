@@ -50,7 +50,7 @@ class Tree:
     def _first_failure(self, tier: str, tests: Sequence[str]) -> str:
         marks = "slow" if tier == "slow" else "not slow"
         # The tests of a subject run in the order of its list, the quickest first.
-        workers = "0" if tier == "subject" else "3"
+        workers = "0" if tier == "subject" else "4"
         command = [sys.executable, "-m", "pytest", "-x", "-n", workers, "--durations", "0", "-rfE", "-m", marks, *tests]
         try:
             ended = subprocess.run(
