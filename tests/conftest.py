@@ -59,6 +59,7 @@ CALM = {
     "DARKROOM_HEALTH_CHECK_SECONDS": "3",
     "DARKROOM_CATALOG_CHECK_SECONDS": "2",
 }
+SHARED_CONCURRENT_TASKS = 100_000
 _databases = itertools.count()
 _MEMORY, _ROOM_BYTES = Path("/dev", "shm"), 6 * 1024**3
 
@@ -72,6 +73,12 @@ def quick(catalog: dict[str, Any]) -> None:
         provider.get("limits", {}).pop("requests_per_minute", None)
     for model in catalog["models"].values():
         model["polling"] = {"strategy": "fixed", "interval_seconds": 0.1}
+
+
+def shared_by_tests(catalog: dict[str, Any]) -> None:
+    """Providers as for `quick`, of which tests leave tasks behind that would fill an account in the end."""
+    quick(catalog)
+    catalog["providers"]["bfl"]["limits"]["concurrent_tasks"] = SHARED_CONCURRENT_TASKS
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -242,7 +249,7 @@ async def start_stack(shared: Infrastructure, database_url: str, tmp_path: Path)
 
 def with_webhooks(catalog: dict[str, Any]) -> None:
     """Providers whose tasks would end by polling after a minute: webhooks are to end them."""
-    quick(catalog)
+    shared_by_tests(catalog)
     for provider in catalog["providers"].values():
         if "webhooks" in provider:
             provider["webhooks"]["poll_interval_seconds"] = 60
@@ -278,7 +285,7 @@ def lasting_stack(shared: Infrastructure) -> Iterator[Stack]:
     url = shared.postgres.create_database("lasting", template=TEMPLATE)
     services: tuple[ServiceName, ...] = (*PATH_SERVICES, "monitor")
     with stack_folder() as folder:
-        plan = stack_plan(shared, folder, url, settings=CALM, services=services)
+        plan = stack_plan(shared, folder, url, settings=CALM, adjust=shared_by_tests, services=services)
         with Stack(plan, start=shared.nursery.start) as stack:
             yield stack
 

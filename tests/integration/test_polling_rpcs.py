@@ -16,6 +16,7 @@ from darkroom.poller.v1.poller_pb2_grpc import PollingServiceStub
 
 from libs.common.catalog import load
 from sandbox.plan import SHIPPED_CATALOG
+from tests.conftest import SHARED_CONCURRENT_TASKS
 from tests.support.running import SUCCESS, Running
 from tests.support.simulator import Simulator, simulated
 
@@ -133,4 +134,4 @@ async def test_the_queue_shows_every_provider_account(running: Running) -> None:
     answer = await dispatcher.GetQueue(dispatcher_pb2.GetQueueRequest(), timeout=60)
     limits = {queue.provider_id: queue.concurrent_tasks_limit for queue in answer.providers}
     assert set(limits) == set(load(SHIPPED_CATALOG).providers)
-    assert (limits["bfl"], limits["tuzi"]) == (24, 0)
+    assert (limits["bfl"], limits["tuzi"]) == (SHARED_CONCURRENT_TASKS, 0)
