@@ -141,7 +141,12 @@ def test_a_profile_is_converted_to_srgb(kind: str, mode: str) -> None:
     assert image.mode == mode
 
 
-@pytest.mark.parametrize("broken", [b"", b"no profile", profile("swapped")[:200], bytes(3_000)])
+# A profile holds the time at which it was made: workers of pytest would know the test by different names.
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"no profile", profile("swapped")[:200], bytes(3_000)],
+    ids=["empty", "text", "cut off", "zeros"],
+)
 def test_a_profile_that_cannot_be_used_counts_as_none(broken: bytes) -> None:
     prepared = run(written(quarters(), "PNG", icc_profile=broken), format="png")
     assert [_alike(a, b) for a, b in zip(_centres(opened(prepared.content)), CORNERS, strict=True)] == [True] * 4
