@@ -12,9 +12,9 @@ IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 export PATH := $(abspath $(BIN)):$(PATH)
-# One environment for whoever runs it: no bytecode of another Python, no surprises from a user's own packages.
+# One environment for whoever runs it, without a user's own packages.
 export PYTHONNOUSERSITE := 1
-# Where a machine turns bytecode off, each process of tests and services would compile everything anew.
+# Without bytecode, each process of the tests and of the services compiles everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Of `make test-changed` and `make differential`: since which commit. Of the first also: how long to run.

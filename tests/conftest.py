@@ -76,7 +76,7 @@ def quick(catalog: dict[str, Any]) -> None:
 
 
 def shared_by_tests(catalog: dict[str, Any]) -> None:
-    """Providers as for `quick`, of which tests leave tasks behind that would fill an account in the end."""
+    """Providers as for `quick`, with room for the unfinished tasks that tests of a shared stack leave behind."""
     quick(catalog)
     catalog["providers"]["bfl"]["limits"]["concurrent_tasks"] = SHARED_CONCURRENT_TASKS
 

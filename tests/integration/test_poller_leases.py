@@ -102,6 +102,7 @@ async def test_claims_that_are_held_are_renewed_and_no_others(lossy: LossyDataba
 
 async def test_a_wake_up_claims_before_the_interval_has_passed(lossy: LossyDatabase, settings: Settings) -> None:
     poller = Poller(lossy, settings)
+    # Before its loop has started, a wake-up has no effect.
     poller.polling.wake()
     turns: list[bool] = []
 
@@ -119,6 +120,7 @@ async def test_a_wake_up_claims_before_the_interval_has_passed(lossy: LossyDatab
     poller.polling.wake()
     await eventually(turned, within=5, what="the loop is woken")
     await loop.stop()
+    assert turns == [True], "one wake-up is one iteration"
 
 
 async def test_claim_whose_reply_was_lost_ends_though_the_poller_is_busy(
