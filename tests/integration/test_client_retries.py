@@ -82,16 +82,15 @@ async def test_a_retry_at_another_gateway_joins_a_first_try_whose_gateway_was_ki
 ) -> None:
     running, urls, key = await _two_gateways(start_stack)
     prompt = simulated("openai over a killed gateway", task_seconds=2)
-    making = asyncio.create_task(
-        _client(key, urls, timeout_seconds=30).images.generate(model="flux-pro", prompt=prompt)
-    )
 
     async def is_committed() -> bool:
         return bool(await rows(database, "SELECT id FROM generation_requests WHERE prompt = :prompt", prompt=prompt))
 
-    await eventually(is_committed, within=20, what="the first try is committed")
-    running.stack.kill("gateway")
-    assert (await making).data
+    async with _client(key, urls, timeout_seconds=30) as client:
+        making = asyncio.create_task(client.images.generate(model="flux-pro", prompt=prompt))
+        await eventually(is_committed, within=20, what="the first try is committed")
+        running.stack.kill("gateway")
+        assert (await making).data
     assert len(await simulator.bills(prompt)) == 1
     assert len(await made_generations(database)) == 1
 
