@@ -127,7 +127,7 @@ mutants: $(VENV)/.development $(GENERATED)/.made  ## Put small faults into the s
 differential: $(VENV)/.development $(GENERATED)/.made  ## Compare what the product does with a commit before: make differential SINCE=HEAD~1 ARGS="errors fairness"
 	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.differential since $(SINCE) $(ARGS)
 
-migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in tables.py: make migration NAME=what_changes
+migration: $(VENV)/.development $(GENERATED)/.made  ## Write a migration for what changed in the schema's tables: make migration NAME=what_changes
 	@$(BIN)/python -m sandbox migration "$(NAME)"
 	@$(BIN)/ruff format --quiet libs/common/database/migrations
 	@$(BIN)/ruff check --quiet --fix libs/common/database/migrations

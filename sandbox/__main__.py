@@ -19,7 +19,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="run the whole stack until Ctrl-C")
     commands.add_parser("demo", help="send one request through each adapter and stop")
-    commands.add_parser("migration", help="write a migration for what changed in tables.py").add_argument("name")
+    commands.add_parser("migration", help="write a migration for what changed in the schema").add_argument("name")
     commands.add_parser("new-adapter", help="write the skeleton of an adapter").add_argument("name")
     commands.add_parser("reference", help="write the tables of the documentation that list what the code declares")
     commands.add_parser("translations", help="look for what the console says, and tell what lacks a translation")

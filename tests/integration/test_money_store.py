@@ -10,11 +10,9 @@ from typing import Any, TypeVar, cast
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from darkroom.gateway.v1 import gateway_pb2
 
 from libs.common.catalog import CatalogHolder
-from libs.common.database import migrate
 from libs.common.database.engine import Database
 from libs.common.database.records_dispatch import Attempt, NewTask
 from libs.common.database.records_tasks import PollOutcome
@@ -190,44 +188,6 @@ async def test_a_result_that_was_billed_and_could_not_be_stored_is_spent(databas
     await insert_key(database, "key_1")
     await _submitted(database, State.FAILED, SubmissionState.COMPLETED, error=ERROR, cost_usd=0.2)
     assert await _sums(database) == (0, 0.2, 0)
-
-
-async def test_an_upgrade_finds_what_is_at_risk_and_what_was_spent_and_a_way_back_takes_it_out(
-    database_url: str, database: Database
-) -> None:
-    await insert_key(database, "key_1")
-    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
-
-    def downgraded() -> None:
-        with engine.connect() as connection:
-            command.downgrade(migrate.config(connection), "0015")
-            connection.commit()
-
-    downgraded()
-    await _lost(database)
-    dismissed, resubmitted, by_policy, by_id = [await _lost(database) for _ in range(4)]
-    await _given_up(database, "task_1")
-    await _submitted(database, State.FAILED, SubmissionState.COMPLETED, error=ERROR, cost_usd=0.2)
-    resolve = """UPDATE submissions SET resolution = :resolution, resolved_at = now(), resolution_note = :note
-        WHERE id = :id"""
-    await execute(database, resolve, id=dismissed, resolution="DISMISSED", note=None)
-    await execute(database, resolve, id=resubmitted, resolution="RESUBMITTED", note="not there")
-    for one in (by_policy, by_id):
-        await execute(database, resolve, id=one, resolution="RESUBMITTED", note="by policy")
-    policy = """UPDATE generation_requests SET when_uncertain = 'resubmit'
-        WHERE id = (SELECT generation_id FROM submissions WHERE id = :id)"""
-    await execute(database, policy, id=by_policy)
-    # As the release before wrote them.
-    await execute(database, "UPDATE submissions SET expected_cost_usd = 0, at_risk_usd = 0")
-    assert await _sums(database) == (0, 0, 0)
-
-    for _ in range(2):
-        migrate.upgrade(database_url)
-        assert await _sums(database) == (0, 0.2, round(PRICE_USD * 4, 6))
-        listed = await SubmissionStore(database).totals(SubmissionFilter(concern="AT_RISK"))
-        assert listed == (4, round(PRICE_USD * 4, 6))
-        downgraded()
-        assert await _sums(database) == (0, 0, 0)
 
 
 async def _at_risk(database: Database, number: int) -> list[str]:

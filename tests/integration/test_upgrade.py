@@ -66,7 +66,7 @@ async def before(tmp_path: Path) -> PreviousVersion:
     (tmp_path / "code").mkdir()
     found = await asyncio.to_thread(previous_version, tmp_path / "code")
     if found is None:
-        pytest.skip("there is no history of the repository here")
+        pytest.skip("there is no version before the newest migration here")
     return found
 
 

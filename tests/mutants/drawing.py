@@ -14,12 +14,12 @@ from typing import Any
 from cosmic_ray.mutating import mutate_code
 from pydantic import BaseModel, ConfigDict
 
-from tests.mutants.operators import OPERATORS
+from tests.mutants.operators import OPERATORS, changed_sql
 from tests.suites import ROOT
 
 HERE = Path(__file__).parent
-# Decorators of dataclasses, and iterables that always have the same length.
-_NO_BEHAVIOR = re.compile(r"^\s*@|\bstrict=True\b")
+# Decorators of dataclasses, iterables that always have the same length, and comments of SQL.
+_NO_BEHAVIOR = re.compile(r"^\s*(?:@|--)|\bstrict=True\b")
 
 
 class Subject(BaseModel):
@@ -127,15 +127,20 @@ def _by_line(subject: Subject) -> dict[tuple[str, int], list[Mutant]]:
 
 def _of_file(subject: str, path: str) -> Iterator[Mutant]:
     source = (ROOT / path).read_text(encoding="utf-8")
+    for mutated in changed_sql(source) if path.endswith(".sql") else _changed_python(source):
+        changed = list(islice(_changed_lines(source, mutated), 2))
+        if len(changed) == 1 and not _NO_BEHAVIOR.search(changed[0][1]):
+            line, before, after = changed[0]
+            yield Mutant(id="", subject=subject, path=path, line=line, before=before, after=after)
+
+
+def _changed_python(source: str) -> Iterator[str]:
     for kind in OPERATORS:
         for occurrence in count():
             mutated = mutate_code(source, kind(), occurrence)
             if mutated is None:
                 break
-            changed = list(islice(_changed_lines(source, mutated), 2))
-            if len(changed) == 1 and not _NO_BEHAVIOR.search(changed[0][1]):
-                line, before, after = changed[0]
-                yield Mutant(id="", subject=subject, path=path, line=line, before=before, after=after)
+            yield mutated
 
 
 def _changed_lines(source: str, mutated: str) -> Iterator[tuple[int, str, str]]:

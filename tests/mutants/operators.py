@@ -1,4 +1,4 @@
-"""Which faults are put in: operators of Cosmic Ray for Python, and one for the SQL that stands in strings."""
+"""Which faults are put in: operators of Cosmic Ray for Python, and one for SQL, in strings and in files."""
 
 from __future__ import annotations
 
@@ -66,11 +66,15 @@ class ChangeSql(operator.Operator):  # type: ignore[misc]  # Cosmic Ray has no t
 
 def _changed(node: NodeOrLeaf) -> Iterator[str]:
     """The string in each of the ways in which it can be changed."""
-    if node.type not in {"string", "fstring_string"} or not isinstance(node, Leaf) or not _IS_SQL.search(node.value):
-        return
+    if node.type in {"string", "fstring_string"} and isinstance(node, Leaf) and _IS_SQL.search(node.value):
+        yield from changed_sql(node.value)
+
+
+def changed_sql(text: str) -> Iterator[str]:
+    """The SQL in each of the ways in which it can be changed."""
     for pattern, replacement in _CHANGES:
-        for found in pattern.finditer(node.value):
-            yield node.value[: found.start()] + replacement + node.value[found.end() :]
+        for found in pattern.finditer(text):
+            yield text[: found.start()] + replacement + text[found.end() :]
 
 
 # Members of an enumeration are equal where they are the same.

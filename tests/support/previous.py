@@ -43,11 +43,13 @@ class PreviousVersion:
 
 
 def previous_version(folder: Path) -> PreviousVersion | None:
-    """Lay it out in `folder`; None where this is no clone of the repository with its history."""
+    """Lay it out in `folder`; None before the first migration after the initial one, and in a clone without history."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     head = next(ScriptDirectory.from_config(config).walk_revisions())
     before = head.down_revision
+    if before is None:
+        return None
     assert isinstance(before, str)
     added = _git("log", "--diff-filter=A", "--format=%H", "--", str(Path(head.path).relative_to(ROOT)))
     if not added:

@@ -1,1 +1,1 @@
-"""The truth: tables, the transition table, migrations, and the stores in which all SQL lives."""
+"""The transition table, the schema, its migrations, and the stores, in which all other SQL lives."""

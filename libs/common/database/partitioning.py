@@ -13,7 +13,7 @@ from typing import Final
 
 from libs.common.ids import Prefix, first_id
 
-# What was there before the table had partitions, and what comes for a month that has none: nothing is ever refused.
+# The first month or two of a database, and what comes for a month that has no partition: nothing is ever refused.
 FIRST: Final = "first"
 REST: Final = "rest"
 _NAME = re.compile(rf"_(?:\d{{4}}_\d{{2}}|{FIRST}|{REST})$")

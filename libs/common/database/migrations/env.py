@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from libs.common.database.all_tables import metadata
 from libs.common.database.partitioning import is_compared
+from libs.common.database.schema.all_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -12,11 +12,11 @@ from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
 from libs.common.database.records import GenerationRecord, Json
+from libs.common.database.schema.generations import generation_requests
 from libs.common.database.states import State
 from libs.common.database.stores.generations import READ, GenerationFilter, conditions
 from libs.common.database.stores.second_payment import PRICE_USD
 from libs.common.database.stores.sets import records, statement
-from libs.common.database.tables import generation_requests
 
 WINDOW = 10_000
 """How many generations are looked through for a page of those that no index leads to."""

@@ -14,12 +14,12 @@ from sqlalchemy.engine import Connection
 from libs.common.database.engine import Database
 from libs.common.database.ranges import ANY, IdRange
 from libs.common.database.records import GenerationRecord, StoredRequest
+from libs.common.database.schema.generations import generation_requests
+from libs.common.database.schema.tasks import poll_tasks, submissions
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.client_calls import CallEnd, Mark, note_end
 from libs.common.database.stores.second_payment import OpenPayment, open_payments
 from libs.common.database.stores.sets import records, statement
-from libs.common.database.tables import generation_requests
-from libs.common.database.tables_tasks import poll_tasks, submissions
 
 _OWN_COLUMNS = (
     "id",

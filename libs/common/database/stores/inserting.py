@@ -9,7 +9,7 @@ from sqlalchemy import Float, Integer, LargeBinary, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.database.records import NewGeneration
-from libs.common.database.tables import generation_requests
+from libs.common.database.schema.generations import generation_requests
 
 # Read by name, since `asdict` would copy input images of several megabytes.
 _FIELDS = tuple(field.name for field in fields(NewGeneration))

@@ -1,4 +1,4 @@
-"""The tables of the monitor: errors, alerts, notices, statistics, running processes. Columns as in `tables`."""
+"""The tables of the monitor: errors, alerts, notices, statistics, running processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
-from libs.common.database.schema import metadata, one_of, time
+from libs.common.database.schema.metadata import metadata, one_of, time
 from libs.common.database.states import AlertSeverity, AlertState, DeliveryState, ErrorLevel
 
 

@@ -1,10 +1,10 @@
-"""The table of input images that were prepared and are kept in object storage for a while. Columns as in `tables`."""
+"""The table of input images that were prepared and are kept in object storage for a while."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Index, Integer, Table, Text
 
-from libs.common.database.schema import metadata, time
+from libs.common.database.schema.metadata import metadata, time
 
 prepared_images = Table(
     "prepared_images",

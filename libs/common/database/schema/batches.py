@@ -1,4 +1,4 @@
-"""The tables of batches: what was asked for, what is counted, what waits for what. Columns as in `tables`."""
+"""The tables of batches: what was asked for, what is counted, what waits for what."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.database.schema import metadata, time
+from libs.common.database.schema.metadata import metadata, time
 
 
 def _counter(name: str, comment: str) -> Column[int]:

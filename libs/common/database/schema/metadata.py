@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import Column, DateTime, MetaData, func
 
@@ -15,6 +16,18 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+# A row that is at work changes half a dozen times within minutes, and then never again. Dead rows are vacuumed after
+# some thousand rows and without pauses, and the statistics of a month that has begun are there minutes later.
+WORK_STORAGE: Final = {
+    "fillfactor": "85",
+    "autovacuum_vacuum_scale_factor": "0.01",
+    "autovacuum_vacuum_threshold": "2000",
+    "autovacuum_vacuum_insert_scale_factor": "0.05",
+    "autovacuum_analyze_scale_factor": "0.02",
+    "autovacuum_analyze_threshold": "200",
+    "autovacuum_vacuum_cost_delay": "0",
+}
 
 
 def one_of(column: str, words: type[StrEnum]) -> str:

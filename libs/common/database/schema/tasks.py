@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.database.schema import metadata, one_of, time
+from libs.common.database.schema.metadata import WORK_STORAGE, metadata, one_of, time
 from libs.common.database.states import SubmissionState, TaskState
 
 submissions = Table(
@@ -171,6 +171,7 @@ poll_tasks = Table(
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("(ended_at IS NOT NULL) = (state IN ('SUCCESS', 'FAILED', 'CANCELLED'))", name="ended"),
     comment="One row for each task that a provider works on.",
+    postgresql_with=WORK_STORAGE,
 )
 # What a poller claims, by provider, so that a slow provider's tasks stand in nobody's way.
 Index(

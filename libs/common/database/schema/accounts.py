@@ -1,10 +1,10 @@
-"""The tables that all dispatchers share of provider accounts: limits, breakers, turns. Columns as in `tables`."""
+"""The tables that all dispatchers share of provider accounts: limits, breakers, turns."""
 
 from __future__ import annotations
 
 from sqlalchemy import CheckConstraint, Column, Date, Float, Integer, Table, Text
 
-from libs.common.database.schema import metadata, one_of, time
+from libs.common.database.schema.metadata import metadata, one_of, time
 from libs.common.database.states import BreakerState
 
 provider_accounts = Table(

@@ -1,4 +1,4 @@
-"""The tables of experiments: what was planned, who got what, and what came of it. Columns as in `tables`."""
+"""The tables of experiments: what was planned, who got what, and what came of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.database.schema import metadata, one_of, time
+from libs.common.database.schema.metadata import metadata, one_of, time
 from libs.common.database.states import AllocationMode, ExperimentStatus, MetricGoal, MetricRole
 
 

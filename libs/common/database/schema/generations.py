@@ -1,4 +1,4 @@
-"""The tables of a generation's way. Every column carries its comment into the database, where analysts read it."""
+"""The table of generations. Every column carries its comment into the database, where analysts read it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.database.schema import metadata, one_of, time
+from libs.common.database.schema.metadata import metadata, one_of, time
 from libs.common.database.states import State
 
 generation_requests = Table(

@@ -1,10 +1,10 @@
-"""The tables of the console: who is signed in, and who pressed what. Columns as in `tables`."""
+"""The tables of the console: who is signed in, and who pressed what."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, LargeBinary, Table, Text
 
-from libs.common.database.schema import metadata, time
+from libs.common.database.schema.metadata import metadata, time
 
 console_sessions = Table(
     "console_sessions",
