@@ -26,6 +26,7 @@ from services.dispatcher.submit import Submitter
 log = structlog.get_logger()
 _RESCUE_LIMIT = 200
 _FALL_BACK_LIMIT = 500
+_RETRY_SECONDS = 0.05
 
 
 class Claims:
@@ -62,6 +63,7 @@ class Claims:
         self._ending: set[asyncio.Task[None]] = set()
         self._rescue_from = 0.0
         self._looked_at = monotonic()
+        self._retry: asyncio.TimerHandle | None = None
         self.claim_loop: Loop | None = None
 
     async def claim(self) -> bool:
@@ -90,6 +92,8 @@ class Claims:
         for generation in claimed:
             self._hold(generation, asked_at)
         self._look_again(grants, Counter(generation.provider_id for generation in claimed))
+        if rooms.keys() - grants.keys():
+            self._retry_locked()
         return await self._fall_back(accounts)
 
     async def rescue(self) -> bool:
@@ -204,6 +208,12 @@ class Claims:
         soonest = min((wait for wait in waits if wait is not None), default=None)
         if soonest is not None and soonest < self._settings.sweep_seconds:
             asyncio.get_running_loop().call_later(soonest, self.wake)
+
+    def _retry_locked(self) -> None:
+        """Claim again soon: another dispatcher had locked accounts, and may leave some of what waits to this one."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.wake)
 
     async def _fall_back(self, accounts: Mapping[str, AccountRecord]) -> bool:
         """Move on what waits for accounts that take nothing now, if it may go elsewhere."""

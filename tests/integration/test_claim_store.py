@@ -8,11 +8,19 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from libs.common.catalog import Provider
 from libs.common.database.engine import Database
 from libs.common.database.records import Fallback
-from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, Grant, Unavailable
+from libs.common.database.records_dispatch import (
+    AccountRecord,
+    Attempt,
+    ClaimedGeneration,
+    DispatchOutcome,
+    Grant,
+    Unavailable,
+)
 from libs.common.database.states import BreakerState, State, SubmissionState
 from libs.common.database.stores.accounts import AccountStore
 from libs.common.database.stores.cancelling import CancelStore
@@ -34,7 +42,7 @@ def _provider(**fields: Any) -> Provider:
 
 
 async def _claim_within(dispatcher: Dispatcher, provider: Provider, room: int) -> list[ClaimedGeneration]:
-    return await dispatcher.claims.claim([provider.id], lambda account: limits.grant(account, provider, room))
+    return await dispatcher.claim_as([provider.id], lambda account: limits.grant(account, provider, room))
 
 
 async def _row(database: Database) -> dict[str, Any]:
@@ -78,6 +86,22 @@ async def test_priority_counts_within_a_key_alone(database: Database) -> None:
     await _waiting(database, *({"api_key_id": "key_loud", "priority": 9} for _ in range(5)))
     await _waiting(database, {"api_key_id": "key_quiet", "priority": 0, "id": "gen_quiet"})
     assert "gen_quiet" in {claimed.id for claimed in await Dispatcher(database).claim(2)}
+
+
+async def test_claims_of_an_account_do_not_wait_for_those_of_another(database: Database) -> None:
+    await _waiting(database, {"id": "gen_a", "provider_id": "bfl"}, {"id": "gen_b", "provider_id": "kling"})
+    dispatcher, asked = Dispatcher(database), list[str]()
+
+    def decide(account: AccountRecord) -> Grant:
+        asked.append(account.provider_id)
+        return Grant(account, 10)
+
+    await AccountStore(database).change(["bfl"], lambda account: account)
+    with database.engine.connect() as other:
+        other.execute(sa.text("SELECT FROM provider_accounts WHERE provider_id = 'bfl' FOR UPDATE"))
+        claimed = await dispatcher.claims.claim(["bfl", "kling"], decide)
+        assert ([one.id for one in claimed], asked) == (["gen_b"], ["kling"])
+    assert [one.id for one in await dispatcher.claims.claim(["bfl", "kling"], decide)] == ["gen_a"]
 
 
 async def test_no_more_is_claimed_than_the_day_may_cost(database: Database) -> None:

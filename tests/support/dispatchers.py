@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.common.database.engine import Database
-from libs.common.database.records_dispatch import Attempt, ClaimedGeneration, DispatchOutcome, Grant
+from libs.common.database.records_dispatch import AccountRecord, Attempt, ClaimedGeneration, DispatchOutcome, Grant
 from libs.common.database.states import State, SubmissionState
-from libs.common.database.stores.claiming import ClaimStore
+from libs.common.database.stores.claiming import ClaimStore, Decide
 from libs.common.database.stores.dispatching import DispatchStore
 
 PROVIDER = "bfl"
@@ -24,8 +24,23 @@ class Dispatcher:
     async def claim(
         self, places: int = 10, concurrent_tasks: int | None = None, *, budget_usd: float | None = None
     ) -> list[ClaimedGeneration]:
-        """Claim for one provider account."""
-        return await self.claims.claim([PROVIDER], lambda account: Grant(account, places, concurrent_tasks, budget_usd))
+        """Claim for one provider account, once no other dispatcher has it locked."""
+        return await self.claim_as(
+            [PROVIDER], lambda account: Grant(account, places, concurrent_tasks, budget_usd=budget_usd)
+        )
+
+    async def claim_as(self, provider_ids: Sequence[str], decide: Decide) -> list[ClaimedGeneration]:
+        """Claim for these provider accounts as `ClaimStore.claim` does, again until none of them was locked."""
+        claimed: list[ClaimedGeneration] = []
+        missed = set(provider_ids)
+
+        def noted(account: AccountRecord) -> Grant:
+            missed.discard(account.provider_id)
+            return decide(account)
+
+        while missed:
+            claimed += await self.claims.claim(sorted(missed), noted)
+        return claimed
 
     async def record_attempts(self, attempts: Sequence[Attempt]) -> list[bool]:
         """See the store."""

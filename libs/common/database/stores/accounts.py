@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from libs.common.database.engine import Database
@@ -27,8 +28,9 @@ _COLUMNS = """
 
 _READ = statement(f"SELECT {_COLUMNS} FROM provider_accounts ORDER BY provider_id")
 
-_LOCK = statement(f"""
-SELECT {_COLUMNS} FROM provider_accounts WHERE provider_id = ANY(:ids) ORDER BY provider_id FOR UPDATE""")
+_SELECT = f"SELECT {_COLUMNS} FROM provider_accounts WHERE provider_id = ANY(:ids) ORDER BY provider_id"
+_LOCK = statement(f"{_SELECT} FOR UPDATE")
+_LOCK_FREE = statement(f"{_SELECT} FOR UPDATE SKIP LOCKED")
 
 _MAKE = statement("""
 INSERT INTO provider_accounts (provider_id) SELECT unnest(CAST(:ids AS text[])) AS id ORDER BY id
@@ -55,12 +57,12 @@ WHERE a.provider_id = item.provider_id AND a.spend_day = (clock_timestamp() AT T
 
 def lock_accounts(connection: Connection, provider_ids: Iterable[str]) -> list[AccountRecord]:
     """The accounts, made where they are missing, locked until the transaction ends."""
-    ids = sorted(set(provider_ids))
-    found = _locked(connection, ids)
-    if len(found) < len(ids):
-        connection.execute(_MAKE, {"ids": ids})
-        found = _locked(connection, ids)
-    return found
+    return _locked(connection, provider_ids, _LOCK)
+
+
+def lock_free_accounts(connection: Connection, provider_ids: Iterable[str]) -> list[AccountRecord]:
+    """As `lock_accounts`, without those that another transaction has locked: nobody is waited for."""
+    return _locked(connection, provider_ids, _LOCK_FREE)
 
 
 def write_accounts(connection: Connection, accounts: Sequence[AccountRecord]) -> None:
@@ -78,8 +80,13 @@ def refund(connection: Connection, costs_usd: Mapping[str, float]) -> None:
         connection.execute(_REFUND, {"rows": rows_as_json(rows)})
 
 
-def _locked(connection: Connection, ids: list[str]) -> list[AccountRecord]:
-    return _typed(records(AccountRecord, connection.execute(_LOCK, {"ids": ids})))
+def _locked(connection: Connection, provider_ids: Iterable[str], lock: sa.TextClause) -> list[AccountRecord]:
+    ids = sorted(set(provider_ids))
+    found = records(AccountRecord, connection.execute(lock, {"ids": ids}))
+    if len(found) < len(ids):
+        connection.execute(_MAKE, {"ids": ids})
+        found = records(AccountRecord, connection.execute(lock, {"ids": ids}))
+    return _typed(found)
 
 
 def _typed(found: list[AccountRecord]) -> list[AccountRecord]:

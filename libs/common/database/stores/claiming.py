@@ -13,13 +13,10 @@ from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import Fallback, ImageFrom, Lease
 from libs.common.database.records_dispatch import AccountRecord, ClaimedGeneration, Grant, Unavailable
-from libs.common.database.stores.accounts import lock_accounts, refund, write_accounts
+from libs.common.database.stores.accounts import lock_free_accounts, refund, write_accounts
 from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.made_images import made_images
 from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, rows_as_json, statement
-
-# Claims of all dispatchers queue here, so that no two count the same free place at a provider.
-_CLAIM_LOCK = statement("SELECT pg_advisory_xact_lock(7032001)")
 
 _LEASED = """
 state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
@@ -196,12 +193,13 @@ class ClaimStore:
         """Lease waiting generations, for each account as many as `decide` grants, and charge the account for them.
 
         Keys take turns; within a key the higher priority goes first, each minute of waiting being worth one step of it.
+        Each account's row is locked meanwhile, so that no two dispatchers count the same free place. An account that is
+        locked is left out, without a call of `decide`: claims of one account never wait for those of another.
         `decide` may be called again, with newer accounts.
         """
 
         def work(connection: Connection) -> list[ClaimedGeneration]:
-            connection.execute(_CLAIM_LOCK)
-            grants = [decide(account) for account in lock_accounts(connection, provider_ids)]
+            grants = [decide(account) for account in lock_free_accounts(connection, provider_ids)]
             asked = [
                 {
                     "provider_id": grant.account.provider_id,
