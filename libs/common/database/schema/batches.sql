@@ -1,5 +1,14 @@
 -- Batches: counters follow each end, and each end makes room for the next generation.
 
+-- Releases held generations, as far as nobody else is writing them; returns the ids of those that were released.
+CREATE OR REPLACE FUNCTION release_generations(ids text[]) RETURNS SETOF text LANGUAGE sql AS $$
+    UPDATE generation_requests
+    SET state = 'PENDING', released_at = now(), updated_at = now(), next_attempt_at = now(), turn_at = turn_of(priority)
+    WHERE id = ANY(ARRAY(
+        SELECT id FROM generation_requests WHERE id = ANY(ids) AND state = 'HELD' FOR UPDATE SKIP LOCKED))
+    RETURNING id
+$$;
+
 -- What continues a generation takes its place in the batch: the end before is counted no more, and the batch has not
 -- ended. Its row is written in any case, since whoever closes the batch holds it.
 CREATE OR REPLACE FUNCTION batch_made() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -61,10 +70,7 @@ BEGIN
         WHERE batch_id = NEW.batch_id AND state = 'HELD' AND waits_for = 0
         ORDER BY batch_index LIMIT 1 FOR UPDATE SKIP LOCKED;
     END IF;
-    UPDATE generation_requests
-    SET state = 'PENDING', released_at = now(), updated_at = now(), next_attempt_at = now(),
-        turn_at = now() - make_interval(mins => priority)
-    WHERE id = next_id;
+    PERFORM release_generations(ARRAY[next_id]);
     RETURN NULL;
 END $$;
 

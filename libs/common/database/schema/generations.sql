@@ -1,6 +1,12 @@
 -- Usage of API keys and callbacks follow each change of a generation, in the transaction that makes the change.
 -- A ledger takes one row for each change, so that nobody waits for a counter; readers add the rows up.
 
+-- The turn of a generation that waits from now on. A minute of waiting is worth a step of priority, whatever else comes
+-- in: so the order stands once it is made.
+CREATE OR REPLACE FUNCTION turn_of(priority smallint) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT now() - make_interval(mins => priority)
+$$;
+
 -- What is held in a batch reserves its money and is not counted as under way.
 CREATE OR REPLACE FUNCTION generation_created() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

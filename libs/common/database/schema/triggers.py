@@ -7,7 +7,8 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-FILES: Final = tuple(sorted(Path(__file__).parent.glob("*.sql")))
+# Functions of others call those of generations, which come first.
+_FILES: Final = sorted(Path(__file__).parent.glob("*.sql"), key=lambda file: (file.stem != "generations", file.stem))
 
 
 def replace_triggers(connection: Connection) -> None:
@@ -20,6 +21,6 @@ def replace_triggers(connection: Connection) -> None:
     before = connection.exec_driver_sql("SHOW search_path").scalar_one()
     # Functions that run with their owner's rights keep this search path.
     connection.exec_driver_sql(f"SET LOCAL search_path = {schema}, pg_temp")
-    for file in FILES:
-        connection.exec_driver_sql(file.read_text().replace("%", "%%"))
+    for file in _FILES:
+        connection.exec_driver_sql(file.read_text(encoding="utf-8").replace("%", "%%"))
     connection.exec_driver_sql(f"SET LOCAL search_path = {before}")

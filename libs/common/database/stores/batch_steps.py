@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 from libs.common.database import states
 from libs.common.database.ranges import IN_RANGE, IdRange
 from libs.common.database.states import State
-from libs.common.database.stores.inserting import TURN_AT
 from libs.common.database.stores.sets import statement
 from libs.common.errors import ErrorCode
 
@@ -98,12 +97,7 @@ WHERE dealt.place <= roomy.places AND (roomy.is_parallel OR NOT EXISTS (
     SELECT FROM generation_requests g WHERE g.batch_id = roomy.id AND g.state = 'HELD' AND g.waits_for > 0
         AND g.batch_index < dealt.batch_index AND g.id {IN_RANGE}))""")
 
-_RELEASE = statement(f"""
-UPDATE generation_requests
-SET state = 'PENDING', released_at = now(), updated_at = now(), next_attempt_at = now(), turn_at = {TURN_AT}
-WHERE id = ANY(ARRAY(
-    SELECT id FROM generation_requests WHERE id = ANY(:ids) AND state = 'HELD' FOR UPDATE SKIP LOCKED))
-RETURNING id""")
+_RELEASE = statement("SELECT * FROM release_generations(:ids)")
 
 
 def settle(connection: Connection, ended: Sequence[tuple[str, int]]) -> list[Any]:

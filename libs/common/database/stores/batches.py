@@ -19,7 +19,6 @@ from libs.common.database.stores.inserting import (
     IDEMPOTENCY_HOURS,
     RECORD,
     REUSABLE,
-    TURN_AT,
     inserted,
     row_of,
 )
@@ -60,9 +59,9 @@ SELECT :batch_id, batch_index, needs_index, is_required FROM jsonb_to_recordset(
     AS row(batch_index int, needs_index int, is_required bool)""")
 
 _INSERT_PART = statement(f"""
-INSERT INTO generation_requests ({COLUMNS}, state, turn_at, reused_from_id, outputs, cost_usd, ended_at, waits_for)
+INSERT INTO generation_requests ({COLUMNS}, state, reused_from_id, outputs, cost_usd, ended_at, waits_for)
 SELECT {inserted("row", reserved_usd="CASE WHEN found.id IS NULL THEN row.reserved_usd ELSE 0 END")},
-    CASE WHEN found.id IS NULL THEN 'HELD' ELSE 'SUCCESS' END, {TURN_AT},
+    CASE WHEN found.id IS NULL THEN 'HELD' ELSE 'SUCCESS' END,
     found.id, found.outputs, CASE WHEN found.id IS NOT NULL THEN 0 END, CASE WHEN found.id IS NOT NULL THEN now() END,
     CASE WHEN found.id IS NULL THEN (
         SELECT count(*) FROM batch_dependencies d WHERE d.batch_id = row.batch_id AND d.batch_index = row.batch_index)

@@ -87,9 +87,6 @@ def inserted(alias: str, **others: str) -> str:
     return ", ".join((values | others).values())
 
 
-TURN_AT = "now() - make_interval(mins => priority)"
-"""A minute of waiting is worth a step of priority, whatever else comes in: so the order stands once it is made."""
-
 # Only results in our object storage: the URL of a provider may have expired.
 REUSABLE = """
     SELECT g.id, g.outputs FROM generation_requests g

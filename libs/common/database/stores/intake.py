@@ -24,7 +24,6 @@ from libs.common.database.stores.inserting import (
     IDEMPOTENCY_HOURS,
     RECORD,
     REUSABLE,
-    TURN_AT,
     inserted,
     row_of,
 )
@@ -37,7 +36,7 @@ Admit = Callable[[KeyUsage, Sequence[NewGeneration]], Admission]
 Answer = Accepted | GenerationError
 _INSERT = statement(f"""
 INSERT INTO generation_requests ({COLUMNS}, state, turn_at, reused_from_id, outputs, cost_usd, ended_at)
-SELECT {inserted("row")}, state, {TURN_AT}, reused_from_id, outputs,
+SELECT {inserted("row")}, state, turn_of(priority), reused_from_id, outputs,
     CASE WHEN reused_from_id IS NOT NULL THEN 0 END,
     CASE WHEN reused_from_id IS NOT NULL THEN now() END
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row({RECORD}, state text, reused_from_id text, outputs jsonb)""")

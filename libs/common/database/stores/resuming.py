@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from libs.common.database.engine import Database
 from libs.common.database.stores.batch_steps import RELEASED_STATES, settle
 from libs.common.database.stores.batches import AdmitBatch, check_quota
-from libs.common.database.stores.inserting import COPIED, TURN_AT, copied
+from libs.common.database.stores.inserting import COPIED, copied
 from libs.common.database.stores.second_payment import (
     IS_OPEN_PAYMENT,
     PRICE_USD,
@@ -55,8 +55,8 @@ _LEFT_OUT = statement(f"""
 SELECT count(*) AS tasks, COALESCE(sum(price_usd), 0) AS price_usd FROM ({_RESUMABLE}) found WHERE has_open_payment""")
 
 _INSERT = statement(f"""
-INSERT INTO generation_requests (id, {COPIED}, state, turn_at, continues_id, waits_for)
-SELECT row.new_id, {copied("g")}, 'HELD', {TURN_AT}, g.id, (
+INSERT INTO generation_requests (id, {COPIED}, state, continues_id, waits_for)
+SELECT row.new_id, {copied("g")}, 'HELD', g.id, (
     SELECT count(*) FROM batch_dependencies d WHERE d.batch_id = g.batch_id AND d.batch_index = g.batch_index)
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS row(id text, new_id text) JOIN generation_requests g USING (id)""")
 
