@@ -13,23 +13,21 @@ from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import Fallback, ImageFrom, Lease
 from libs.common.database.records_dispatch import AccountRecord, ClaimedGeneration, Grant, Unavailable
+from libs.common.database.schema.generations import generation_requests
 from libs.common.database.stores.accounts import lock_free_accounts, refund, write_accounts
 from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.made_images import made_images
-from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, rows_as_json, statement
+from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, columns_of, listed, rows_as_json, statement
 
 _LEASED = """
 state = 'DISPATCHING', lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
     lease_token = g.lease_token + 1"""
 
 _CLAIMED_COLUMNS = f"""
-    g.id, g.model_identifier, g.provider_id, g.media_type, g.prompt, g.input_images, g.number_of_outputs,
-    g.parameters, g.when_uncertain, g.user_id, g.labels, g.request_id, g.trace_parent, g.attempts, g.lease_token,
-    g.created_at, g.released_at, g.batch_id, g.preprocess, g.owner,
-    g.attempts_elsewhere, g.expected_cost_usd, g.fallbacks, g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
+    {listed(columns_of(ClaimedGeneration, generation_requests), "g")}, g.batch_index,
+    g.cancel_requested_at IS NOT NULL AS is_cancel_requested,
     EXISTS (SELECT FROM submissions s WHERE s.generation_id = g.id AND s.generation_id {IN_RANGE}
-        AND s.state = 'UNCERTAIN') AS may_run_elsewhere,
-    g.batch_index, g.images_from"""
+        AND s.state = 'UNCERTAIN') AS may_run_elsewhere"""
 
 # A task that its provider does not know any more holds no concurrency slot. The keys that wait are found by hops along
 # the index, so that a key with thousands of rows costs no more than one. Each deals as many as there are places; places

@@ -19,46 +19,8 @@ from libs.common.database.schema.tasks import poll_tasks, submissions
 from libs.common.database.states import TERMINAL, State
 from libs.common.database.stores.client_calls import CallEnd, Mark, note_end
 from libs.common.database.stores.second_payment import OpenPayment, open_payments
-from libs.common.database.stores.sets import records, statement
+from libs.common.database.stores.sets import columns_of, listed, records, statement
 
-_OWN_COLUMNS = (
-    "id",
-    "state",
-    "model_identifier",
-    "provider_id",
-    "media_type",
-    "prompt",
-    "number_of_outputs",
-    "parameters",
-    "priority",
-    "user_id",
-    "labels",
-    "request_id",
-    "attempts",
-    "provider_task_id",
-    "outputs",
-    "error",
-    "cost_usd",
-    "fallback_path",
-    "next_attempt_at",
-    "cancel_requested_at",
-    "continues_id",
-    "created_at",
-    "updated_at",
-    "submitted_at",
-    "ended_at",
-    "api_key_id",
-    "owner",
-    "batch_id",
-    "batch_index",
-    "batch_ref",
-    "experiment_id",
-    "variant_id",
-    "requested_model_identifier",
-    "reused_from_id",
-    "rerun_of_id",
-    "callback_url",
-)
 _RERUNS_SHOWN = 20
 _first_id: sa.BindParameter[str] = sa.bindparam("first_id", ANY.first)
 _last_id: sa.BindParameter[str] = sa.bindparam("last_id", ANY.last)
@@ -90,7 +52,7 @@ _AT_RISK = sa.case(
 ).label("at_risk_usd")
 READ = (
     sa.select(
-        *(generation_requests.c[name] for name in _OWN_COLUMNS),
+        *(generation_requests.c[name] for name in columns_of(GenerationRecord, generation_requests)),
         _PROGRESS,
         sa.func.coalesce(poll_tasks.c.attempts, 0).label("polls"),
         sa.select(sa.func.max(_continuation.c.id))
@@ -153,9 +115,9 @@ RETURNING g.outputs, EXISTS (
     WHERE other.reused_from_id = COALESCE(g.reused_from_id, g.id) AND other.id <> g.id AND other.deleted_at IS NULL
 ) AS is_shared""")
 
-_REQUEST = statement("""
-SELECT input_images, preprocess, when_uncertain, fallbacks, images_from
-FROM generation_requests WHERE id = :id AND deleted_at IS NULL""")
+_REQUEST = statement(f"""
+SELECT {listed(columns_of(StoredRequest, generation_requests), "g")}
+FROM generation_requests g WHERE id = :id AND deleted_at IS NULL""")
 
 _STATES_OF_BATCH = statement("""
 SELECT id, state FROM generation_requests g

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.database.records import NewGeneration
 from libs.common.database.schema.generations import generation_requests
+from libs.common.database.stores.sets import listed
 
 # Read by name, since `asdict` would copy input images of several megabytes.
 _FIELDS = tuple(field.name for field in fields(NewGeneration))
@@ -72,7 +73,7 @@ RECORD = ", ".join(f"{name} {_TYPES[type(generation_requests.c[name].type)]}" fo
 
 def copied(alias: str) -> str:
     """Return the values of `COPIED` of the row `alias`, as a list in SQL."""
-    return ", ".join(f"{alias}.{name}" for name in COPIED_COLUMNS)
+    return listed(COPIED_COLUMNS, alias)
 
 
 def inserted(alias: str, **others: str) -> str:

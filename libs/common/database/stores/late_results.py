@@ -20,7 +20,7 @@ from libs.common.database.records_tasks import LateTask
 from libs.common.database.states import State
 from libs.common.database.stores.billing import Answer, resolve_money
 from libs.common.database.stores.inserting import COPIED_COLUMNS
-from libs.common.database.stores.sets import records, rows_as_json, statement
+from libs.common.database.stores.sets import listed, records, rows_as_json, statement
 from libs.common.errors import ErrorCode
 from libs.common.ids import new_id
 
@@ -87,7 +87,7 @@ ORDER BY id DESC LIMIT 1 FOR UPDATE""")
 _CONTINUE = statement(f"""
 INSERT INTO generation_requests (id, {", ".join(_COPIED)},
     state, reserved_usd, continues_id, is_late, provider_task_id, submitted_at)
-SELECT :new_id, {", ".join(f"g.{name}" for name in _COPIED)},
+SELECT :new_id, {listed(_COPIED, "g")},
     CASE WHEN CAST(:task_id AS text) IS NULL THEN 'DISPATCHING' ELSE 'PROCESSING' END, :reserved_usd, g.id, true,
     CAST(:task_id AS text), g.submitted_at
 FROM generation_requests g WHERE g.id = :generation_id""")

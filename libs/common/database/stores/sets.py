@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -22,6 +23,16 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
 def records(record: type[T], result: CursorResult[*tuple[Any, ...]]) -> list[T]:
     """Each row as a `record`, column by name."""
     return [record(**row) for row in result.mappings()]
+
+
+def columns_of(record: type[Any], table: sa.Table) -> tuple[str, ...]:
+    """The columns of `table` that have a field of their name in the dataclass `record`, in the order of its fields."""
+    return tuple(field.name for field in fields(record) if field.name in table.c)
+
+
+def listed(columns: Iterable[str], alias: str) -> str:
+    """The columns of the row `alias` as a list in SQL."""
+    return ", ".join(f"{alias}.{name}" for name in columns)
 
 
 # The claims of `claims_as_arrays` as rows, to be joined by generation and token.

@@ -13,10 +13,19 @@ from libs.common.database.engine import Database
 from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import Lease
 from libs.common.database.records_tasks import ClaimedResult, StoreOutcome
+from libs.common.database.schema.generations import generation_requests
 from libs.common.database.states import State
 from libs.common.database.stores import repeats
 from libs.common.database.stores.pauses import DEFAULT_PAUSES, TAKE_PROBE, PausePolicy, PauseStore
-from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, records, rows_as_json, statement
+from libs.common.database.stores.sets import (
+    CLAIMS,
+    claims_as_arrays,
+    columns_of,
+    listed,
+    records,
+    rows_as_json,
+    statement,
+)
 
 _IS_DUE = f"""
     state = 'STORING' AND next_attempt_at <= now() AND (lease_until IS NULL OR lease_until < now()) AND id {IN_RANGE}"""
@@ -45,9 +54,7 @@ WITH free AS (
     SET lease_owner = :owner, lease_until = now() + make_interval(secs => :lease_seconds),
         lease_token = g.lease_token + 1, store_attempts = g.store_attempts + 1
     WHERE g.id = ANY(ARRAY(SELECT id FROM ready UNION SELECT id FROM probing)) AND g.id {IN_RANGE}
-    RETURNING g.id, g.model_identifier, g.provider_id, g.media_type, g.request_id, g.trace_parent, g.labels, g.sources,
-        g.store_attempts,
-        g.cost_usd, g.lease_token, g.created_at, g.released_at, g.batch_id,
+    RETURNING {listed(columns_of(ClaimedResult, generation_requests), "g")},
         COALESCE(g.error -> 'details' ->> 'http_status' IN ('401', '403'), false) AS was_refused,
         g.id = ANY(ARRAY(SELECT id FROM probing)) AS is_paused,
         CAST(EXTRACT(EPOCH FROM now() - g.updated_at) AS float) AS waiting_seconds
