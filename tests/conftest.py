@@ -94,9 +94,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note a test that takes longer than it may without the mark `slow`."""
-    if report.when == "call" and report.duration > _BUDGET_SECONDS and "slow" not in report.keywords:
-        _over_budget.append(f"{report.nodeid} took {report.duration:.0f} s, of {_BUDGET_SECONDS:.0f}")
+    """Note a test, its setup or its teardown that takes longer than it may without the mark `slow`."""
+    if report.duration > _BUDGET_SECONDS and "slow" not in report.keywords:
+        _over_budget.append(f"{report.when} of {report.nodeid} took {report.duration:.0f} s, of {_BUDGET_SECONDS:.0f}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -60,27 +60,51 @@ class Suite(BaseModel):
         return 0 if code == _NOTHING_COLLECTED else code
 
 
+def _table() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "tests/suites.toml").read_text(encoding="utf-8"))
+    return found
+
+
 def suites() -> list[Suite]:
     """The suites of tests/suites.toml. Raises pydantic's ValidationError for a table that is none."""
-    found: dict[str, Any] = tomllib.loads((ROOT / "tests/suites.toml").read_text(encoding="utf-8"))
-    return [Suite.model_validate(one) for one in found["suite"]]
+    return [Suite.model_validate(one) for one in _table()["suite"]]
+
+
+def broken_by(changed: Sequence[str], listed: Sequence[Suite]) -> list[Suite]:
+    """The suites that a change of these files can break.
+
+    All of them where one of the files is known to no suite, and is not among the `harmless` ones of tests/suites.toml.
+    """
+    harmless = _table()["harmless"]
+    for path in changed:
+        is_known = any(suite.can_break([path]) for suite in listed)
+        if not is_known and not any(fnmatch(path, pattern) for pattern in harmless):
+            return list(listed)
+    return [suite for suite in listed if suite.can_break(changed)]
 
 
 def changed_since(reference: str) -> list[str] | None:
-    """The files that differ between the merge base with a reference and the working tree; None if it is unknown."""
+    """The files that differ between the merge base with a reference and the working tree; None if that is unknown.
+
+    A file that was moved is there under both of its names.
+    """
     base = git("merge-base", reference, "HEAD")
     if not base:
         return None
-    return [*git("diff", "--name-only", base[0]), *git("ls-files", "--others", "--exclude-standard")]
+    differing = git("diff", "--name-only", "--no-renames", "-z", base[0])
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z")
+    return None if differing is None or untracked is None else [*differing, *untracked]
 
 
-def git(*arguments: str) -> list[str]:
-    """Return the lines that a command of git prints in the clone; none where it fails or there is no git."""
+def git(*arguments: str) -> list[str] | None:
+    """Return what a command of git prints in the clone, by lines or (`-z`) NULs; None where it fails."""
     command = shutil.which("git")
     if command is None:
-        return []
+        return None
     ended = subprocess.run([command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return [] if ended.returncode else ended.stdout.splitlines()
+    if ended.returncode:
+        return None
+    return [part for part in re.split("[\0\n]", ended.stdout) if part]
 
 
 def faults(listed: Sequence[Suite]) -> list[str]:
@@ -88,7 +112,7 @@ def faults(listed: Sequence[Suite]) -> list[str]:
     tests = {path for suite in listed for path in suite.tests}
     found = (ROOT / "tests").rglob("test_*.py")
     marked = {path for path in found if re.search(r"pytest\.mark\.slow\b", path.read_text(encoding="utf-8"))}
-    files = git("ls-files")
+    files = git("ls-files") or []
     patterns = {pattern for suite in listed for pattern in (*suite.paths, *suite.tests)}
     patterns = {f"{pattern}/*" if (ROOT / pattern).is_dir() else pattern for pattern in patterns}
     return [
@@ -143,7 +167,8 @@ def main() -> int:
     chosen = [suite for suite in listed if not given.names or suite.name in given.names]
     changed = changed_since(given.since) if given.since else None
     if changed is not None:
-        chosen = [suite for suite in chosen if suite.can_break(changed)]
+        breakable = broken_by(changed, listed)
+        chosen = [suite for suite in chosen if suite in breakable]
     return run(chosen, minutes=given.minutes, arguments=arguments)
 
 

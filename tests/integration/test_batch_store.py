@@ -24,6 +24,12 @@ from tests.support.rows import execute, rows
 BFL, OPENAI = PROVIDERS
 OUTPUTS = [{"type": "image", "url": "https://example.com/1.png"}]
 ERROR: dict[str, Any] = {"code": "TASK_FAILED", "message": "no", "details": {}, "is_retryable": False}
+# Makes the generation that stores the late result of :id.
+LATE = """
+INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt, number_of_outputs,
+    when_uncertain, request_id, continues_id, is_late, provider_task_id)
+SELECT 'gen_zz', 'PROCESSING', model_identifier, provider_id, media_type, prompt, 1, 'fail', 'r', id, true, 't'
+FROM generation_requests WHERE id = :id"""
 
 
 def _outcome(generation: ClaimedGeneration, *, fails: bool = False) -> DispatchOutcome:
@@ -166,16 +172,22 @@ async def test_a_batch_whose_counters_take_no_change_holds_up_no_other(database:
     assert (await batch(database, sound)).status is BatchStatus.COMPLETED
 
 
+async def test_what_depends_on_one_whose_result_came_late_is_skipped(database: Database) -> None:
+    batch_id = await open_batch(database, 2, needs={1: [0]})
+    dispatcher = Dispatcher(database)
+    (timed_out,) = await _claim(dispatcher, 1)
+    await dispatcher.end([_outcome(timed_out, fails=True)])
+    await execute(database, LATE, id=timed_out.id)
+    await look_after(database)
+    assert (await batch(database, batch_id)).skipped_tasks == 1
+
+
 async def test_a_generation_whose_result_came_late_is_resumed_only_with_consent(database: Database) -> None:
     batch_id = await open_batch(database, 1, max_concurrency=1, fields={"expected_cost_usd": 0.05})
     dispatcher = Dispatcher(database)
     (timed_out,) = await _claim(dispatcher, 1)
     await dispatcher.end([_outcome(timed_out, fails=True)])
-    late = """INSERT INTO generation_requests (id, state, model_identifier, provider_id, media_type, prompt,
-            number_of_outputs, when_uncertain, request_id, continues_id, is_late, provider_task_id)
-        SELECT 'gen_zz', 'PROCESSING', model_identifier, provider_id, media_type, prompt, 1, 'fail', 'r', id, true, 't'
-        FROM generation_requests WHERE id = :id"""
-    await execute(database, late, id=timed_out.id)
+    await execute(database, LATE, id=timed_out.id)
     assert await _resume(database, batch_id) == Resumed(0, LeftOut(1, 0.05))
     with pytest.raises(GenerationError, match="Its result came late and is stored by another generation"):
         await _resume(database, batch_id, accepted_usd=0.01)
@@ -202,6 +214,18 @@ async def test_where_all_places_stand_at_a_full_account_one_of_them_moves_all_th
     await _stand(database, BFL)
     await look_after(database, patience_seconds=1.0)
     assert await _pending(database) == [(OPENAI, 1)]
+
+
+@pytest.mark.parametrize("state", ["STARTED", "UNCERTAIN"])
+async def test_what_may_have_been_submitted_does_not_make_way(database: Database, state: str) -> None:
+    await open_batch(database, 4, max_concurrency=1, providers=(BFL, OPENAI))
+    attempt = """INSERT INTO submissions (id, generation_id, attempt, provider_id, state, ended_at)
+        SELECT 'sub_1', id, 1, provider_id, :state, CASE WHEN :state <> 'STARTED' THEN now() END
+        FROM generation_requests WHERE state = 'PENDING'"""
+    await execute(database, attempt, state=state)
+    await _stand(database, BFL)
+    assert (await look_after(database, patience_seconds=1.0)).made_way == 0
+    assert await _pending(database) == [(BFL, 0)]
 
 
 async def test_where_order_is_strict_nothing_makes_way(database: Database) -> None:

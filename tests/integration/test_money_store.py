@@ -24,6 +24,7 @@ from libs.common.database.stores.partitions import PartitionStore
 from libs.common.database.stores.polling import PollStore
 from libs.common.database.stores.restoring import RestoreStore
 from libs.common.database.stores.submissions import Decision, SubmissionStore
+from libs.common.database.stores.usage import read_usage
 from libs.common.errors import ErrorCode, GenerationError, InvalidRequest, OutcomeUnknown, StatementEnded
 from libs.common.ids import new_id
 from services.gateway.submissions import Submissions
@@ -123,6 +124,53 @@ async def test_an_account_gets_back_what_was_not_billed_today_and_is_charged_aga
     await execute(database, "UPDATE submissions SET started_at = started_at - interval '1 day'")
     await store.resolve(submission_id, not_billed, new_id="gen_x")
     assert await charged() == PRICE_USD
+
+
+@pytest.mark.parametrize(("is_answered", "charged_usd"), [(True, 0), (False, PRICE_USD)])
+async def test_an_account_gets_back_what_a_task_cost_that_its_provider_ended_without_a_result(
+    database: Database, is_answered: bool, charged_usd: float
+) -> None:
+    task = NewTask("task_1", "flux", None, "fixed", 100, 600)
+    await _submitted(database, State.PROCESSING, SubmissionState.ACCEPTED, task=task)
+    poller = PollStore(database, owner="one", lease_seconds=30)
+    claimed = await poller.take("bfl", "task_1")
+    assert claimed is not None
+    outcome = PollOutcome(
+        *claimed.lease, TaskState.FAILED, generation_state=State.FAILED, error=ERROR, is_answered=is_answered
+    )
+    assert await poller.end([outcome]) == [State.FAILED]
+    (row,) = await rows(database, "SELECT spend_usd FROM provider_accounts WHERE provider_id = 'bfl'")
+    assert round(float(row["spend_usd"]), 6) == charged_usd
+
+
+async def test_what_another_operator_resolves_meanwhile_is_not_counted_as_resolved(database: Database) -> None:
+    await insert_key(database, "key_1")
+    submission_id = await _lost(database)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.engine.connect() as other:
+        other.execute(
+            sa.text(
+                "UPDATE submissions SET billing = 'BILLED', billing_at = now(), spent_usd = at_risk_usd,"
+                " at_risk_usd = 0 WHERE id = :id"
+            ),
+            {"id": submission_id},
+        )
+        resolving = BillingStore(database).resolve_named([submission_id], "NOT_BILLED", dismiss=False, note="")
+        task = asyncio.create_task(resolving)
+        await eventually(lambda: rows(database, waiting), within=5, what="the second operator waits for the first")
+        await asyncio.to_thread(other.commit)
+    assert await task == Resolved()
+    assert await _sums(database) == (0, PRICE_USD, 0)
+
+
+async def test_what_was_at_risk_last_month_is_not_at_risk_this_month(database: Database) -> None:
+    await insert_key(database, "key_1")
+    line = """INSERT INTO api_key_ledger (api_key_id, month, live, reserved_usd, spent_usd, at_risk_usd)
+        SELECT 'key_1', date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => :ago), 0, 1, 2, 4"""
+    for ago in (0, 1):
+        await execute(database, line, ago=ago)
+    (usage,) = await database.transaction("read", lambda c: read_usage(c, ["key_1"]))
+    assert (usage.reserved_usd, usage.spent_usd, usage.at_risk_usd) == (1, 2, 4)
 
 
 async def test_a_task_that_was_given_up_is_followed_again_for_its_continuation(database: Database) -> None:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from libs.common.database.engine import Database
+from libs.common.database.records import Lease
 from libs.common.database.records_dispatch import NewTask
 from libs.common.database.records_tasks import PollOutcome, StoreOutcome
 from libs.common.database.states import IllegalTransition, State, TaskState
@@ -277,6 +278,18 @@ async def test_older_claim_of_a_result_never_renews_a_newer_one(database: Databa
     assert await other.claim(10) == []
     await store.give_back([new.claim])
     assert len(await other.claim(10)) == 1
+
+
+async def test_the_token_of_another_generation_renews_nothing(database: Database) -> None:
+    await _storing(database)
+    store = _results(database)
+    (old,) = await store.claim(10)
+    await _expire(database)
+    (new,) = await store.claim(10)
+    await _expire(database)
+    await store.renew([old.claim, Lease("gen_other", new.lease_token)])
+    (row,) = await rows(database, "SELECT lease_until < now() AS has_ended FROM generation_requests")
+    assert row == {"has_ended": True}
 
 
 async def test_the_spool_is_emptied_with_the_end(database: Database) -> None:

@@ -25,6 +25,40 @@ def test_a_change_of_its_paths_or_its_tests_can_break_a_suite(changed: str, can:
     assert _suite().can_break(["README.md", changed]) is can
 
 
+@pytest.mark.parametrize(
+    ("changed", "count"),
+    [
+        (["tests/conftest.py"], 2),
+        (["requirements/services.txt"], 2),
+        (["new_folder/new.py"], 2),
+        (["libs/b.py", "docs/größe.md"], 1),
+        (["libs/b.py", "tests/support/rows.py"], 2),
+        (["README.md", "tests/unit/test_suites.py"], 0),
+        ([], 0),
+    ],
+)
+def test_what_nobody_knows_can_break_everything(changed: list[str], count: int) -> None:
+    other = Suite(name="other", paths=["services/*"], minutes=0)
+    assert len(suites.broken_by(changed, [_suite(), other])) == count
+
+
+def _repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "ROOT", folder)
+    for name in ("leases.py", "größe.md"):
+        (folder / name).write_text(name)
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        suites.git("-c", "user.name=x", "-c", "user.email=x@example.com", *command)
+
+
+def test_a_file_that_was_moved_has_changed_under_both_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _repository(tmp_path, monkeypatch)
+    suites.git("mv", "leases.py", "other.py")
+    suites.git("mv", "größe.md", "maße.md")
+    (tmp_path / "new file.py").write_text("x")
+    assert set(suites.changed_since("main") or []) == {"leases.py", "other.py", "größe.md", "maße.md", "new file.py"}
+    assert suites.changed_since("nothing") is None
+
+
 def test_the_table_is_whole() -> None:
     assert faults(suites.suites()) == []
 
