@@ -76,6 +76,7 @@ translations: $(GENERATED)/.made  ## Look for what the console says, and tell wh
 
 lint: $(VENV)/.development $(VENV)/checkov/.made $(VENV)/kubernetes/.made $(GENERATED)/.made  ## Check style, types, dependency rules, protos and manifests.
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLC2701 tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo

@@ -17,7 +17,8 @@ log = structlog.get_logger()
 Turn = Callable[[], Awaitable[bool]]
 """One turn; answers whether there is more to do at once."""
 
-_FAILURE_PAUSE_SECONDS = 1.0
+FAILURE_PAUSE_SECONDS = 1.0
+"""The shortest pause after a failure."""
 _STALL_SECONDS = 30.0
 _TELL_SECONDS = 30.0
 
@@ -92,7 +93,7 @@ class Loop:
                 metrics.LOOP_LAST_SUCCESS.labels(self.name).set(time())
                 metrics.LOOP_ITERATIONS.labels(self.name, "success").inc()
             except Exception as error:
-                pause = max(pause, _FAILURE_PAUSE_SECONDS)
+                pause = max(pause, FAILURE_PAUSE_SECONDS)
                 metrics.LOOP_ITERATIONS.labels(self.name, "failure").inc()
                 self._tell(error)
             self._turning_since = None

@@ -27,7 +27,7 @@ class Tree:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.rmtree(folder, ignore_errors=True)
-        for name in git("ls-files", "--cached", "--others", "--exclude-standard"):
+        for name in git("ls-files", "--cached", "--others", "--exclude-standard") or []:
             if (ROOT / name).exists():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(autouse=True)
 def _no_pause_after_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "_FAILURE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(loops, "FAILURE_PAUSE_SECONDS", 0.0)
 
 
 async def test_a_turn_that_found_more_is_followed_by_another_at_once() -> None:

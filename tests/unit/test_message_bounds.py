@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidRequest
-from libs.common.rpc.message_bounds import ITEM_VALUES_LIMIT, VALUES_LIMIT, _count_nested, check
+from libs.common.rpc.message_bounds import ITEM_VALUES_LIMIT, VALUES_LIMIT, check, count_nested
 
 
 def _struct(values: Mapping[str, Any]) -> Struct:
@@ -127,12 +127,12 @@ def _all_values(message: Message) -> int:
 async def test_it_counts_what_the_parser_would_find(message: gateway_pb2.CreateGenerationRequest) -> None:
     field = gateway_pb2.CreateBatchRequest.DESCRIPTOR.fields_by_name["requests"]
     content = message.SerializeToString()
-    assert _count_nested(content, 0, len(content), field, VALUES_LIMIT) == _all_values(message)
+    assert count_nested(content, 0, len(content), field, VALUES_LIMIT) == _all_values(message)
 
 
 @given(st.binary(max_size=200))
 async def test_no_bytes_break_it(bytes_: bytes) -> None:
     field = gateway_pb2.CreateBatchRequest.DESCRIPTOR.fields_by_name["requests"]
-    assert _count_nested(bytes_, 0, len(bytes_), field, VALUES_LIMIT) <= len(bytes_)
+    assert count_nested(bytes_, 0, len(bytes_), field, VALUES_LIMIT) <= len(bytes_)
     await check(bytes_, gateway_pb2.CreateBatchRequest.DESCRIPTOR)
     await check(b"\x0a" + b"\xff" * 1_000_000, gateway_pb2.CreateBatchRequest.DESCRIPTOR)

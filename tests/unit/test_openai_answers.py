@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from libs.common.errors import ErrorCode, GenerationError, NotFound, OutcomeUnknown
 from services.gateway.openai.errors import GENERATION_ID_HEADER, MADE, refused
-from services.gateway.openai.routes import _told
+from services.gateway.openai.routes import with_openai_errors
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ async def test_an_error_names_the_generation_that_exists(error: Exception, is_ma
         raise error
 
     app = web.Application()
-    app.router.add_get("/", _told(fail))
+    app.router.add_get("/", with_openai_errors(fail))
     async with TestClient(TestServer(app)) as client:
         response = await client.get("/")
         body = await response.json()

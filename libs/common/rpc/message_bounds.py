@@ -83,7 +83,7 @@ def _counts(message: bytes, kind: Descriptor) -> Iterator[int]:
         field = kind.fields_by_number.get(number)
         own += 1
         if field is not None and _is_item(field):
-            count = _count_nested(message, start, end, field, ITEM_VALUES_LIMIT)
+            count = count_nested(message, start, end, field, ITEM_VALUES_LIMIT)
             _require(count, ITEM_VALUES_LIMIT, f"{field.name}[{indexes[field.name]}]")
             indexes[field.name] += 1
             of_items += count
@@ -91,7 +91,7 @@ def _counts(message: bytes, kind: Descriptor) -> Iterator[int]:
         else:
             is_struct = field is not None and field.message_type is _STRUCT
             limit = STRUCT_VALUES_LIMIT if is_struct else VALUES_LIMIT - own
-            count = _count_nested(message, start, end, field, limit)
+            count = count_nested(message, start, end, field, limit)
             if is_struct and field is not None:
                 _require(count, limit, field.name)
             own += count
@@ -108,7 +108,7 @@ def _require(count: int, limit: int, path: str) -> None:
         raise InvalidRequest([FieldViolation(path, "values", f"must hold at most {limit:,} values")])
 
 
-def _count_nested(message: bytes, start: int, end: int, field: FieldDescriptor | None, limit: int) -> int:
+def count_nested(message: bytes, start: int, end: int, field: FieldDescriptor | None, limit: int) -> int:
     """The values within one of a field; if they are more than `limit`, any number above it."""
     if field is None or field.type in _TEXT:
         return 0

@@ -67,8 +67,11 @@ def openai_routes(
         "GET /v1/models": models.list,
         "GET /v1/models/{id}": models.retrieve,
     }
-    verbs_and_paths = {route: route.split() for route in ROUTES}
-    return [web.route(verb, path, _told(handlers[route])) for route, (verb, path) in verbs_and_paths.items()]
+    routes = []
+    for route in ROUTES:
+        verb, path = route.split()
+        routes.append(web.route(verb, path, with_openai_errors(handlers[route])))
+    return routes
 
 
 class _Models:
@@ -91,8 +94,8 @@ def _model(model: Model) -> dict[str, Any]:
     return {"id": model.identifier, "object": "model", "created": 0, "owned_by": model.provider}
 
 
-def _told(handler: Handler) -> Handler:
-    """The handler, with whatever it raises told as OpenAI tells it."""
+def with_openai_errors(handler: Handler) -> Handler:
+    """Return the handler with its errors answered in the shape of OpenAI's API."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         try:
