@@ -103,7 +103,8 @@ async def test_a_services_log_level_changes_at_work_and_goes_back_by_itself(star
 
     async def debugs() -> bool:
         before = lines()
-        await _ask(running, "/api/external/models")
+        for _ in range(5):
+            await _ask(running, "/api/external/models")
         return lines() > before
 
     async def does_not() -> bool:

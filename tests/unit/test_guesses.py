@@ -1,4 +1,4 @@
-"""Wrong API keys from one address: the first are answered at once, the next ones later and later, for a minute."""
+"""Wrong API keys from one address: the first are answered at once, the next ones with growing delays, for a minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADDRESS = "203.0.113.7"
 
 
 class _Clock:
-    """Time that passes only when it is told to. `slept`: how long answers were kept back, in seconds."""
+    """A clock that the test advances. `slept`: the delays of answers, in seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
@@ -25,7 +25,7 @@ class _Clock:
         self.slept.append(seconds)
 
     async def delays(self, count: int) -> list[float]:
-        """How long so many more wrong keys are kept back; those that are answered at once are not in it."""
+        """Return the delays of `count` more wrong keys, in seconds; those answered at once have none."""
         self.slept.clear()
         for _ in range(count):
             await self.guesses.failed(ADDRESS)
@@ -52,11 +52,11 @@ async def test_a_minute_later_counting_begins_anew_and_goes_on(clock: _Clock) ->
     assert await clock.delays(1) == [0.4]
 
 
-async def test_answers_that_were_kept_back_do_not_count_once_they_are_given(clock: _Clock) -> None:
+async def test_delayed_answers_do_not_count_once_they_are_sent(clock: _Clock) -> None:
     assert len(await clock.delays(200)) == 195
 
 
-async def test_no_more_than_fifty_answers_are_kept_back_at_once() -> None:
+async def test_no_more_than_fifty_answers_are_delayed_at_once() -> None:
     guesses = Guesses(600.0)
     waiting = [asyncio.create_task(guesses.failed(ADDRESS)) for _ in range(55)]
     await asyncio.sleep(0)

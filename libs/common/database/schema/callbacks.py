@@ -51,7 +51,7 @@ callbacks = Table(
     CheckConstraint("(batch_id IS NULL) = (content IS NULL)", name="content_of_batch"),
     CheckConstraint(one_of("state", CallbackState), name="state"),
     CheckConstraint("(ended_at IS NULL) = (state = 'PENDING')", name="ended"),
-    comment="Changes of a generation's or a batch's status that its owner is told at a URL of theirs.",
+    comment="Changes of the status of a generation or a batch, to be delivered to its owner's URL.",
 )
 Index("ix_callbacks_due", callbacks.c.next_attempt_at, postgresql_where=text("state = 'PENDING'"))
 Index("ix_callbacks_owner", callbacks.c.owner, callbacks.c.id)

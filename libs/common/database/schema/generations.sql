@@ -92,7 +92,7 @@ FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND NEW.api
 EXECUTE FUNCTION generation_ended();
 
 -- An uncertain submission that was repeated under the same id is at risk only once its generation has ended and no
--- later attempt has told what became of it: until then the reservation holds its money.
+-- later attempt has an outcome that covers it: until then the reservation holds its money.
 CREATE OR REPLACE FUNCTION generation_left_uncertain() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE submissions s

@@ -17,8 +17,8 @@ metadata = MetaData(
     }
 )
 
-# A row that is at work changes half a dozen times within minutes, and then never again. Dead rows are vacuumed after
-# some thousand rows and without pauses, and the statistics of a month that has begun are there minutes later.
+# A row in flight is updated some six times within minutes, and then never again. So dead rows are vacuumed after some
+# thousand rows, without pauses, and the planner has statistics of a new month after some minutes.
 WORK_STORAGE: Final = {
     "fillfactor": "85",
     "autovacuum_vacuum_scale_factor": "0.01",

@@ -30,7 +30,7 @@ _READ = statement(f"SELECT {_COLUMNS} FROM provider_accounts ORDER BY provider_i
 
 _SELECT = f"SELECT {_COLUMNS} FROM provider_accounts WHERE provider_id = ANY(:ids) ORDER BY provider_id"
 _LOCK = statement(f"{_SELECT} FOR UPDATE")
-_LOCK_FREE = statement(f"{_SELECT} FOR UPDATE SKIP LOCKED")
+_LOCK_AVAILABLE = statement(f"{_SELECT} FOR UPDATE SKIP LOCKED")
 
 _MAKE = statement("""
 INSERT INTO provider_accounts (provider_id) SELECT unnest(CAST(:ids AS text[])) AS id ORDER BY id
@@ -60,9 +60,9 @@ def lock_accounts(connection: Connection, provider_ids: Iterable[str]) -> list[A
     return _locked(connection, provider_ids, _LOCK)
 
 
-def lock_free_accounts(connection: Connection, provider_ids: Iterable[str]) -> list[AccountRecord]:
+def lock_available_accounts(connection: Connection, provider_ids: Iterable[str]) -> list[AccountRecord]:
     """As `lock_accounts`, without those that another transaction has locked: nobody is waited for."""
-    return _locked(connection, provider_ids, _LOCK_FREE)
+    return _locked(connection, provider_ids, _LOCK_AVAILABLE)
 
 
 def write_accounts(connection: Connection, accounts: Sequence[AccountRecord]) -> None:

@@ -14,7 +14,7 @@ from libs.common.database.ranges import IN_RANGE
 from libs.common.database.records import Fallback, ImageFrom, Lease
 from libs.common.database.records_dispatch import AccountRecord, ClaimedGeneration, Grant, Unavailable
 from libs.common.database.schema.generations import generation_requests
-from libs.common.database.stores.accounts import lock_free_accounts, refund, write_accounts
+from libs.common.database.stores.accounts import lock_available_accounts, refund, write_accounts
 from libs.common.database.stores.fallbacks import going_on
 from libs.common.database.stores.made_images import made_images
 from libs.common.database.stores.sets import CLAIMS, claims_as_arrays, columns_of, listed, rows_as_json, statement
@@ -197,7 +197,7 @@ class ClaimStore:
         """
 
         def work(connection: Connection) -> list[ClaimedGeneration]:
-            grants = [decide(account) for account in lock_free_accounts(connection, provider_ids)]
+            grants = [decide(account) for account in lock_available_accounts(connection, provider_ids)]
             asked = [
                 {
                     "provider_id": grant.account.provider_id,
